@@ -1,0 +1,65 @@
+"""Every error that ssclass raises on purpose.
+
+    SsclassError
+    ├── InputError            the person can mend it; exit code 2
+    │   ├── ParamsError       params.yaml or ssclass.toml says something unusable
+    │   ├── BatchError        a batch or a folder of photos cannot be taken
+    │   ├── WorkspaceError    not a workspace, uncommitted changes, diverged
+    │   └── NotFoundError     no such model, batch, photo or version
+    └── FailedError           something outside did not work; exit code 1
+        ├── StoreError        S3
+        ├── TrackingError     MLflow
+        ├── WeightsError      backbone weights cannot be had
+        └── LostRaceError     another writer pushed first; start over from its commit
+
+A message names the thing, says what is wrong with it, and what to do. The command line prints that
+one line; the traceback shows only with ``--debug``.
+"""
+
+
+class SsclassError(Exception):
+    """Base of all errors of this package."""
+
+    exit_code = 1
+
+
+class InputError(SsclassError):
+    """The person can mend it."""
+
+    exit_code = 2
+
+
+class ParamsError(InputError):
+    """params.yaml or ssclass.toml says something unusable."""
+
+
+class BatchError(InputError):
+    """A batch or a folder of photos cannot be taken."""
+
+
+class WorkspaceError(InputError):
+    """The workspace is missing, dirty or diverged."""
+
+
+class NotFoundError(InputError):
+    """No such model, batch, photo or version."""
+
+
+class FailedError(SsclassError):
+    """Something outside did not work."""
+
+
+class StoreError(FailedError):
+    """S3 did not do what was asked."""
+
+
+class TrackingError(FailedError):
+    """MLflow did not do what was asked."""
+
+
+class WeightsError(FailedError):
+    """The weights of a backbone cannot be had."""
+
+
+class LostRaceError(FailedError):
+    """Another writer pushed first."""

@@ -1,0 +1,108 @@
+"""params.yaml: whatever changes the result, checked field by field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ssclass.errors import ParamsError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetParams(_Section):
+    """What a photo's label and split may be."""
+
+    classes: tuple[str, ...]
+    holdout_fraction: Fraction = 0.2
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 6
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) < 2 or len(set(value)) != len(value):
+            raise ValueError("name at least two different classes")
+        if any(not name or "/" in name or name != name.strip() for name in value):
+            raise ValueError("a class is a folder name: not empty, no slash, no blanks around it")
+        return value
+
+
+class IngestParams(_Section):
+    """What is refused, and what is held."""
+
+    implausible: Annotated[float, Field(ge=0, lt=1)] = 1e-3
+    max_bytes: Annotated[int, Field(gt=0)] = 20_000_000
+    max_pixels: Annotated[int, Field(gt=0)] = 64_000_000
+    min_side: Annotated[int, Field(gt=0)] = 32
+
+
+class FeatureParams(_Section):
+    """What the frozen part of the network sees."""
+
+    backbone: str = "mobilenet"
+    sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (224,)
+    flip: bool = True
+
+
+class ModelParams(_Section):
+    """What is trained."""
+
+    head: Literal["auto", "linear", "T1"] = "auto"
+
+
+class TrainParams(_Section):
+    """How it is trained."""
+
+    seed: int = 0
+    folds: Annotated[int, Field(ge=2, le=20)] = 5
+    epochs: Annotated[int, Field(ge=1)] = 60
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+class GateParams(_Section):
+    """When a candidate becomes the champion."""
+
+    min_net_wins: Annotated[int, Field(ge=1)] = 1
+    floor_margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+
+class Params(_Section):
+    """The whole of params.yaml."""
+
+    dataset: DatasetParams
+    ingest: IngestParams = IngestParams()
+    features: FeatureParams = FeatureParams()
+    model: ModelParams = ModelParams()
+    train: TrainParams = TrainParams()
+    gate: GateParams = GateParams()
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the canonical JSON of all params (hex, 64)."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a params.yaml; ParamsError names the field that is wrong."""
+    try:
+        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; `ssclass init` writes one") from None
+    except yaml.YAMLError as error:
+        where = str(error).replace("\n", " ")
+        raise ParamsError(f"{path}: not readable as YAML ({where}); mend it there") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ParamsError(f"{path}: {field}: {first['msg']}; correct that value") from error

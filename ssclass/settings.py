@@ -1,0 +1,101 @@
+"""Where things are: S3, MLflow, Prefect, the workspace. Nothing here changes a result.
+
+Precedence: a call's own arguments, then ``SSCLASS_*`` in the environment, then the workspace's
+``ssclass.toml``. Credentials are never kept: name a profile, or let the environment or a role give them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from ssclass.errors import ParamsError, WorkspaceError
+
+SETTINGS_FILE = "ssclass.toml"
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def home() -> Path:
+    """Folder for what every workspace may share (the public backbone weights).
+
+    ``SSCLASS_HOME``, else ``.cache/`` of the code's checkout, else the user's cache folder.
+    """
+    if given := os.environ.get("SSCLASS_HOME"):
+        return Path(given)
+    if (CHECKOUT / "pyproject.toml").is_file():
+        return CHECKOUT / ".cache"
+    return user_cache_path("ssclass")
+
+
+class Settings(BaseSettings):
+    """One workspace and the services it uses."""
+
+    model_config = SettingsConfigDict(env_prefix="SSCLASS_", extra="forbid", frozen=True)
+
+    workspace: Path
+    bucket: str = "ssclass"
+    s3_endpoint: str | None = Field(None, description="S3-compatible server; none: AWS")
+    s3_region: str | None = None
+    s3_profile: str | None = Field(None, description="name of a profile in the AWS configuration")
+    mlflow_uri: str | None = Field(None, description="tracking URI; none: SQLite in the workspace")
+    prefect_url: str | None = Field(None, description="Prefect API URL; none: a temporary one")
+    model_name: str = Field("ssclass", description="registered model and experiment in MLflow")
+
+    @property
+    def private(self) -> Path:
+        """The workspace's own untracked folder: caches, scratch, local MLflow."""
+        return self.workspace / ".ssclass"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow tracking URI in force."""
+        return self.mlflow_uri or f"sqlite:///{self.private / 'mlflow' / 'mlflow.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        workspace = init_settings().get("workspace")
+        file = Path(workspace) / SETTINGS_FILE if workspace else None
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+
+def find_workspace(given: Path | None = None) -> Path:
+    """The workspace to use: the one given, ``SSCLASS_WORKSPACE``, or this folder or one above it."""
+    named = given or (Path(env) if (env := os.environ.get("SSCLASS_WORKSPACE")) else None)
+    if named is not None:
+        if not (named / SETTINGS_FILE).is_file():
+            raise WorkspaceError(f"{named}: not a workspace; make one with `ssclass init {named}`")
+        return named.resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / SETTINGS_FILE).is_file():
+            return folder
+    raise WorkspaceError(f"{here}: not in a workspace; name one with --workspace DIR, or make one with `ssclass init DIR`")
+
+
+def load_settings(workspace: Path | None = None) -> Settings:
+    """Settings of a workspace; WorkspaceError when there is none, ParamsError when its file is unusable."""
+    folder = find_workspace(workspace)
+    try:
+        return Settings(workspace=folder)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ParamsError(f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; correct it there or in SSCLASS_{field.upper()}") from error
+    except ValueError as error:
+        raise ParamsError(f"{folder / SETTINGS_FILE}: not readable as TOML ({error}); mend it there") from error

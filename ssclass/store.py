@@ -1,0 +1,134 @@
+"""S3: the few calls that everything else makes, with errors that name the bucket and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from ssclass.errors import StoreError
+from ssclass.settings import Settings
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One object of a listing: `size` in bytes, `modified` with its time zone."""
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+
+
+class Store:
+    """One bucket. Safe to use from several threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bucket = settings.bucket
+
+    @cached_property
+    def client(self) -> Any:
+        """The boto3 client; retries five times, with the pauses of its standard mode."""
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+
+        at = self.settings
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 5},
+            connect_timeout=5,
+            read_timeout=60,
+            max_pool_connections=32,
+            s3={"addressing_style": "path"} if at.s3_endpoint else None,  # no wildcard DNS on loopback
+        )
+        with self._named():
+            try:
+                session = boto3.session.Session(profile_name=at.s3_profile, region_name=at.s3_region)
+                return session.client("s3", endpoint_url=at.s3_endpoint, config=config)
+            except BotoCoreError as error:
+                raise StoreError(f"S3: {error}; check s3_profile in ssclass.toml and the AWS configuration") from error
+
+    def list(self, prefix: str, *, delimiter: str = "") -> Iterator[Listed]:
+        """Every object under a prefix, page by page, in key order."""
+        with self._named(prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter=delimiter)
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield Listed(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly under a prefix."""
+        with self._named(prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/")
+            return [item["Prefix"][len(prefix) : -1] for page in pages for item in page.get("CommonPrefixes", ())]
+
+    def head(self, key: str) -> Listed | None:
+        """What a listing would say of one object; None when there is none."""
+        with self._named(key):
+            found = self._absent_is_none(lambda: self.client.head_object(Bucket=self.bucket, Key=key))
+            return found and Listed(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"])
+
+    def get(self, key: str, *, limit: int | None = None) -> bytes | None:
+        """The bytes of an object, at most `limit` of them; None when there is none."""
+        with self._named(key):
+            found = self._absent_is_none(lambda: self.client.get_object(Bucket=self.bucket, Key=key))
+            if found is None:
+                return None
+            with found["Body"] as body:
+                return bytes(body.read(limit))
+
+    def put(self, key: str, body: bytes) -> None:
+        """Write an object."""
+        with self._named(key):
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within the bucket, on the server."""
+        with self._named(source):
+            self.client.copy_object(Bucket=self.bucket, Key=target, CopySource={"Bucket": self.bucket, "Key": source})
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens when there is none."""
+        with self._named(key):
+            self.client.delete_object(Bucket=self.bucket, Key=key)
+
+    def make_bucket(self) -> None:
+        """Create the bucket unless it is there."""
+        with self._named():
+            region = self.client.meta.region_name
+            place = {} if region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+            try:
+                self.client.create_bucket(Bucket=self.bucket, **place)
+            except self.client.exceptions.BucketAlreadyOwnedByYou:
+                pass
+
+    @staticmethod
+    def _absent_is_none(call: Any) -> Any:
+        from botocore.exceptions import ClientError
+
+        try:
+            return call()
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+                return None
+            raise
+
+    @contextmanager
+    def _named(self, key: str = "") -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        at = f"s3://{self.bucket}/{key}"
+        server = self.settings.s3_endpoint or "AWS"
+        try:
+            yield
+        except ClientError as error:
+            code = error.response["Error"].get("Code", "?")
+            if code == "NoSuchBucket":
+                raise StoreError(f"{at}: {server} has no bucket {self.bucket!r}; make it with `ssclass bucket setup`, or correct bucket in ssclass.toml") from error
+            raise StoreError(f"{at}: {server} answered {code}; check the bucket's policy and the credentials") from error
+        except BotoCoreError as error:
+            raise StoreError(f"{at}: {server} cannot be used ({error}); check s3_endpoint in ssclass.toml or SSCLASS_S3_ENDPOINT, and the credentials") from error
