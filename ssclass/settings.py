@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     prefect_url: str | None = Field(None, description="Prefect API URL; none: a temporary one")
     model_name: str = Field("ssclass", description="registered model and experiment in MLflow")
 
+    patience: float = Field(60.0, ge=0, description="seconds to wait for a service that is away")
+
     @property
     def private(self) -> Path:
         """The workspace's own untracked folder: caches, scratch, local MLflow."""
