@@ -54,7 +54,9 @@ def attempt(workspace: str, taken: list[Taken]) -> Outcome:
         version = step.reconcile(workspace)
         held = [each for each in taken if each.outcome == HELD]
         if held:
-            return Outcome(HELD, "; ".join(f"{each.batch}: {each.reason}" for each in held), tuple(taken), version=version)
+            return Outcome(
+                HELD, "; ".join(f"{each.batch}: {each.reason}" for each in held), tuple(taken), version=version
+            )
         return Outcome(SKIPPED, "nothing new to learn from", tuple(taken), version=version)
 
     step.learn(workspace, key)
@@ -65,5 +67,3 @@ def attempt(workspace: str, taken: list[Taken]) -> Outcome:
         step.discard(workspace, run_id)
         raise
     return Outcome(event.body["decision"], event.body["reason"], tuple(taken), event.body, step.reconcile(workspace))
-
-

@@ -45,7 +45,9 @@ def waiting(store: Store, state: State) -> list[BatchRef]:
     return [
         ref
         for ref in list_batches(store)
-        if ref.id not in state.ingested and (ref.id, ref.etag) not in state.dropped and ((ref.id, ref.etag) not in state.held or (ref.id, ref.etag) in state.admitted)
+        if ref.id not in state.ingested
+        and (ref.id, ref.etag) not in state.dropped
+        and ((ref.id, ref.etag) not in state.held or (ref.id, ref.etag) in state.admitted)
     ]
 
 
@@ -76,7 +78,15 @@ def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
     if receipt.refused:
         quarantine(store, batch, receipt, _reporter(f"quarantine of {ref.id}"))
     tracked = add_shard(workspace.root, out)
-    event = Event.now("ingest", batch=ref.id, etag=ref.etag, sequence=receipt.sequence, md5=tracked.md5, receipt=_brief(receipt), champion_test=test)
+    event = Event.now(
+        "ingest",
+        batch=ref.id,
+        etag=ref.etag,
+        sequence=receipt.sequence,
+        md5=tracked.md5,
+        receipt=_brief(receipt),
+        champion_test=test,
+    )
     workspace.publish(f"Ingest {ref.id}: {receipt.accepted} photos", [event], tags=[f"data/{receipt.sequence}"])
     return Taken(ref.id, INGESTED, receipt.accepted, receipt.duplicates, len(receipt.refused))
 
@@ -90,14 +100,28 @@ def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path)
     classes = workspace.params.dataset.classes
     champion = champion_classifier(workspace, state.champion)
     memo = FeatureMemo(workspace.private, Store(workspace.settings))
-    features = shard_features(champion.spec, memo, shard, lambda: iter_photos(path), extractor=champion.extractor, progress=_reporter(f"features of {shard.batch_id}"))
+    features = shard_features(
+        champion.spec,
+        memo,
+        shard,
+        lambda: iter_photos(path),
+        extractor=champion.extractor,
+        progress=_reporter(f"features of {shard.batch_id}"),
+    )
     called = predicted(champion.predict(features), champion.classes, classes)
     known = np.array([row.label in champion.classes for row in shard.rows])
     hit = (called == label_index(shard.rows, classes))[known]
     base = state.decisions[state.champion].body
     champion_right, champion_n = base["candidate"]["right"], base["holdout"]["size"]
     p = implausible(int(hit.sum()), len(hit), champion_right, champion_n)
-    return {"key": state.champion, "right": int(hit.sum()), "n": len(hit), "champion_right": champion_right, "champion_n": champion_n, "p": p}
+    return {
+        "key": state.champion,
+        "right": int(hit.sum()),
+        "n": len(hit),
+        "champion_right": champion_right,
+        "champion_n": champion_n,
+        "p": p,
+    }
 
 
 def _hold(workspace: Workspace, ref: BatchRef, body: dict[str, Any]) -> Taken:
@@ -109,7 +133,12 @@ def _brief(receipt: Receipt) -> dict[str, Any]:
     reasons: dict[str, int] = {}
     for item in receipt.refused:
         reasons[item.reason] = reasons.get(item.reason, 0) + 1
-    return {"accepted": receipt.accepted, "duplicates": receipt.duplicates, "refused": reasons, "counts": receipt.counts}
+    return {
+        "accepted": receipt.accepted,
+        "duplicates": receipt.duplicates,
+        "refused": reasons,
+        "counts": receipt.counts,
+    }
 
 
 def _reporter(what: str) -> Any:

@@ -30,6 +30,7 @@ def code_json() -> str:
 
 def code_commit() -> str | None:
     """The git commit of the code's checkout, with ``+`` where it has uncommitted changes; None outside of one."""
+
     def git(*args: str) -> str | None:
         done = subprocess.run(["git", "-C", str(PACKAGE.parent), *args], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None

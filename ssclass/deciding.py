@@ -26,13 +26,37 @@ def preconditions(workspace: Workspace, result: Result, state: State) -> list[Pr
     champion = state.champion
     descends = champion is None or workspace.has_ancestor(f"run/{champion}")
     return [
-        Precondition("held-out set as split", result.holdout == tuple(row.sha256 for row in holdout), "the scored photos are not the held-out split of this data version; retrain"),
-        Precondition("no photo on both sides", not overlap and not shared, f"{len(overlap)} photos and {len(shared)} near-duplicate groups are in training and held out; revoke their batch"),
+        Precondition(
+            "held-out set as split",
+            result.holdout == tuple(row.sha256 for row in holdout),
+            "the scored photos are not the held-out split of this data version; retrain",
+        ),
+        Precondition(
+            "no photo on both sides",
+            not overlap and not shared,
+            f"{len(overlap)} photos and {len(shared)} near-duplicate groups are in training and held out; revoke their batch",
+        ),
         Precondition("finite scores", finite, "a probability is not a number; look at the run's curves"),
-        Precondition("same answers after saving", result.saved_alike, "the saved model does not answer as the trained one did; report this"),
-        Precondition("the champion is the ledger's", result.champion_key == champion, "another run moved the champion meanwhile; retrain"),
-        Precondition("data descends from the champion's", descends, f"history no longer contains run/{champion}; restore main from the reflog or roll back"),
-        Precondition("promotion not frozen", state.frozen is None, f"frozen: {state.frozen}; `ssclass unfreeze` lets promotion go on"),
+        Precondition(
+            "same answers after saving",
+            result.saved_alike,
+            "the saved model does not answer as the trained one did; report this",
+        ),
+        Precondition(
+            "the champion is the ledger's",
+            result.champion_key == champion,
+            "another run moved the champion meanwhile; retrain",
+        ),
+        Precondition(
+            "data descends from the champion's",
+            descends,
+            f"history no longer contains run/{champion}; restore main from the reflog or roll back",
+        ),
+        Precondition(
+            "promotion not frozen",
+            state.frozen is None,
+            f"frozen: {state.frozen}; `ssclass unfreeze` lets promotion go on",
+        ),
     ]
 
 
@@ -84,7 +108,11 @@ def decision_event(workspace: Workspace, result: Result, verdict: Verdict, run_i
         batches=[batch for batch in state.ingested if batch not in seen],
         head=result.head,
         train_size=result.train_size,
-        holdout={"size": scores.n, "digest": digest, "consulted": 1 + sum(event.body["holdout"]["digest"] == digest for event in state.decisions.values())},
+        holdout={
+            "size": scores.n,
+            "digest": digest,
+            "consulted": 1 + sum(event.body["holdout"]["digest"] == digest for event in state.decisions.values()),
+        },
         candidate=_brief(scores, ours),
         champion=None if champion_scores is None else {"key": result.champion_key, **_brief(champion_scores, theirs)},
         wins=compared and compared.wins,
@@ -98,7 +126,11 @@ def decision_event(workspace: Workspace, result: Result, verdict: Verdict, run_i
 
 
 def _brief(scores: Scores, right: int | None) -> dict[str, Any]:
-    return {"right": right, "accuracy": right / scores.n if right is not None and scores.n else 0.0, "loss": scores.loss}
+    return {
+        "right": right,
+        "accuracy": right / scores.n if right is not None and scores.n else 0.0,
+        "loss": scores.loss,
+    }
 
 
 def record(workspace: Workspace, result: Result, run_id: str) -> Event:

@@ -53,7 +53,9 @@ def leave_user_settings() -> None:
     For the demo and the tests: they bring their own servers, and must neither use nor change anybody's.
     """
     for name in list(os.environ):
-        if name.startswith(("AWS_", "MLFLOW_", "PREFECT_", "GIT_", "DVC_", "SSCLASS_S3", "SSCLASS_MLFLOW", "SSCLASS_PREFECT")) or name in ("SSCLASS_BUCKET", "SSCLASS_WORKSPACE", "SSCLASS_MODEL_NAME"):
+        if name.startswith(
+            ("AWS_", "MLFLOW_", "PREFECT_", "GIT_", "DVC_", "SSCLASS_S3", "SSCLASS_MLFLOW", "SSCLASS_PREFECT")
+        ) or name in ("SSCLASS_BUCKET", "SSCLASS_WORKSPACE", "SSCLASS_MODEL_NAME"):
             del os.environ[name]
     os.environ.update(
         AWS_ACCESS_KEY_ID="embedded",

@@ -128,9 +128,7 @@ def align(probabilities: NDArray[np.floating], known: Sequence[str], classes: Se
     return aligned
 
 
-def predicted(
-    probabilities: NDArray[np.floating], known: Sequence[str], classes: Sequence[str]
-) -> NDArray[np.integer]:
+def predicted(probabilities: NDArray[np.floating], known: Sequence[str], classes: Sequence[str]) -> NDArray[np.integer]:
     """The class of each photo as an index of `classes`; -1 where the model says one that is not among them."""
     index = np.array([classes.index(name) if name in classes else -1 for name in known])
     return index[probabilities.argmax(axis=1)] if len(probabilities) else np.zeros(0, int)

@@ -61,7 +61,9 @@ def judge(
         majority = int(np.bincount(labels).max())
         needed = majority / n + params.floor_margin
         beats = right / n > needed
-        return Verdict(beats, f"first champion: {right} of {n} right, {'over' if beats else 'not over'} the floor of {needed:.1%}")
+        return Verdict(
+            beats, f"first champion: {right} of {n} right, {'over' if beats else 'not over'} the floor of {needed:.1%}"
+        )
     champion_right = int((champion == labels).sum())
     net = right - champion_right
     return Verdict(

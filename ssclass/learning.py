@@ -72,6 +72,7 @@ class Result:
     classes: tuple[str, ...]
     head: str
     fingerprint: str
+    size: int
     train_size: int
     holdout: tuple[str, ...]
     batches: tuple[str, ...]
@@ -109,7 +110,9 @@ class Result:
         return score(np.array(self.candidate), labels, self.classes), champion
 
 
-def features_of(workspace: Workspace, spec: FeatureSpec, progress: Progress = silent, extractor: Any = None) -> Features:
+def features_of(
+    workspace: Workspace, spec: FeatureSpec, progress: Progress = silent, extractor: Any = None
+) -> Features:
     """Features of every photo of the data set, computed only for shards never seen under this fingerprint."""
     from ssclass.features import FeatureMemo, concat, shard_features
     from ssclass.store import Store
@@ -136,7 +139,9 @@ def label_index(rows: Sequence[Row], classes: Sequence[str]) -> NDArray[np.int64
     """Labels as indices of `classes`, int64 [n]; BatchError names a label that is not among them."""
     for row in rows:
         if row.label not in classes:
-            raise BatchError(f"the data set has photos labelled {row.label!r}, which dataset.classes in params.yaml does not name; add it there")
+            raise BatchError(
+                f"the data set has photos labelled {row.label!r}, which dataset.classes in params.yaml does not name; add it there"
+            )
     return np.array([classes.index(row.label) for row in rows], dtype=np.int64)
 
 
@@ -151,7 +156,9 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
     labels = label_index(rows, params.dataset.classes)
     present = {params.dataset.classes[index] for index in labels}
     if len(present) < 2:
-        raise BatchError(f"the training split has photos of {len(present)} class(es) only ({', '.join(sorted(present)) or 'none'}); submit a batch with at least two of {', '.join(params.dataset.classes)}")
+        raise BatchError(
+            f"the training split has photos of {len(present)} class(es) only ({', '.join(sorted(present)) or 'none'}); submit a batch with at least two of {', '.join(params.dataset.classes)}"
+        )
     with watch.step("features"):
         spec = feature_spec(params.features)
         features = features_of(workspace, spec, progress).take(row.sha256 for row in rows)
@@ -171,7 +178,9 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
     return trained
 
 
-def answers(workspace: Workspace, classifier: Classifier, rows: Sequence[Row], progress: Progress = silent) -> NDArray[np.float64]:
+def answers(
+    workspace: Workspace, classifier: Classifier, rows: Sequence[Row], progress: Progress = silent
+) -> NDArray[np.float64]:
     """A classifier's probabilities for rows of the data set, float64 [n, its classes], through the memo."""
     features = features_of(workspace, classifier.spec, progress, extractor=classifier.extractor)
     return classifier.predict(features.take(row.sha256 for row in rows))
@@ -184,7 +193,11 @@ def evaluate(workspace: Workspace, progress: Progress = silent) -> Scores:
     params, rows = workspace.params, workspace.dataset().holdout
     classes = params.dataset.classes
     classifier = Classifier.load(workspace.root / CANDIDATE)
-    found = score(align(answers(workspace, classifier, rows, progress), classifier.classes, classes), label_index(rows, classes), classes)
+    found = score(
+        align(answers(workspace, classifier, rows, progress), classifier.classes, classes),
+        label_index(rows, classes),
+        classes,
+    )
     record = json.loads((workspace.root / CANDIDATE / "training.json").read_text())
     chosen = np.array(record["cross_validation"][record["head"]])
     metrics = {
@@ -268,6 +281,7 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         classes=classes,
         head=trained.head,
         fingerprint=trained.classifier.spec.fingerprint,
+        size=trained.classifier.spec.size,
         train_size=len(dataset.train),
         holdout=tuple(row.sha256 for row in rows),
         batches=tuple(dataset.batch_of(row.sha256) for row in rows),
@@ -292,4 +306,3 @@ def _nested(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
 
 def _flat(values: NDArray[Any]) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
-

@@ -103,9 +103,13 @@ def parse(text: str, name: str = "ledger.jsonl") -> list[Event]:
             body = json.loads(line)
             version, kind, at = body.pop("version"), body.pop("event"), body.pop("at")
         except (ValueError, KeyError, AttributeError) as error:
-            raise WorkspaceError(f"{name}: line {number} is not a ledger event ({error}); restore it with `git checkout {name}`") from error
+            raise WorkspaceError(
+                f"{name}: line {number} is not a ledger event ({error}); restore it with `git checkout {name}`"
+            ) from error
         if version != VERSION or kind not in KINDS:
-            raise WorkspaceError(f"{name}: line {number} is a {kind!r} of version {version}, written by a newer ssclass; upgrade this one")
+            raise WorkspaceError(
+                f"{name}: line {number} is a {kind!r} of version {version}, written by a newer ssclass; upgrade this one"
+            )
         events.append(Event(kind, at, body))
     return events
 

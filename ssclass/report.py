@@ -31,7 +31,11 @@ def metrics(result: Result) -> dict[str, float]:
         "seconds": sum(result.seconds.values()),
     }
     for name, each in scores.per_class.items():
-        found |= {f"recall_{name}": each.recall, f"precision_{name}": each.precision, f"f_measure_{name}": each.f_measure}
+        found |= {
+            f"recall_{name}": each.recall,
+            f"precision_{name}": each.precision,
+            f"f_measure_{name}": each.f_measure,
+        }
     if champion is not None and compared is not None:
         theirs = right(result)[1] or 0
         found |= {
@@ -70,7 +74,10 @@ def card(result: Result, event: Event) -> str:
         f"| right | {ours} of {scores.n} | {'–' if theirs is None else f'{theirs} of {scores.n}'} |",
         f"| accuracy | {scores.accuracy:.4f} (95 % {low:.3f}–{high:.3f}) | {_cell(champion and champion.accuracy)} |",
     ]
-    lines += [f"| {name} | {getattr(scores, name):.4f} | {_cell(champion and getattr(champion, name))} |" for name in ("loss", "recall", "precision", "f_measure", "calibration_error")]
+    lines += [
+        f"| {name} | {getattr(scores, name):.4f} | {_cell(champion and getattr(champion, name))} |"
+        for name in ("loss", "recall", "precision", "f_measure", "calibration_error")
+    ]
     if compared:
         span = compared.difference_interval
         lines += [
@@ -91,8 +98,16 @@ def card(result: Result, event: Event) -> str:
     lines += ["", "| head | cross-validated accuracy on the training split | folds |", "|---|---|---|"]
     for name, folds in result.cross_validation.items():
         mean, half = interval_of_folds(folds)
-        lines.append(f"| {name}{' (chosen)' if name == result.head else ''} | {mean:.4f} ± {half:.4f} | {', '.join(f'{fold:.3f}' for fold in folds)} |")
-    lines += ["", "| step | seconds |", "|---|---|", *(f"| {name} | {value:.1f} |" for name, value in result.seconds.items()), ""]
+        lines.append(
+            f"| {name}{' (chosen)' if name == result.head else ''} | {mean:.4f} ± {half:.4f} | {', '.join(f'{fold:.3f}' for fold in folds)} |"
+        )
+    lines += [
+        "",
+        "| step | seconds |",
+        "|---|---|",
+        *(f"| {name} | {value:.1f} |" for name, value in result.seconds.items()),
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -136,9 +151,19 @@ def figures(result: Result) -> dict[str, Figure]:
     table = np.array(scores.confusion)
     axes.imshow(table, cmap="Blues", vmin=0)
     for (row, column), count in np.ndenumerate(table):
-        axes.text(column, row, str(count), ha="center", va="center", color="white" if count > table.max() / 2 else "black")
+        axes.text(
+            column, row, str(count), ha="center", va="center", color="white" if count > table.max() / 2 else "black"
+        )
     places = range(len(result.classes))
-    axes.set(xticks=places, yticks=places, xticklabels=result.classes, yticklabels=result.classes, xlabel="called", ylabel="is", title=f"{scores.right} of {scores.n} right")
+    axes.set(
+        xticks=places,
+        yticks=places,
+        xticklabels=result.classes,
+        yticklabels=result.classes,
+        xlabel="called",
+        ylabel="is",
+        title=f"{scores.right} of {scores.n} right",
+    )
 
     figure = drawn["calibration.png"] = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
@@ -146,11 +171,21 @@ def figures(result: Result) -> dict[str, Figure]:
     bins = np.linspace(1 / len(result.classes), 1, 6)
     of = np.clip(np.digitize(confidence, bins) - 1, 0, len(bins) - 2)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-    shown = [(confidence[of == i].mean(), hit[of == i].mean(), int((of == i).sum())) for i in range(len(bins) - 1) if (of == i).any()]
+    shown = [
+        (confidence[of == i].mean(), hit[of == i].mean(), int((of == i).sum()))
+        for i in range(len(bins) - 1)
+        if (of == i).any()
+    ]
     axes.plot([each[0] for each in shown], [each[1] for each in shown], "o-")
     for x, y, n in shown:
         axes.annotate(f"n={n}", (x, y), textcoords="offset points", xytext=(4, -12), fontsize=8)
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="mean confidence", ylabel="share right", title=f"calibration error {scores.calibration_error:.3f}")
+    axes.set(
+        xlim=(0, 1.02),
+        ylim=(0, 1.05),
+        xlabel="mean confidence",
+        ylabel="share right",
+        title=f"calibration error {scores.calibration_error:.3f}",
+    )
 
     figure = drawn["cross_validation.png"] = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
@@ -159,7 +194,14 @@ def figures(result: Result) -> dict[str, Figure]:
         folds = result.cross_validation[name]
         axes.plot([place] * len(folds), folds, "o", alpha=0.6)
         axes.plot([place - 0.2, place + 0.2], [float(np.mean(folds))] * 2, color="black")
-    axes.set(xticks=range(len(names)), xticklabels=names, xlim=(-0.5, len(names) - 0.5), ylim=(0.5, 1), ylabel="accuracy", title="folds of the training split")
+    axes.set(
+        xticks=range(len(names)),
+        xticklabels=names,
+        xlim=(-0.5, len(names) - 0.5),
+        ylim=(0.5, 1),
+        ylabel="accuracy",
+        title="folds of the training split",
+    )
 
     figure = drawn["batches.png"] = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

@@ -85,10 +85,14 @@ class Tracking:
         try:
             yield
         except (requests.RequestException, SQLAlchemyError, OSError) as error:
-            raise TrackingError(f"MLflow at {self.settings.tracking_uri} cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); start it, or correct mlflow_uri in ssclass.toml or SSCLASS_MLFLOW_URI") from error
+            raise TrackingError(
+                f"MLflow at {self.settings.tracking_uri} cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); start it, or correct mlflow_uri in ssclass.toml or SSCLASS_MLFLOW_URI"
+            ) from error
         except Exception as error:
             if type(error).__module__.startswith("mlflow"):
-                raise TrackingError(f"MLflow at {self.settings.tracking_uri}: {str(error).splitlines()[0]}; `ssclass doctor` probes it") from error
+                raise TrackingError(
+                    f"MLflow at {self.settings.tracking_uri}: {str(error).splitlines()[0]}; `ssclass doctor` probes it"
+                ) from error
             raise
 
     # -- runs -----------------------------------------------------------------------------------------
@@ -96,7 +100,11 @@ class Tracking:
     def runs(self, key: str) -> list[Any]:
         """The runs of a decision key, newest first."""
         with self.named():
-            return list(self.client.search_runs([self.experiment_id], f"tags.{KEY_TAG} = '{key}'", order_by=["attributes.start_time DESC"]))
+            return list(
+                self.client.search_runs(
+                    [self.experiment_id], f"tags.{KEY_TAG} = '{key}'", order_by=["attributes.start_time DESC"]
+                )
+            )
 
     def open_run(self, key: str) -> str:
         """A run for a key, without a decision yet; one that a killed retrain left open is thrown away."""
@@ -104,7 +112,9 @@ class Tracking:
             if DECISION_TAG not in run.data.tags:
                 self.discard(run.info.run_id)
         with self.named():
-            run = self.client.create_run(self.experiment_id, run_name=f"{key} (running)", tags={KEY_TAG: key, **_source_tags()})
+            run = self.client.create_run(
+                self.experiment_id, run_name=f"{key} (running)", tags={KEY_TAG: key, **_source_tags()}
+            )
             return str(run.info.run_id)
 
     def discard(self, run_id: str) -> None:
@@ -124,7 +134,11 @@ class Tracking:
             self.client.log_batch(
                 run_id,
                 metrics=[Metric(name, float(value), now, 0) for name, value in report.metrics(result).items()]
-                + [Metric(name, float(value), now, step) for name, curve in result.history.items() for step, value in enumerate(curve)],
+                + [
+                    Metric(name, float(value), now, step)
+                    for name, curve in result.history.items()
+                    for step, value in enumerate(curve)
+                ],
                 params=[Param(name, str(value)[:500]) for name, value in _flat(params)],
             )
             with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +153,13 @@ class Tracking:
 
         source = {"git": f"run/{result.key}", "path": "data"}
         profile = {"train_size": result.train_size, "holdout_size": len(result.holdout)}
-        dataset = Dataset(name=result.data_version, digest=digest[:36], source_type="dvc", source=json.dumps(source), profile=json.dumps(profile))
+        dataset = Dataset(
+            name=result.data_version,
+            digest=digest[:36],
+            source_type="dvc",
+            source=json.dumps(source),
+            profile=json.dumps(profile),
+        )
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _log_model(self, run_id: str, result: Result, path: Path) -> None:
@@ -160,7 +180,12 @@ class Tracking:
                 name="model",
                 signature=signature,
                 pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-                metadata={"classes": list(result.classes), KEY_TAG: result.key, "data_version": result.data_version},
+                metadata={
+                    "classes": list(result.classes),
+                    "size": result.size,
+                    KEY_TAG: result.key,
+                    "data_version": result.data_version,
+                },
             )
 
     def conclude(self, event: Event, result: Result | None) -> None:
@@ -207,7 +232,9 @@ class Tracking:
                     self._register(key, state.decisions[key], (cards or {}).get(key, ""))
             wanted = self.version_of(state.champion or "")
             if wanted is None:
-                raise TrackingError(f"MLflow at {self.settings.tracking_uri}: no version for the champion {state.champion}; `ssclass rebuild` recreates the registry")
+                raise TrackingError(
+                    f"MLflow at {self.settings.tracking_uri}: no version for the champion {state.champion}; `ssclass rebuild` recreates the registry"
+                )
             aliases = self.client.get_registered_model(self.name).aliases
             if str(aliases.get(ALIAS)) != str(wanted.version):
                 self.client.set_registered_model_alias(self.name, ALIAS, wanted.version)
@@ -221,16 +248,32 @@ class Tracking:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            self.client.create_registered_model(self.name, description="Champions of ssclass; the alias `champion` is the one in force.")
+            self.client.create_registered_model(
+                self.name, description="Champions of ssclass; the alias `champion` is the one in force."
+            )
 
     def _register(self, key: str, event: Event, description: str) -> None:
         run_id = event.body["run_id"]
         models = self.client.get_run(run_id).outputs.model_outputs
         if not models:
-            raise TrackingError(f"MLflow at {self.settings.tracking_uri}: run {run_id} has no logged model; `ssclass rebuild` logs it again")
+            raise TrackingError(
+                f"MLflow at {self.settings.tracking_uri}: run {run_id} has no logged model; `ssclass rebuild` logs it again"
+            )
         model_id = models[0].model_id
-        tags = {KEY_TAG: key, "data_version": event.body["data_version"], "head": event.body["head"], "accuracy": f"{event.body['candidate']['accuracy']:.4f}"}
-        self.client.create_model_version(self.name, f"models:/{model_id}", run_id=run_id, tags=tags, description=description or event.body["reason"], model_id=model_id)
+        tags = {
+            KEY_TAG: key,
+            "data_version": event.body["data_version"],
+            "head": event.body["head"],
+            "accuracy": f"{event.body['candidate']['accuracy']:.4f}",
+        }
+        self.client.create_model_version(
+            self.name,
+            f"models:/{model_id}",
+            run_id=run_id,
+            tags=tags,
+            description=description or event.body["reason"],
+            model_id=model_id,
+        )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -248,4 +291,3 @@ def _source_tags() -> dict[str, str]:
     if commit := code_commit():
         tags["mlflow.source.git.commit"] = commit
     return tags
-

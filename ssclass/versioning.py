@@ -44,9 +44,13 @@ def repository(root: Path, rev: str | None = None) -> Iterator[Any]:
         with Repo(str(root), rev=rev) as repo:
             yield repo
     except DvcException as error:
-        raise StoreError(f"DVC in {root}: {error or type(error).__name__}; `ssclass doctor` finds which part is away") from error
+        raise StoreError(
+            f"DVC in {root}: {error or type(error).__name__}; `ssclass doctor` finds which part is away"
+        ) from error
     except OSError as error:
-        raise StoreError(f"DVC remote of {root}: {error}; check the bucket, the endpoint and the credentials") from error
+        raise StoreError(
+            f"DVC remote of {root}: {error}; check the bucket, the endpoint and the credentials"
+        ) from error
 
 
 class Snapshot:
@@ -83,8 +87,8 @@ def bootstrap(root: Path) -> None:
     """Make the folders of the empty data set and put its listing in DVC's cache, where nothing else would."""
     (root / CANDIDATE).mkdir(exist_ok=True)
     (root / DATA).mkdir(exist_ok=True)
-    if EMPTY_DIR in (root / "data.dvc").read_text():
-        listing = root / ".dvc" / "cache" / "files" / "md5" / EMPTY_DIR[:2] / EMPTY_DIR[2:]
+    listing = root / ".dvc" / "cache" / "files" / "md5" / EMPTY_DIR[:2] / EMPTY_DIR[2:]
+    if not listing.exists():
         listing.parent.mkdir(parents=True, exist_ok=True)
         listing.write_text("[]")
 
@@ -97,12 +101,17 @@ def add_shard(root: Path, shard: Path) -> Tracked:
     (root / DATA).mkdir(exist_ok=True)
     shutil.move(shard, root / path)
     with repository(root) as repo:
-        repo.add(path)
+        repo.add(str(root / path))
     with repository(root) as repo:
         after = Snapshot(repo).files(DATA)
         if {each.path for each in after} != before | {path}:
-            raise WorkspaceError(f"{root / 'data.dvc'}: adding {path} changed other entries; `git checkout data.dvc` and try again")
-        repo.push(targets=[path])
+            raise WorkspaceError(
+                f"{root / 'data.dvc'}: adding {path} changed other entries; `git checkout data.dvc` and try again"
+            )
+        targets = [str(root / path)]
+        if EMPTY_DIR in (root / "dvc.lock").read_text():  # nothing trained yet: the empty candidate/ must be pullable
+            targets.append(f"{root / 'dvc.yaml'}:train")
+        repo.push(targets=targets)
         return next(each for each in after if each.path == path)
 
 
@@ -125,7 +134,7 @@ def commit_stages(root: Path) -> None:
                 out.commit()
             stage.md5 = stage.compute_md5()
             stage.dump(update_pipeline=False)
-        repo.push(targets=["train"])
+        repo.push(targets=[f"{root / 'dvc.yaml'}:train"])
 
 
 def configure(settings: Settings) -> None:

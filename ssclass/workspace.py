@@ -28,7 +28,10 @@ WRITTEN = ("data.dvc", "dvc.lock", "metrics.json", "code.json", "ledger.jsonl")
 
 AUTHOR = "pipeline@ssclass.invalid"
 
-FETCHED = tuple(f"+refs/{each}" for each in ("heads/main:refs/remotes/origin/main", "tags/data/*:refs/tags/data/*", "tags/run/*:refs/tags/run/*"))
+FETCHED = tuple(
+    f"+refs/{each}"
+    for each in ("heads/main:refs/remotes/origin/main", "tags/data/*:refs/tags/data/*", "tags/run/*:refs/tags/run/*")
+)
 
 
 class Workspace:
@@ -50,10 +53,27 @@ class Workspace:
         return done.stdout.strip()
 
     def _run(self, args: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        identity = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in (("NAME", "ssclass"), ("EMAIL", AUTHOR))}
-        environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+        identity = {
+            f"GIT_{role}_{part}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for part, value in (("NAME", "ssclass"), ("EMAIL", AUTHOR))
+        }
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+        }
         return subprocess.run(
-            ["git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false", *args],
+            [
+                "git",
+                "-c",
+                "commit.gpgsign=false",
+                "-c",
+                "core.hooksPath=/dev/null",
+                "-c",
+                "core.quotePath=false",
+                *args,
+            ],
             cwd=self.root,
             env={**environment, **identity, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
@@ -163,14 +183,20 @@ class Workspace:
         changed = self.git("status", "--porcelain", "--untracked-files=no").splitlines()
         if changed:
             name = changed[0].split(maxsplit=1)[1]
-            raise WorkspaceError(f"{self.root}: {name} has uncommitted changes; commit and push them, or undo them with `git -C {self.root} checkout {name}`")
+            raise WorkspaceError(
+                f"{self.root}: {name} has uncommitted changes; commit and push them, or undo them with `git -C {self.root} checkout {name}`"
+            )
         fetched = self._remote("fetch", "--quiet", "--prune", "origin", *FETCHED)
         if fetched.returncode:
             url = self.git("remote", "get-url", "origin", check=False) or "none"
-            raise FailedError(f"{self.root}: origin ({url}) cannot be fetched: {fetched.stderr.strip().splitlines()[-1]}; check the URL with `git remote -v` and the access to it")
+            raise FailedError(
+                f"{self.root}: origin ({url}) cannot be fetched: {fetched.stderr.strip().splitlines()[-1]}; check the URL with `git remote -v` and the access to it"
+            )
         ours = self.git("log", "--format=%ae %h %s", "origin/main..HEAD").splitlines()
         if any(not line.startswith(AUTHOR) for line in ours):
-            raise WorkspaceError(f"{self.root}: main has a commit that origin has not ({ours[0].split(maxsplit=1)[1]}); run `git -C {self.root} pull --rebase origin main` and `git -C {self.root} push origin main`")
+            raise WorkspaceError(
+                f"{self.root}: main has a commit that origin has not ({ours[0].split(maxsplit=1)[1]}); run `git -C {self.root} pull --rebase origin main` and `git -C {self.root} push origin main`"
+            )
         self.git("reset", "--quiet", "--hard", "origin/main")
         configure(self.settings)
         bootstrap(self.root)
@@ -206,7 +232,9 @@ class Workspace:
         self.git("commit", "--quiet", "--message", message)
         for tag in tags:
             self.git("tag", "--force", tag)
-        pushed = self._remote("push", "--quiet", "--atomic", "origin", "HEAD:refs/heads/main", *(f"refs/tags/{tag}" for tag in tags))
+        pushed = self._remote(
+            "push", "--quiet", "--atomic", "origin", "HEAD:refs/heads/main", *(f"refs/tags/{tag}" for tag in tags)
+        )
         if pushed.returncode == 0:
             return self.head
         said = pushed.stderr
@@ -215,9 +243,14 @@ class Workspace:
             self.git("tag", "--delete", tag, check=False)
         if _was_refused(said):
             raise LostRaceError(f"{self.root}: another writer pushed first")
-        raise FailedError(f"{self.root}: git push to origin failed: {said.strip().splitlines()[-1]}; check the access to it and run this again")
+        raise FailedError(
+            f"{self.root}: git push to origin failed: {said.strip().splitlines()[-1]}; check the access to it and run this again"
+        )
 
 
 def _was_refused(stderr: str) -> bool:
     """Whether git says that origin has moved, rather than that origin is away."""
-    return any(words in stderr for words in ("non-fast-forward", "fetch first", "already exists", "cannot lock ref", "failed to update ref"))
+    return any(
+        words in stderr
+        for words in ("non-fast-forward", "fetch first", "already exists", "cannot lock ref", "failed to update ref")
+    )

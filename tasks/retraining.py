@@ -76,7 +76,9 @@ def log_run(folder: str, key: str) -> str:
     tracking, place = Tracking(workspace.settings), learning.result_folder(workspace, key)
     run_id = tracking.open_run(key)
     params = workspace.params.model_dump(mode="json")
-    tracking.log_result(run_id, Result.read(place / "result.json"), params, place / "model.keras", workspace.dataset().digest)
+    tracking.log_result(
+        run_id, Result.read(place / "result.json"), params, place / "model.keras", workspace.dataset().digest
+    )
     return run_id
 
 
