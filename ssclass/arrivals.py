@@ -11,7 +11,7 @@ import numpy as np
 from ssclass import progress
 from ssclass.batches import BatchRef, list_batches, read_batch
 from ssclass.errors import BatchError
-from ssclass.evaluation import align, predicted
+from ssclass.evaluation import predicted
 from ssclass.gate import HELD
 from ssclass.ingest import build_shard, implausible, quarantine
 from ssclass.learning import champion_classifier, label_index
@@ -105,7 +105,6 @@ def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path)
         memo,
         shard,
         lambda: iter_photos(path),
-        extractor=champion.extractor,
         progress=_reporter(f"features of {shard.batch_id}"),
     )
     called = predicted(champion.predict(features), champion.classes, classes)

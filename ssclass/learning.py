@@ -110,9 +110,7 @@ class Result:
         return score(np.array(self.candidate), labels, self.classes), champion
 
 
-def features_of(
-    workspace: Workspace, spec: FeatureSpec, progress: Progress = silent, extractor: Any = None
-) -> Features:
+def features_of(workspace: Workspace, spec: FeatureSpec, progress: Progress = silent) -> Features:
     """Features of every photo of the data set, computed only for shards never seen under this fingerprint."""
     from ssclass.features import FeatureMemo, concat, shard_features
     from ssclass.store import Store
@@ -131,7 +129,7 @@ def features_of(
             def report(done: int, total: int, batch: str = shard.batch_id) -> None:
                 progress(f"features of {batch}", done, total)
 
-            parts.append(shard_features(spec, memo, shard, photos, extractor=extractor, progress=report))
+            parts.append(shard_features(spec, memo, shard, photos, progress=report))
     return concat(parts)
 
 
@@ -163,7 +161,14 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
         spec = feature_spec(params.features)
         features = features_of(workspace, spec, progress).take(row.sha256 for row in rows)
     with watch.step("training"):
-        trained = train(features, labels, [row.group for row in rows], params, spec=spec, progress=progress)
+        trained = train(
+            features,
+            labels,
+            [row.group for row in rows],
+            spec,
+            params,
+            lambda done, total: progress("training", done, total),
+        )
     folder = workspace.root / CANDIDATE
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -171,7 +176,7 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
     record = {
         "head": trained.head,
         "train_size": len(rows),
-        "cross_validation": {name: [float(value) for value in each.accuracies] for name, each in trained.cv.items()},
+        "cross_validation": {name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
         "history": {name: [float(value) for value in curve] for name, curve in trained.history.items()},
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -182,7 +187,7 @@ def answers(
     workspace: Workspace, classifier: Classifier, rows: Sequence[Row], progress: Progress = silent
 ) -> NDArray[np.float64]:
     """A classifier's probabilities for rows of the data set, float64 [n, its classes], through the memo."""
-    features = features_of(workspace, classifier.spec, progress, extractor=classifier.extractor)
+    features = features_of(workspace, classifier.spec, progress)
     return classifier.predict(features.take(row.sha256 for row in rows))
 
 
@@ -291,7 +296,7 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         champion_key=champion_key,
         champion=champion,
         champion_class=champion_class,
-        cross_validation={name: [float(value) for value in each.accuracies] for name, each in trained.cv.items()},
+        cross_validation={name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
         history={name: [float(value) for value in curve] for name, curve in trained.history.items()},
         saved_alike=bool(np.array_equal(candidate, again)),
         seconds=watch.seconds,

@@ -13,7 +13,8 @@ from ssclass.drawings import draw
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
 from ssclass.settings import Settings
 from ssclass.store import Store
-from ssclass.template import create
+from ssclass.template import FILES, create, template
+from ssclass.versioning import bootstrap, repository
 from ssclass.workspace import Workspace
 
 CLASSES = ("sandwich", "sushi")
@@ -44,25 +45,20 @@ def take_all(workspace: Workspace) -> None:
             take_in(workspace, ref)
 
 
-def dvc(folder: Path, *args: str) -> str:
-    from ssclass.versioning import repository
-
+def dvc_status(folder: Path, *targets: str) -> object:
     with repository(folder) as repo:
-        return str(repo.status() if args == ("status",) else repo.pull())
+        return repo.status(targets=[str(folder / target) for target in targets] or None)
 
 
 def test_a_new_workspace_is_clean(workspace):
     assert workspace.git("status", "--porcelain") == ""
-    assert dvc(workspace.root, "status") == "{}"
+    assert dvc_status(workspace.root) == {}
     assert workspace.dataset().rows == ()
     assert workspace.git("rev-parse", "HEAD") == workspace.git("rev-parse", "origin/main")
 
 
 def test_the_codes_own_checkout_is_a_clean_template(tmp_path):
     """data.dvc and dvc.lock of the checkout describe the empty set with the shipped params."""
-    from ssclass.template import FILES, template
-    from ssclass.versioning import bootstrap, repository
-
     folder = tmp_path / "checkout"
     (folder / ".dvc").mkdir(parents=True)
     for name in FILES:
@@ -82,11 +78,12 @@ def test_ingest_is_one_pushed_commit_that_a_fresh_clone_can_pull(workspace, tmp_
 
     clone = other_clone(workspace, tmp_path)
     assert [row.sha256 for row in clone.dataset().rows] == [row.sha256 for row in workspace.dataset().rows]
-    dvc(clone.root, "pull")
+    with repository(clone.root) as repo:
+        repo.pull()
     name = "data/day-1.parquet"
     assert (clone.root / name).read_bytes() == (workspace.root / name).read_bytes()
     assert clone.git("status", "--porcelain") == ""
-    assert dvc(clone.root, "status") == "{}"
+    assert dvc_status(clone.root, "data.dvc") == {}
 
 
 def test_a_clone_without_the_old_shards_adds_only_its_own(workspace, tmp_path):
