@@ -161,6 +161,18 @@ def read_shard(source: Path | BinaryIO) -> Shard:
     return Shard(rows, receipt)
 
 
+def copy_metadata(source: BinaryIO, path: Path) -> None:
+    """Write all of a shard but its image bytes to a file that `read_shard` reads the same way."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(source, pre_buffer=False) as file:
+        columns = [column for column in file.schema_arrow.names if column != "bytes"]
+        table = file.read(columns=columns).replace_schema_metadata(file.schema_arrow.metadata)
+    temporary = path.with_name(f".{path.name}.partial")
+    parquet.write_table(table, temporary)
+    temporary.replace(path)
+
+
 def iter_photos(source: Path | BinaryIO, wanted: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
     """(sha256, bytes) of the wanted photos, or of all, in order; one row group in memory at a time."""
     from pyarrow import parquet
