@@ -87,9 +87,9 @@ class Params(_Section):
     gate: GateParams = GateParams()
 
     @property
-    def digest(self) -> str:
-        """sha256 over the canonical JSON of all params (hex, 64)."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    def result_digest(self) -> str:
+        """sha256 (hex, 64) over the params that a decision depends on; `ingest` has had its say by then."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"ingest"}), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

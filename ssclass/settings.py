@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     prefect_url: str | None = Field(None, description="Prefect API URL; none: a temporary one")
     model_name: str = Field("ssclass", description="registered model and experiment in MLflow")
 
+    patience: float = Field(60.0, ge=0, description="seconds to wait for a service that is away")
+
     @property
     def private(self) -> Path:
         """The workspace's own untracked folder: caches, scratch, local MLflow."""
@@ -85,7 +87,9 @@ def find_workspace(given: Path | None = None) -> Path:
     for folder in (here, *here.parents):
         if (folder / SETTINGS_FILE).is_file():
             return folder
-    raise WorkspaceError(f"{here}: not in a workspace; name one with --workspace DIR, or make one with `ssclass init DIR`")
+    raise WorkspaceError(
+        f"{here}: not in a workspace; name one with --workspace DIR, or make one with `ssclass init DIR`"
+    )
 
 
 def load_settings(workspace: Path | None = None) -> Settings:
@@ -96,6 +100,8 @@ def load_settings(workspace: Path | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ParamsError(f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; correct it there or in SSCLASS_{field.upper()}") from error
+        raise ParamsError(
+            f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; correct it there or in SSCLASS_{field.upper()}"
+        ) from error
     except ValueError as error:
         raise ParamsError(f"{folder / SETTINGS_FILE}: not readable as TOML ({error}); mend it there") from error

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 from ssclass.errors import StoreError
 from ssclass.settings import Settings
@@ -55,7 +55,9 @@ class Store:
     def list(self, prefix: str, *, delimiter: str = "") -> Iterator[Listed]:
         """Every object under a prefix, page by page, in key order."""
         with self._named(prefix):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter=delimiter)
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix, Delimiter=delimiter
+            )
             for page in pages:
                 for item in page.get("Contents", ()):
                     yield Listed(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
@@ -63,7 +65,9 @@ class Store:
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly under a prefix."""
         with self._named(prefix):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/")
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix, Delimiter="/"
+            )
             return [item["Prefix"][len(prefix) : -1] for page in pages for item in page.get("CommonPrefixes", ())]
 
     def head(self, key: str) -> Listed | None:
@@ -81,8 +85,8 @@ class Store:
             with found["Body"] as body:
                 return bytes(body.read(limit))
 
-    def put(self, key: str, body: bytes) -> None:
-        """Write an object."""
+    def put(self, key: str, body: bytes | BinaryIO) -> None:
+        """Write an object, from memory or from an open file."""
         with self._named(key):
             self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
 
@@ -100,7 +104,9 @@ class Store:
         """Create the bucket unless it is there."""
         with self._named():
             region = self.client.meta.region_name
-            place = {} if region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+            place = (
+                {} if region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+            )
             try:
                 self.client.create_bucket(Bucket=self.bucket, **place)
             except self.client.exceptions.BucketAlreadyOwnedByYou:
@@ -128,7 +134,13 @@ class Store:
         except ClientError as error:
             code = error.response["Error"].get("Code", "?")
             if code == "NoSuchBucket":
-                raise StoreError(f"{at}: {server} has no bucket {self.bucket!r}; make it with `ssclass bucket setup`, or correct bucket in ssclass.toml") from error
-            raise StoreError(f"{at}: {server} answered {code}; check the bucket's policy and the credentials") from error
+                raise StoreError(
+                    f"{at}: {server} has no bucket {self.bucket!r}; make it with `ssclass bucket setup`, or correct bucket in ssclass.toml"
+                ) from error
+            raise StoreError(
+                f"{at}: {server} answered {code}; check the bucket's policy and the credentials"
+            ) from error
         except BotoCoreError as error:
-            raise StoreError(f"{at}: {server} cannot be used ({error}); check s3_endpoint in ssclass.toml or SSCLASS_S3_ENDPOINT, and the credentials") from error
+            raise StoreError(
+                f"{at}: {server} cannot be used ({error}); check s3_endpoint in ssclass.toml or SSCLASS_S3_ENDPOINT, and the credentials"
+            ) from error

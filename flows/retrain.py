@@ -1,0 +1,69 @@
+"""The retrain: take in what waits, train if that is news, and promote only what is better."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prefect import flow
+
+from ssclass.arrivals import Taken
+from ssclass.errors import LostRaceError
+from ssclass.gate import HELD, SKIPPED
+from tasks import retraining as step
+
+RACES = 10
+"""Lost pushes after which a retrain gives up; each means that another writer got its work done."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a retrain came to: a decision with its reason, and what became of each batch."""
+
+    decision: str
+    reason: str
+    batches: tuple[Taken, ...] = ()
+    event: dict[str, Any] | None = None
+    version: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able; what ``ssclass retrain --json`` prints."""
+        return asdict(self)
+
+
+@flow(name="retrain", flow_run_name="retrain {batch}", validate_parameters=False)
+def retrain(workspace: str, batch: str | None = None) -> Outcome:
+    """Take in every waiting batch and decide. `batch` is what woke us: a hint for people, nothing depends on it."""
+    taken: list[Taken] = []
+    for _ in range(RACES):
+        with step.workspace_at(workspace).turn():
+            try:
+                return attempt(workspace, taken)
+            except LostRaceError:
+                continue
+    raise LostRaceError(f"{workspace}: lost the race to push {RACES} times; see who else writes to origin")
+
+
+def attempt(workspace: str, taken: list[Taken]) -> Outcome:
+    """One try, from origin's newest commit; LostRaceError when another writer was faster."""
+    for waiting in step.find_batches(workspace):
+        taken.append(step.take_in(workspace, waiting))
+
+    key = step.open_question(workspace)
+    if key is None:
+        version = step.reconcile(workspace)
+        held = [each for each in taken if each.outcome == HELD]
+        if held:
+            return Outcome(
+                HELD, "; ".join(f"{each.batch}: {each.reason}" for each in held), tuple(taken), version=version
+            )
+        return Outcome(SKIPPED, "nothing new to learn from", tuple(taken), version=version)
+
+    step.learn(workspace, key)
+    run_id = step.log_run(workspace, key)
+    try:
+        event = step.decide(workspace, key, run_id)
+    except LostRaceError:
+        step.discard(workspace, run_id)
+        raise
+    return Outcome(event.body["decision"], event.body["reason"], tuple(taken), event.body, step.reconcile(workspace))

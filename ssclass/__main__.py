@@ -1,0 +1,5 @@
+"""``python -m ssclass``."""
+
+from ssclass.cli import main
+
+main()

@@ -1,0 +1,144 @@
+"""Batches that wait in S3, and taking one in: check, let the champion score it, join or hold."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssclass import progress
+from ssclass.batches import BatchRef, list_batches, read_batch
+from ssclass.errors import BatchError
+from ssclass.evaluation import predicted
+from ssclass.gate import HELD
+from ssclass.ingest import build_shard, implausible, quarantine
+from ssclass.learning import champion_classifier, label_index
+from ssclass.ledger import Event, State
+from ssclass.shards import Receipt, Shard, iter_photos, read_shard
+from ssclass.store import Store
+from ssclass.versioning import add_shard
+from ssclass.workspace import Workspace
+
+INGESTED = "INGESTED"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a batch: INGESTED or HELD, with the reason for the latter."""
+
+    batch: str
+    outcome: str
+    accepted: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def waiting(store: Store, state: State) -> list[BatchRef]:
+    """Marked batches that nobody has decided on yet, in the order in which they are taken."""
+    return [
+        ref
+        for ref in list_batches(store)
+        if ref.id not in state.ingested
+        and (ref.id, ref.etag) not in state.dropped
+        and ((ref.id, ref.etag) not in state.held or (ref.id, ref.etag) in state.admitted)
+    ]
+
+
+def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
+    """Take one batch in, in one pushed commit: its shard and its line in the ledger, or only the line that holds it.
+
+    StoreError when S3 fails, LostRaceError when another writer was first; then nothing has changed.
+    """
+    store, state, params = Store(workspace.settings), workspace.state(), workspace.params
+    out = workspace.scratch / f"{ref.id}.parquet"
+    try:
+        batch = read_batch(store, ref, params.dataset.classes)
+    except BatchError as error:
+        return _hold(workspace, ref, {"reason": str(error)})
+    spool = workspace.scratch / "photos"
+    spool.mkdir(exist_ok=True)
+    receipt = build_shard(store, batch, params, workspace.dataset(), spool, out, _reporter(f"batch {ref.id}"))
+    shard = read_shard(out)
+
+    test = _champion_test(workspace, state, shard, out)
+    if test and test["p"] < params.ingest.implausible and (ref.id, ref.etag) not in state.admitted:
+        reason = (
+            f"the champion has {test['right']} of {test['n']} right, implausible for one with {test['champion_right']} of {test['champion_n']} held-out photos right "
+            f"(p = {test['p']:.1e}, ingest.implausible {params.ingest.implausible:g})"
+        )
+        return _hold(workspace, ref, {"reason": reason, "champion_test": test, "receipt": _brief(receipt)})
+
+    if receipt.refused:
+        quarantine(store, batch, receipt, _reporter(f"quarantine of {ref.id}"))
+    tracked = add_shard(workspace.root, out)
+    event = Event.now(
+        "ingest",
+        batch=ref.id,
+        etag=ref.etag,
+        sequence=receipt.sequence,
+        md5=tracked.md5,
+        receipt=_brief(receipt),
+        champion_test=test,
+    )
+    workspace.publish(f"Ingest {ref.id}: {receipt.accepted} photos", [event], tags=[f"data/{receipt.sequence}"])
+    return Taken(ref.id, INGESTED, receipt.accepted, receipt.duplicates, len(receipt.refused))
+
+
+def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path) -> dict[str, Any] | None:
+    """Test before train: how many of the batch's photos the champion has right; None when it cannot say."""
+    if state.champion is None or not shard.rows:
+        return None
+    from ssclass.features import FeatureMemo, shard_features
+
+    classes = workspace.params.dataset.classes
+    champion = champion_classifier(workspace, state.champion)
+    memo = FeatureMemo(workspace.private, Store(workspace.settings))
+    features = shard_features(
+        champion.spec,
+        memo,
+        shard,
+        lambda: iter_photos(path),
+        progress=_reporter(f"features of {shard.batch_id}"),
+    )
+    called = predicted(champion.predict(features), champion.classes, classes)
+    known = np.array([row.label in champion.classes for row in shard.rows])
+    hit = (called == label_index(shard.rows, classes))[known]
+    base = state.decisions[state.champion].body
+    champion_right, champion_n = base["candidate"]["right"], base["holdout"]["size"]
+    p = implausible(int(hit.sum()), len(hit), champion_right, champion_n)
+    return {
+        "key": state.champion,
+        "right": int(hit.sum()),
+        "n": len(hit),
+        "champion_right": champion_right,
+        "champion_n": champion_n,
+        "p": p,
+    }
+
+
+def _hold(workspace: Workspace, ref: BatchRef, body: dict[str, Any]) -> Taken:
+    workspace.publish(f"Hold {ref.id}", [Event.now("decision", decision=HELD, batch=ref.id, etag=ref.etag, **body)])
+    return Taken(ref.id, HELD, reason=body["reason"])
+
+
+def _brief(receipt: Receipt) -> dict[str, Any]:
+    reasons: dict[str, int] = {}
+    for item in receipt.refused:
+        reasons[item.reason] = reasons.get(item.reason, 0) + 1
+    return {
+        "accepted": receipt.accepted,
+        "duplicates": receipt.duplicates,
+        "refused": reasons,
+        "counts": receipt.counts,
+    }
+
+
+def _reporter(what: str) -> Any:
+    return lambda done, total: progress.report(what, done, total)

@@ -1,0 +1,45 @@
+"""The command line. Only click is imported here and in the modules beside this one: `--help` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from ssclass import __version__
+from ssclass.cli import batches, data, demo, models, stage, workspace
+from ssclass.errors import SsclassError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Retrain a photo classifier as labelled photos arrive, and promote only what is better."""
+    if debug:
+        os.environ["SSCLASS_DEBUG"] = "1"
+
+
+for module in (workspace, batches, data, models, demo, stage):
+    for command in module.COMMANDS:
+        cli.add_command(command)
+
+
+def main() -> None:
+    """Run a command; an error on purpose is one line on stderr, exit code 2 (bad input) or 1 (failed)."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except SsclassError as error:
+        if os.environ.get("SSCLASS_DEBUG"):
+            raise
+        print(f"ssclass: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,65 @@
+"""What the commands share: the workspace option, JSON output, tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ssclass.settings import Settings
+    from ssclass.workspace import Workspace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def in_workspace(function: F) -> F:
+    """Add ``--workspace DIR``."""
+    option = click.option(
+        "--workspace",
+        "folder",
+        type=FOLDER,
+        help="The workspace; default: $SSCLASS_WORKSPACE, or the one around this folder.",
+    )
+    return option(function)
+
+
+def settings_at(folder: Path | None) -> Settings:
+    """Settings of the workspace, with the libraries told where their files go."""
+    from ssclass.environment import quiet_libraries
+    from ssclass.settings import load_settings
+
+    settings = load_settings(folder)
+    quiet_libraries(settings)
+    return settings
+
+
+def workspace_at(folder: Path | None) -> Workspace:
+    """The workspace itself."""
+    from ssclass.workspace import Workspace
+
+    return Workspace(settings_at(folder))
+
+
+def print_json(value: Any) -> None:
+    """Print JSON to stdout."""
+    click.echo(json.dumps(value, indent=1, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print a table that also reads well in a log file."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    console = Console()
+    Console(width=None if console.is_terminal else 160).print(table)

@@ -1,0 +1,159 @@
+"""Commands about models: retrain, evaluate, predict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, settings_at
+
+
+@click.command()
+@in_workspace
+@as_json
+def retrain(folder: Path | None, as_json: bool) -> None:
+    """Take in waiting batches, train if that is news, promote if better."""
+    from ssclass import progress
+    from ssclass.gate import HELD
+
+    settings = settings_at(folder)
+    from flows.retrain import retrain as flow
+
+    with progress.shown():
+        outcome = flow(str(settings.workspace))
+    if as_json:
+        print_json(outcome.as_dict())
+    else:
+        for each in outcome.batches:
+            click.echo(
+                f"{each.batch}: {each.outcome}, {each.accepted} photos in, {each.duplicates} there already, {each.refused} refused"
+            )
+        click.echo(f"{outcome.decision}: {outcome.reason}")
+    held = [each for each in outcome.batches if each.outcome == HELD]
+    for each in held:
+        print(
+            f"ssclass: batch {each.batch} is HELD: {each.reason}; `ssclass batch admit {each.batch}` or `ssclass batch drop {each.batch}`",
+            file=sys.stderr,
+        )
+    if held:
+        sys.exit(2)
+
+
+@click.command()
+@click.argument("photos", type=FOLDER)
+@click.option(
+    "--models",
+    "--model",
+    default="champion",
+    show_default=True,
+    help="Versions, aliases, runs or folders; commas between.",
+)
+@click.option("--metrics", default="all", show_default=True, help="Names of metrics; commas between.")
+@click.option(
+    "--from-dir",
+    is_flag=True,
+    help="Stream from disk in batches, again for each model: memory does not grow with the folder.",
+)
+@in_workspace
+@as_json
+def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Path | None, as_json: bool) -> None:
+    """Score models on the class folders in PHOTOS."""
+    from ssclass import progress
+    from ssclass.errors import InputError, WorkspaceError
+    from ssclass.evaluation import METRICS
+    from ssclass.serving import open_model
+    from ssclass.comparing import evaluate_folder
+
+    chosen = METRICS if metrics == "all" else tuple(name.strip() for name in metrics.split(","))
+    if unknown := [name for name in chosen if name not in METRICS]:
+        raise InputError(f"--metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
+    try:
+        settings = settings_at(folder)
+    except WorkspaceError:
+        if folder is not None or not all(Path(name).is_dir() for name in models.split(",")):
+            raise
+        settings = None
+    opened = [open_model(name.strip(), settings) for name in models.split(",")]
+    with progress.shown():
+        scores, refused = evaluate_folder(photos, opened, in_memory=not from_dir)
+    found = {
+        "photos": next(iter(scores.values())).n,
+        "unreadable": [
+            {"file": str(file.path), "reason": f"{error.reason}: {error.detail}"} for file, error in refused
+        ],
+        "models": {
+            name: {key: value for key, value in each.as_dict().items() if key in chosen or metrics == "all"}
+            | {"n": each.n, "right": each.right}
+            for name, each in scores.items()
+        },
+    }
+    if as_json:
+        print_json(found)
+        return
+    for item in found["unreadable"]:
+        print(f"left out {item['file']}: {item['reason']}", file=sys.stderr)
+    print_table(
+        ("model", "right", *chosen),
+        [
+            (name, f"{each.right} of {each.n}", *(f"{getattr(each, metric):.4f}" for metric in chosen))
+            for name, each in scores.items()
+        ],
+    )
+    if metrics == "all":
+        for name, each in scores.items():
+            rows = [
+                (
+                    label,
+                    f"{one.recall:.4f}",
+                    f"{one.precision:.4f}",
+                    f"{one.f_measure:.4f}",
+                    one.support,
+                    *each.confusion[i],
+                )
+                for i, (label, one) in enumerate(each.per_class.items())
+            ]
+            print_table(
+                (name, "recall", "precision", "f_measure", "photos", *(f"called {label}" for label in each.per_class)),
+                rows,
+            )
+
+
+@click.command()
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--model", default="champion", show_default=True, help="A version, alias, run or folder.")
+@in_workspace
+@as_json
+def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: bool) -> None:
+    """Say what is on each photo in FILES."""
+    from ssclass.errors import WorkspaceError
+    from ssclass.images import Refused
+    from ssclass.serving import open_model, read_photo
+
+    try:
+        settings = settings_at(folder)
+    except WorkspaceError:
+        if not Path(model).is_dir():
+            raise
+        settings = None
+    opened = open_model(model, settings)
+    found, failed = [], False
+    for path in files:
+        image = read_photo(path, opened.size)
+        if isinstance(image, Refused):
+            failed = True
+            print(f"ssclass: {path}: {image.reason}: {image.detail}; give a photo that opens", file=sys.stderr)
+            continue
+        odds = dict(zip(opened.classes, (float(value) for value in opened.predict(image[None])[0]), strict=True))
+        found.append({"file": str(path), "label": max(odds, key=lambda name: odds[name]), "probabilities": odds})
+    if as_json:
+        print_json(found)
+    else:
+        for item in found:
+            click.echo(f"{item['file']}: {item['label']} ({item['probabilities'][item['label']]:.3f})")
+    if failed:
+        sys.exit(2)
+
+
+COMMANDS = (retrain, evaluate, predict)

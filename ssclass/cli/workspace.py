@@ -1,0 +1,204 @@
+"""Commands about the workspace: init, status, history, rollback, freeze, unfreeze."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, settings_at, workspace_at
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--bucket", default="ssclass", show_default=True, help="Bucket, or s3://bucket.")
+@click.option("--git", "git_url", help="URL of origin; default: a bare repository beside FOLDER.")
+@click.option("--endpoint", help="URL of an S3-compatible server; default: AWS.")
+@click.option("--region", help="AWS region.")
+@click.option("--profile", help="Name of a profile in your AWS configuration.")
+@click.option("--mlflow", help="MLflow tracking URI; default: SQLite in the workspace.")
+@click.option("--prefect", help="Prefect API URL; default: a temporary server per run.")
+def init(folder: Path, bucket: str, git_url: str | None, **services: str | None) -> None:
+    """Make a workspace in FOLDER, or clone the one at --git."""
+    from ssclass.template import create
+
+    names = {
+        "endpoint": "s3_endpoint",
+        "region": "s3_region",
+        "profile": "s3_profile",
+        "mlflow": "mlflow_uri",
+        "prefect": "prefect_url",
+    }
+    values = {"bucket": bucket.removeprefix("s3://").rstrip("/")}
+    values |= {names[name]: value for name, value in services.items() if value}
+    workspace = create(folder.resolve(), values, git_url)
+    click.echo(f"workspace {workspace.root}, origin {workspace.git('remote', 'get-url', 'origin')}")
+    click.echo(
+        f"next: cd {folder}; edit params.yaml (dataset.classes) and push it; `ssclass submit DIR`, then `ssclass retrain`"
+    )
+
+
+@click.command()
+@in_workspace
+@as_json
+def status(folder: Path | None, as_json: bool) -> None:
+    """Show champion, data, held and waiting batches."""
+    from ssclass.arrivals import waiting
+    from ssclass.errors import StoreError
+    from ssclass.store import Store
+
+    workspace = workspace_at(folder)
+    state, dataset = workspace.state(), workspace.dataset()
+    champion = state.decisions[state.champion].body if state.champion else None
+    try:
+        pending: list[str] | str = [ref.id for ref in waiting(Store(workspace.settings), state)]
+    except StoreError as error:
+        pending = str(error)
+    found = {
+        "workspace": str(workspace.root),
+        "champion": champion
+        and {
+            "number": state.number_of(champion["key"]),
+            "key": champion["key"],
+            **champion["candidate"],
+            "of": champion["holdout"]["size"],
+            "data_version": champion["data_version"],
+        },
+        "frozen": state.frozen,
+        "data_version": workspace.data_version,
+        "photos": dataset.counts(),
+        "held": [{"batch": batch, "reason": event.body["reason"]} for (batch, _), event in state.held.items()],
+        "waiting": pending,
+    }
+    if as_json:
+        print_json(found)
+        return
+    if champion:
+        click.echo(
+            f"champion   {state.number_of(champion['key'])}: {champion['candidate']['right']} of {champion['holdout']['size']} held-out photos right ({champion['data_version']}, run/{champion['key']})"
+        )
+    else:
+        click.echo("champion   none yet")
+    if state.frozen:
+        click.echo(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
+    photos = ", ".join(
+        f"{sum(sides.values())} {name} ({sides['holdout']} held out)" for name, sides in dataset.counts().items()
+    )
+    click.echo(f"data       {workspace.data_version}: {photos or 'empty'}")
+    for (batch, _), event in state.held.items():
+        click.echo(
+            f"held       {batch}: {event.body['reason']}; `ssclass batch admit {batch}` or `ssclass batch drop {batch}`"
+        )
+    click.echo(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
+
+
+@click.command()
+@in_workspace
+@as_json
+def history(folder: Path | None, as_json: bool) -> None:
+    """Show every event of the ledger, oldest first."""
+    import json
+
+    workspace = workspace_at(folder)
+    events = workspace.events()
+    if as_json:
+        print_json([json.loads(event.line()) for event in events])
+        return
+    rows = []
+    for event in events:
+        body = event.body
+        champion = body.get("champion")
+        scores = (
+            f"{body['candidate']['right']} / {champion['right'] if champion else '–'} of {body['holdout']['size']}"
+            if "candidate" in body
+            else ""
+        )
+        what = body.get("decision", event.kind)
+        said = body.get("reason") or _ingest_line(body.get("receipt")) or ""
+        rows.append(
+            (event.at[:19].replace("T", " "), what, body.get("batch") or body.get("data_version") or "", scores, said)
+        )
+    print_table(("when (UTC)", "what", "on", "candidate / champion", "why"), rows)
+
+
+def _ingest_line(receipt: dict[str, object] | None) -> str | None:
+    if receipt is None:
+        return None
+    refused = receipt["refused"]
+    assert isinstance(refused, dict)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in refused.items())
+    return f"{receipt['accepted']} photos in, {receipt['duplicates']} there already, {sum(refused.values())} refused{f' ({reasons})' if reasons else ''}"
+
+
+@click.command()
+@click.argument("number", type=int, required=False)
+@in_workspace
+def rollback(number: int | None, folder: Path | None) -> None:
+    """Make champion NUMBER (default: the one before) the champion again, and freeze promotion."""
+    from ssclass.operations import roll_back
+
+    workspace = workspace_at(folder)
+    event = roll_back(workspace, number)
+    click.echo(
+        f"champion {event.body['number']} (run/{event.body['key']}) is in force; promotion is frozen until `ssclass unfreeze`"
+    )
+
+
+@click.command()
+@click.option("--reason", default="by hand", help="Why; shown by status and in decisions.")
+@in_workspace
+def freeze(reason: str, folder: Path | None) -> None:
+    """Stop promotion: retrains still train and record, nothing becomes champion."""
+    from ssclass.operations import append
+
+    append(workspace_at(folder), "freeze", f"Freeze: {reason}", reason=reason)
+    click.echo("promotion is frozen until `ssclass unfreeze`")
+
+
+@click.command()
+@in_workspace
+def unfreeze(folder: Path | None) -> None:
+    """Let promotion go on."""
+    from ssclass.operations import append
+
+    append(workspace_at(folder), "unfreeze", "Unfreeze")
+    click.echo("promotion goes on with the next retrain")
+
+
+@click.command()
+@click.option("--port", type=int, default=0, help="Port on 127.0.0.1; default: a free one.")
+@in_workspace
+def ui(port: int, folder: Path | None) -> None:
+    """Open the MLflow UI on this workspace's runs."""
+    import subprocess
+    import sys
+
+    from ssclass.environment import free_port
+    from ssclass.tracking import Tracking
+
+    settings = settings_at(folder)
+    experiment = Tracking(settings).experiment_id
+    if settings.mlflow_uri and settings.mlflow_uri.startswith("http"):
+        click.echo(f"{settings.mlflow_uri.rstrip('/')}/#/experiments/{experiment}")
+        return
+    port = port or free_port()
+    click.echo(f"MLflow UI: http://127.0.0.1:{port}/#/experiments/{experiment}/runs  (Ctrl-C ends it)")
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        settings.tracking_uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    try:
+        sys.exit(subprocess.call(command))
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+COMMANDS = (init, status, history, rollback, freeze, unfreeze, ui)

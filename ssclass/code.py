@@ -1,0 +1,42 @@
+"""The code's own digest: part of the decision key, and what the stages of dvc.yaml depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the package's modules and the versions of what computes (hex, 16). The command line is not in it."""
+    digest = hashlib.sha256()
+    for name in ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "pillow"):
+        digest.update(f"{name}=={version(name)}\n".encode())
+    for path in sorted(PACKAGE.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()[:16]
+
+
+def code_json() -> str:
+    """The text of code.json."""
+    return json.dumps({"code": code_digest(), "ssclass": version("ssclass")}) + "\n"
+
+
+def code_commit() -> str | None:
+    """The git commit of the code's checkout, with ``+`` where it has uncommitted changes; None outside of one."""
+
+    def git(*args: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(PACKAGE.parent), *args], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top) != PACKAGE.parent:
+        return None
+    commit = git("rev-parse", "HEAD")
+    return commit and commit + ("+" if git("status", "--porcelain") else "")

@@ -1,0 +1,85 @@
+"""The environment of the libraries: set before they are imported, so that their defaults reach nobody's files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ssclass.settings import Settings, home
+
+
+def quiet_libraries(settings: Settings) -> None:
+    """Keep every library's caches in the workspace, its telemetry off, and Prefect on the server that is set.
+
+    Values that are already in the environment win, except Prefect's API URL: only the settings give that.
+    Inside a Prefect worker's process Prefect's own values stay.
+    """
+    private = settings.private
+    cache = home()
+    for name, value in {
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_GLOBAL_CONFIG_DIR": private / "dvc",
+        "DVC_SYSTEM_CONFIG_DIR": private / "dvc",
+        "DVC_SITE_CACHE_DIR": private / "dvc" / "site",
+        "DO_NOT_TRACK": "1",
+        "KERAS_HOME": cache / "keras",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MPLBACKEND": "Agg",
+        "MPLCONFIGDIR": cache / "matplotlib",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }.items():
+        os.environ.setdefault(name, str(value))
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        return
+    os.environ.pop("PREFECT_API_URL", None)
+    if settings.prefect_url:
+        os.environ["PREFECT_API_URL"] = settings.prefect_url
+    for name, value in {
+        "PREFECT_HOME": private / "prefect",
+        "PREFECT_PROFILES_PATH": private / "prefect" / "profiles.toml",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_CLI_PROMPT": "false",
+    }.items():
+        os.environ.setdefault(name, str(value))
+
+
+def leave_user_settings() -> None:
+    """Forget the user's own AWS, MLflow, Prefect and git settings in this process and its children.
+
+    For the demo and the tests: they bring their own servers, and must neither use nor change anybody's.
+    """
+    for name in list(os.environ):
+        if name.startswith(
+            ("AWS_", "MLFLOW_", "PREFECT_", "GIT_", "DVC_", "SSCLASS_S3", "SSCLASS_MLFLOW", "SSCLASS_PREFECT")
+        ) or name in ("SSCLASS_BUCKET", "SSCLASS_WORKSPACE", "SSCLASS_MODEL_NAME"):
+            del os.environ[name]
+    os.environ.update(
+        AWS_ACCESS_KEY_ID="embedded",
+        AWS_SECRET_ACCESS_KEY="embedded",
+        AWS_DEFAULT_REGION="us-east-1",
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+        AWS_EC2_METADATA_DISABLED="true",
+        GIT_CONFIG_GLOBAL=os.devnull,
+        GIT_CONFIG_NOSYSTEM="1",
+        NO_PROXY="127.0.0.1,localhost",
+    )
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ensure_folder(path: Path) -> Path:
+    """Make a folder and those above it; returns it."""
+    path.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,72 @@
+"""The gate: may the candidate become the champion? A pure function; nothing is looked up in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.params import GateParams
+
+PROMOTED, REJECTED, SKIPPED, HELD, FAILED = DECISIONS = ("PROMOTED", "REJECTED", "SKIPPED", "HELD", "FAILED")
+
+
+@dataclass(frozen=True)
+class Precondition:
+    """Something that must hold before any score counts; `remedy` says what to do when it does not."""
+
+    name: str
+    holds: bool
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says, and why in one sentence."""
+
+    promote: bool
+    reason: str
+
+    @property
+    def decision(self) -> str:
+        """PROMOTED or REJECTED."""
+        return PROMOTED if self.promote else REJECTED
+
+
+def judge(
+    labels: NDArray[np.integer],
+    candidate: NDArray[np.integer],
+    champion: NDArray[np.integer] | None,
+    params: GateParams,
+    preconditions: Sequence[Precondition] = (),
+) -> Verdict:
+    """Promote if and only if the candidate has more held-out photos right, and every precondition holds.
+
+    `labels`, `candidate`, `champion`: int [n], one held-out photo a place, class indices; -1 in a prediction
+    is "no known class" and never right. `champion` is None only when the ledger knows none: then the
+    candidate must beat the majority class by `params.floor_margin`.
+    """
+    n = len(labels)
+    if len(candidate) != n or (champion is not None and len(champion) != n):
+        return Verdict(False, "the predictions are not of the same photos")
+    for precondition in preconditions:
+        if not precondition.holds:
+            return Verdict(False, f"{precondition.name}: {precondition.remedy}")
+    if n == 0:
+        return Verdict(False, "no held-out photos yet")
+    right = int((candidate == labels).sum())
+    if champion is None:
+        majority = int(np.bincount(labels).max())
+        needed = majority / n + params.floor_margin
+        beats = right / n > needed
+        return Verdict(
+            beats, f"first champion: {right} of {n} right, {'over' if beats else 'not over'} the floor of {needed:.1%}"
+        )
+    champion_right = int((champion == labels).sum())
+    net = right - champion_right
+    return Verdict(
+        net >= params.min_net_wins,
+        f"{right} of {n} right, the champion {champion_right}: {net:+d}, needed {params.min_net_wins:+d}",
+    )

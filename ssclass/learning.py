@@ -1,0 +1,313 @@
+"""From a data version to a candidate and both models' answers on the held-out photos.
+
+Everything here is a function of the workspace's commit. What it finds is a :class:`Result` in a folder of
+files, so that a worker on another machine can do it and a killed run's finished work is used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.code import code_digest, code_json
+from ssclass.dataset import Dataset
+from ssclass.errors import BatchError
+from ssclass.evaluation import Scores, align, predicted, score
+from ssclass.params import Params
+from ssclass.shards import Row, iter_photos
+from ssclass.versioning import CANDIDATE, DATA
+from ssclass.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ssclass.classifier import Classifier
+    from ssclass.features import Features, FeatureSpec
+    from ssclass.training import Trained
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, in all)."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+def decision_key(dataset: Dataset, params: Params) -> str:
+    """What a decision depends on (hex, 16): the rows, the params that matter, the code. Same key, same answer."""
+    text = f"{dataset.digest} {params.result_digest} {code_digest()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass
+class Stopwatch:
+    """Seconds per named step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training found out; JSON-able. Probabilities are [n][classes], one held-out photo a row."""
+
+    key: str
+    data_version: str
+    classes: tuple[str, ...]
+    head: str
+    fingerprint: str
+    size: int
+    train_size: int
+    holdout: tuple[str, ...]
+    batches: tuple[str, ...]
+    labels: tuple[int, ...]
+    candidate: tuple[tuple[float, ...], ...]
+    candidate_class: tuple[int, ...]
+    champion_key: str | None
+    champion: tuple[tuple[float, ...], ...] | None
+    champion_class: tuple[int, ...] | None
+    cross_validation: dict[str, list[float]]
+    history: dict[str, list[float]]
+    saved_alike: bool
+    seconds: dict[str, float]
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(asdict(self)))
+        new.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read what `write` wrote."""
+        body: dict[str, Any] = json.loads(path.read_text())
+        for name in ("classes", "holdout", "batches", "labels", "candidate_class", "champion_class"):
+            body[name] = None if body[name] is None else tuple(body[name])
+        for name in ("candidate", "champion"):
+            body[name] = None if body[name] is None else tuple(tuple(row) for row in body[name])
+        return cls(**body)
+
+    def scores(self) -> tuple[Scores, Scores | None]:
+        """The candidate's scores and the champion's, on the same photos."""
+        labels = np.array(self.labels)
+        champion = None if self.champion is None else score(np.array(self.champion), labels, self.classes)
+        return score(np.array(self.candidate), labels, self.classes), champion
+
+
+def features_of(workspace: Workspace, spec: FeatureSpec, progress: Progress = silent) -> Features:
+    """Features of every photo of the data set, computed only for shards never seen under this fingerprint."""
+    from ssclass.features import FeatureMemo, concat, shard_features
+    from ssclass.store import Store
+
+    memo = FeatureMemo(workspace.private, Store(workspace.settings))
+    parts = []
+    with workspace.snapshot() as snapshot:
+        for shard in workspace.dataset().shards:
+            if not shard.rows:
+                continue
+
+            def photos(name: str = f"{DATA}/{shard.batch_id}.parquet") -> Iterator[tuple[str, bytes]]:
+                with snapshot.open(name) as source:
+                    yield from iter_photos(source)
+
+            def report(done: int, total: int, batch: str = shard.batch_id) -> None:
+                progress(f"features of {batch}", done, total)
+
+            parts.append(shard_features(spec, memo, shard, photos, progress=report))
+    return concat(parts)
+
+
+def label_index(rows: Sequence[Row], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Labels as indices of `classes`, int64 [n]; BatchError names a label that is not among them."""
+    for row in rows:
+        if row.label not in classes:
+            raise BatchError(
+                f"the data set has photos labelled {row.label!r}, which dataset.classes in params.yaml does not name; add it there"
+            )
+    return np.array([classes.index(row.label) for row in rows], dtype=np.int64)
+
+
+def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | None = None) -> Trained:
+    """Train on the training split; writes the small form of the classifier and training.json to candidate/."""
+    from ssclass.features import feature_spec
+    from ssclass.training import train
+
+    watch = watch or Stopwatch()
+    params, dataset = workspace.params, workspace.dataset()
+    rows = dataset.train
+    labels = label_index(rows, params.dataset.classes)
+    present = {params.dataset.classes[index] for index in labels}
+    if len(present) < 2:
+        raise BatchError(
+            f"the training split has photos of {len(present)} class(es) only ({', '.join(sorted(present)) or 'none'}); submit a batch with at least two of {', '.join(params.dataset.classes)}"
+        )
+    with watch.step("features"):
+        spec = feature_spec(params.features)
+        features = features_of(workspace, spec, progress).take(row.sha256 for row in rows)
+    with watch.step("training"):
+        trained = train(
+            features,
+            labels,
+            [row.group for row in rows],
+            spec,
+            params,
+            lambda done, total: progress("training", done, total),
+        )
+    folder = workspace.root / CANDIDATE
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    trained.classifier.save(folder)
+    record = {
+        "head": trained.head,
+        "train_size": len(rows),
+        "cross_validation": {name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
+        "history": {name: [float(value) for value in curve] for name, curve in trained.history.items()},
+    }
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return trained
+
+
+def answers(
+    workspace: Workspace, classifier: Classifier, rows: Sequence[Row], progress: Progress = silent
+) -> NDArray[np.float64]:
+    """A classifier's probabilities for rows of the data set, float64 [n, its classes], through the memo."""
+    features = features_of(workspace, classifier.spec, progress)
+    return classifier.predict(features.take(row.sha256 for row in rows))
+
+
+def evaluate(workspace: Workspace, progress: Progress = silent) -> Scores:
+    """Score candidate/ on the held-out photos; writes metrics.json."""
+    from ssclass.classifier import Classifier
+
+    params, rows = workspace.params, workspace.dataset().holdout
+    classes = params.dataset.classes
+    classifier = Classifier.load(workspace.root / CANDIDATE)
+    found = score(
+        align(answers(workspace, classifier, rows, progress), classifier.classes, classes),
+        label_index(rows, classes),
+        classes,
+    )
+    record = json.loads((workspace.root / CANDIDATE / "training.json").read_text())
+    chosen = np.array(record["cross_validation"][record["head"]])
+    metrics = {
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "recall": found.recall,
+        "precision": found.precision,
+        "f_measure": found.f_measure,
+        "calibration_error": found.calibration_error,
+        "cv_accuracy": float(chosen.mean()),
+        "cv_accuracy_sd": float(chosen.std(ddof=1)),
+        "holdout_size": found.n,
+        "train_size": record["train_size"],
+        "class": {name: asdict(each) for name, each in found.per_class.items()},
+    }
+    (workspace.root / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return found
+
+
+def champion_classifier(workspace: Workspace, key: str) -> Classifier:
+    """The classifier of a decision, from its ``run/<key>`` tag; kept in a local folder."""
+    from ssclass.classifier import Classifier
+
+    folder = workspace.private / "champions" / key
+    if not (folder / "classifier.json").exists():
+        new = folder.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        with workspace.snapshot(f"run/{key}") as snapshot:
+            for each in snapshot.files(CANDIDATE):
+                snapshot.download(each.path, new / Path(each.path).name)
+        new.replace(folder)
+    return Classifier.load(folder)
+
+
+def result_folder(workspace: Workspace, key: str) -> Path:
+    """Where the result of a key lies: result.json, candidate/ and model.keras."""
+    return workspace.private / "results" / key
+
+
+def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result:
+    """Train, score candidate and champion on the same photos, and leave it all in the result folder.
+
+    A finished result of the same key is taken as it is.
+    """
+    folder = result_folder(workspace, key)
+    if (folder / "result.json").exists():
+        shutil.rmtree(workspace.root / CANDIDATE, ignore_errors=True)
+        shutil.copytree(folder / CANDIDATE, workspace.root / CANDIDATE)
+        shutil.copy(folder / "metrics.json", workspace.root / "metrics.json")
+        return Result.read(folder / "result.json")
+
+    from ssclass.classifier import Classifier
+
+    watch = Stopwatch()
+    params, dataset = workspace.params, workspace.dataset()
+    rows, classes = dataset.holdout, params.dataset.classes
+    (workspace.root / "code.json").write_text(code_json())
+    trained = fit(workspace, progress, watch)
+    with watch.step("evaluation"):
+        evaluate(workspace, progress)
+        labels = label_index(rows, classes)
+        candidate = answers(workspace, trained.classifier, rows)
+        again = answers(workspace, Classifier.load(workspace.root / CANDIDATE), rows)
+        champion_key = workspace.state().champion
+        champion = champion_class = None
+        if champion_key is not None:
+            classifier = champion_classifier(workspace, champion_key)
+            raw = answers(workspace, classifier, rows, progress)
+            champion = _nested(align(raw, classifier.classes, classes))
+            champion_class = _flat(predicted(raw, classifier.classes, classes))
+    with watch.step("export"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        trained.classifier.export(folder / "model.keras")
+        shutil.copytree(workspace.root / CANDIDATE, folder / CANDIDATE)
+        shutil.copy(workspace.root / "metrics.json", folder / "metrics.json")
+    result = Result(
+        key=key,
+        data_version=workspace.data_version,
+        classes=classes,
+        head=trained.head,
+        fingerprint=trained.classifier.spec.fingerprint,
+        size=trained.classifier.spec.size,
+        train_size=len(dataset.train),
+        holdout=tuple(row.sha256 for row in rows),
+        batches=tuple(dataset.batch_of(row.sha256) for row in rows),
+        labels=_flat(labels),
+        candidate=_nested(candidate),
+        candidate_class=_flat(candidate.argmax(axis=1)),
+        champion_key=champion_key,
+        champion=champion,
+        champion_class=champion_class,
+        cross_validation={name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
+        history={name: [float(value) for value in curve] for name, curve in trained.history.items()},
+        saved_alike=bool(np.array_equal(candidate, again)),
+        seconds=watch.seconds,
+    )
+    result.write(folder / "result.json")
+    return result
+
+
+def _nested(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in values)
+
+
+def _flat(values: NDArray[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)

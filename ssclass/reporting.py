@@ -1,0 +1,37 @@
+"""Make MLflow say what the ledger says: the newest decision on its run, the champions in the registry, the alias."""
+
+from __future__ import annotations
+
+from ssclass.gate import PROMOTED
+from ssclass.learning import Result, result_folder
+from ssclass.ledger import Event
+from ssclass.report import model_card
+from ssclass.tracking import DECISION_TAG, Tracking
+from ssclass.workspace import Workspace
+
+
+def reconcile(workspace: Workspace) -> str | None:
+    """Finish whatever a killed run, a rollback or a hand in MLflow left different; returns the champion's version.
+
+    TrackingError when MLflow cannot be reached. Doing it again changes nothing.
+    """
+    tracking, state = Tracking(workspace.settings), workspace.state()
+    if not state.decisions:
+        return None
+    event = list(state.decisions.values())[-1]
+    result = _conclude(workspace, tracking, event)
+    cards = {}
+    if result is not None and event.body["decision"] == PROMOTED:
+        cards = {result.key: model_card(result, event, state.number_of(result.key))}
+    return tracking.reconcile(state, cards)
+
+
+def _conclude(workspace: Workspace, tracking: Tracking, event: Event) -> Result | None:
+    """Put the newest decision on its run unless it is there; the result, where this machine has it."""
+    key = event.body["key"]
+    path = result_folder(workspace, key) / "result.json"
+    result = Result.read(path) if path.exists() else None
+    for run in tracking.runs(key):
+        if run.info.run_id == event.body["run_id"] and DECISION_TAG not in run.data.tags:
+            tracking.conclude(event, result)
+    return result

@@ -1,0 +1,146 @@
+"""A registered version, an alias, a run or a folder, as something that answers on photos."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.errors import BatchError, NotFoundError
+from ssclass.images import Refused, decode, inspect
+from ssclass.params import IngestParams
+from ssclass.settings import Settings
+
+BATCH = 32  # photos at a time
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that answers: `classes` in the order of its outputs, `size` in pixels."""
+
+    name: str
+    classes: tuple[str, ...]
+    size: int
+    keras: Any
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Probabilities, float64 [n, classes], of images uint8 [n, size, size, 3]."""
+        parts = [np.asarray(self.keras(images[at : at + BATCH], training=False)) for at in range(0, len(images), BATCH)]
+        return np.concatenate(parts).astype(float) if parts else np.zeros((0, len(self.classes)))
+
+
+def open_model(name: str, settings: Settings | None) -> Model:
+    """Open ``champion`` or another alias, ``3`` (a version), a run's id, or a folder that holds a model.
+
+    NotFoundError when there is no such model; TrackingError when MLflow is away.
+    """
+    if (path := Path(name)).is_dir():
+        return _from_folder(name, path)
+    if settings is None:
+        raise NotFoundError(f"{name}: no such folder; name one that holds model.keras, or a workspace with --workspace")
+    import mlflow
+
+    from ssclass.tracking import Tracking
+
+    tracking = Tracking(settings)
+    with tracking.named():
+        client = tracking.client
+        try:
+            if re.fullmatch(r"(run:)?[0-9a-f]{32}", name):
+                run_id = name.removeprefix("run:")
+                models = client.get_run(run_id).outputs.model_outputs
+                if not models:
+                    raise NotFoundError(f"{name}: that run has no model; choose one that has")
+                uri = f"models:/{models[0].model_id}"
+            elif name.isdigit():
+                uri = client.get_model_version(tracking.name, name).source
+            else:
+                uri = client.get_model_version_by_alias(tracking.name, name).source
+        except mlflow.MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise NotFoundError(
+                    f"{name}: MLflow at {settings.tracking_uri} has no such version, alias or run of {tracking.name!r}; `ssclass history` lists decisions, `ssclass retrain` makes a first champion"
+                ) from error
+            raise
+        return _from_folder(name, Path(mlflow.artifacts.download_artifacts(uri)))
+
+
+def _from_folder(name: str, folder: Path) -> Model:
+    from keras.models import load_model
+
+    found = sorted(folder.rglob("*.keras"))
+    if not found:
+        raise NotFoundError(f"{folder}: holds no .keras file; name the folder of a model")
+    if (described := folder / "MLmodel").exists():
+        import yaml
+
+        about = yaml.safe_load(described.read_text())["metadata"]
+    elif (described := found[0].with_name("model.json")).exists():
+        about = json.loads(described.read_text())
+    else:
+        raise NotFoundError(
+            f"{folder}: neither MLmodel nor model.json beside the model says which classes it tells; name the folder that MLflow or `ssclass` wrote"
+        )
+    return Model(name, tuple(about["classes"]), int(about["size"]), load_model(found[0]))
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """A file in a class folder."""
+
+    path: Path
+    label: str
+
+
+def class_folders(folder: Path, classes: Sequence[str]) -> list[LabelledFile]:
+    """Every file in the class folders of `folder`; BatchError when there are none, or one is not a known class."""
+    if not folder.is_dir():
+        raise BatchError(f"{folder}: no such folder; name one that holds class folders ({', '.join(classes)})")
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    unknown = [path.name for path in inside if path.name not in classes]
+    if unknown or not inside:
+        raise BatchError(
+            f"{folder}: {f'folder {unknown[0]!r} is no class of the model' if unknown else 'no class folders'}; it needs folders named {', '.join(classes)}"
+        )
+    files = [
+        LabelledFile(path, label.name)
+        for label in inside
+        for path in sorted(label.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    if not files:
+        raise BatchError(f"{folder}: its class folders are empty; put photos into them")
+    return files
+
+
+def read_photo(path: Path, size: int) -> NDArray[np.uint8] | Refused:
+    """A photo, uint8 [size, size, 3], by the decode that training uses; Refused (returned) says why it cannot be."""
+    try:
+        data = path.read_bytes()
+        inspect(data, IngestParams(min_side=1))
+        return decode(data, size)
+    except Refused as error:
+        return error
+    except OSError as error:
+        return Refused("unreadable", error.strerror or str(error))
+
+
+def stream(
+    files: Sequence[LabelledFile], size: int
+) -> Iterator[tuple[list[LabelledFile], NDArray[np.uint8], list[tuple[LabelledFile, Refused]]]]:
+    """Photos in batches: the files that could be read, their images uint8 [n, size, size, 3], and the others."""
+    with ThreadPoolExecutor() as pool:
+        for at in range(0, len(files), BATCH):
+            part = files[at : at + BATCH]
+            images = list(pool.map(lambda file: read_photo(file.path, size), part))
+            good = [(file, image) for file, image in zip(part, images, strict=True) if not isinstance(image, Refused)]
+            bad = [(file, image) for file, image in zip(part, images, strict=True) if isinstance(image, Refused)]
+            pixels = np.stack([image for _, image in good]) if good else np.zeros((0, size, size, 3), np.uint8)
+            yield [file for file, _ in good], pixels, bad

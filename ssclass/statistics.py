@@ -1,0 +1,62 @@
+"""The statistics that a decision card reports. Pure functions over counts and vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Both ends of an interval, inclusive."""
+
+    low: float
+    high: float
+
+
+def clopper_pearson(right: int, n: int, level: float = 0.95) -> Interval:
+    """Exact binomial interval of a share of `right` in `n` (Clopper & Pearson, Biometrika 1934)."""
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return Interval(0.0, 1.0)
+    found = binomtest(right, n).proportion_ci(level, method="exact")
+    return Interval(float(found.low), float(found.high))
+
+
+def mcnemar_exact(wins: int, losses: int) -> float:
+    """Two-sided exact McNemar p of discordant counts: binomial with p = 1/2 over `wins + losses`."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def paired_bootstrap(difference: NDArray[np.floating], seed: int = 0, level: float = 0.95) -> Interval:
+    """Percentile interval of the mean of paired per-photo differences, 10,000 resamples.
+
+    `difference`: float [n], candidate right minus champion right, each in {-1, 0, 1}. As only three values
+    occur, a resample is one multinomial draw over their counts.
+    """
+    n = len(difference)
+    if n == 0:
+        return Interval(-1.0, 1.0)
+    values, counts = np.unique(difference, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=10_000)
+    means = draws @ values / n
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = 10) -> float:
+    """Expected calibration error: mean of |accuracy - confidence| over equal-width bins, weighted by size.
+
+    `confidence`: float [n] in [0, 1], the probability of the predicted class; `right`: bool [n].
+    Guo et al., "On Calibration of Modern Neural Networks", 2017, eq. 5.
+    """
+    if len(right) == 0:
+        return 0.0
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.bincount(bin_of, weights=right - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(right))

@@ -1,0 +1,293 @@
+"""MLflow: one run a retrain, the registry's versions, and the alias.
+
+The ledger is the truth; what is here is told by it. A run is open (no decision) until its decision is pushed;
+a registered version exists only for a PROMOTED decision; the alias `champion` is set from the ledger by
+:func:`reconcile`, which can be repeated at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from ssclass.errors import TrackingError
+from ssclass.ledger import Event, State
+from ssclass.settings import Settings
+
+if TYPE_CHECKING:
+    from ssclass.learning import Result
+
+ALIAS = "champion"
+KEY_TAG, DECISION_TAG = "decision_key", "decision"
+REQUIREMENTS = ("keras", "tensorflow", "numpy", "pillow")
+
+
+class Tracking:
+    """One experiment and one registered model, both named `settings.model_name`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = settings.model_name
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's client at the workspace's tracking URI; nobody's default is used."""
+        import logging
+        import warnings
+
+        uri = self.settings.tracking_uri
+        if not self.settings.mlflow_uri:
+            (self.settings.private / "mlflow").mkdir(parents=True, exist_ok=True)
+        with self.named():
+            if urlparse(uri).scheme in ("http", "https"):
+                self._answers(uri)
+            logging.getLogger("alembic").setLevel(logging.ERROR)
+            logging.getLogger("mlflow").setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", module="mlflow")
+            import mlflow
+
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(uri)
+            return mlflow.MlflowClient(uri, uri)
+
+    def _answers(self, uri: str) -> None:
+        """Ask the server for its health first: MLflow's own client tries for minutes before it gives up."""
+        import requests
+        from tenacity import Retrying, stop_after_delay, wait_fixed
+
+        for attempt in Retrying(stop=stop_after_delay(self.settings.patience), wait=wait_fixed(2), reraise=True):
+            with attempt:
+                requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The experiment, made on first use."""
+        with self.named():
+            found = self.client.get_experiment_by_name(self.name)
+            if found is not None:
+                return str(found.experiment_id)
+            location = None if self.settings.mlflow_uri else (self.settings.private / "mlflow" / "artifacts").as_uri()
+            return str(self.client.create_experiment(self.name, artifact_location=location))
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """MLflow's errors, and those of the way there, as TrackingError."""
+        import requests
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (requests.RequestException, SQLAlchemyError, OSError) as error:
+            raise TrackingError(
+                f"MLflow at {self.settings.tracking_uri} cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); start it, or correct mlflow_uri in ssclass.toml or SSCLASS_MLFLOW_URI"
+            ) from error
+        except Exception as error:
+            if type(error).__module__.startswith("mlflow"):
+                raise TrackingError(
+                    f"MLflow at {self.settings.tracking_uri}: {str(error).splitlines()[0]}; `ssclass doctor` probes it"
+                ) from error
+            raise
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def runs(self, key: str) -> list[Any]:
+        """The runs of a decision key, newest first."""
+        with self.named():
+            return list(
+                self.client.search_runs(
+                    [self.experiment_id], f"tags.{KEY_TAG} = '{key}'", order_by=["attributes.start_time DESC"]
+                )
+            )
+
+    def open_run(self, key: str) -> str:
+        """A run for a key, without a decision yet; one that a killed retrain left open is thrown away."""
+        for run in self.runs(key):
+            if DECISION_TAG not in run.data.tags:
+                self.discard(run.info.run_id)
+        with self.named():
+            run = self.client.create_run(
+                self.experiment_id, run_name=f"{key} (running)", tags={KEY_TAG: key, **_source_tags()}
+            )
+            return str(run.info.run_id)
+
+    def discard(self, run_id: str) -> None:
+        """Take back a run whose decision another writer made first."""
+        with self.named():
+            self.client.delete_run(run_id)
+
+    def log_result(self, run_id: str, result: Result, params: dict[str, Any], model: Path, digest: str) -> None:
+        """Everything about a result but its decision: params, metrics, curves, figures, dataset, model."""
+        from mlflow.entities import Metric, Param
+        from mlflow.utils.time import get_current_time_millis
+
+        from ssclass import report
+
+        now = get_current_time_millis()
+        with self.named():
+            self.client.log_batch(
+                run_id,
+                metrics=[Metric(name, float(value), now, 0) for name, value in report.metrics(result).items()]
+                + [
+                    Metric(name, float(value), now, step)
+                    for name, curve in result.history.items()
+                    for step, value in enumerate(curve)
+                ],
+                params=[Param(name, str(value)[:500]) for name, value in _flat(params)],
+            )
+            with tempfile.TemporaryDirectory() as folder:
+                for name, figure in report.figures(result).items():
+                    figure.savefig(Path(folder) / name, dpi=100)
+                self.client.log_artifacts(run_id, folder, "figures")
+            self._log_dataset(run_id, result, digest)
+            self._log_model(run_id, result, model)
+
+    def _log_dataset(self, run_id: str, result: Result, digest: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = {"git": f"run/{result.key}", "path": "data"}
+        profile = {"train_size": result.train_size, "holdout_size": len(result.holdout)}
+        dataset = Dataset(
+            name=result.data_version,
+            digest=digest[:36],
+            source_type="dvc",
+            source=json.dumps(source),
+            profile=json.dumps(profile),
+        )
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def _log_model(self, run_id: str, result: Result, path: Path) -> None:
+        import mlflow
+        import mlflow.keras
+        import numpy as np
+        from keras.models import load_model
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, len(result.classes)), "probabilities")]),
+        )
+        with mlflow.start_run(run_id=run_id):
+            mlflow.keras.log_model(
+                load_model(path),
+                name="model",
+                signature=signature,
+                pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+                metadata={
+                    "classes": list(result.classes),
+                    "size": result.size,
+                    KEY_TAG: result.key,
+                    "data_version": result.data_version,
+                },
+            )
+
+    def conclude(self, event: Event, result: Result | None) -> None:
+        """Put a pushed decision on its run, and end it; with the card where the result is at hand."""
+        from ssclass import report
+
+        body, run_id = event.body, event.body["run_id"]
+        tags = {
+            "reason": body["reason"],
+            "data_version": body["data_version"],
+            "batches": ", ".join(body["batches"]),
+            "head": body["head"],
+        }
+        with self.named():
+            for name, value in tags.items():
+                self.client.set_tag(run_id, name, value[:5000])
+            if result is not None:
+                text = report.card(result, event)
+                self.client.log_text(run_id, text, "decision.md")
+                self.client.set_tag(run_id, "mlflow.note.content", text)
+            self.client.update_run(run_id, name=report.run_name(event))
+            self.client.set_terminated(run_id, "FINISHED")
+            self.client.set_tag(run_id, DECISION_TAG, body["decision"])  # last: it says that all of this is done
+
+    # -- registry -------------------------------------------------------------------------------------
+
+    def version_of(self, key: str) -> Any | None:
+        """The registered version of a decision key."""
+        with self.named():
+            found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{key}'")
+            return min(found, key=lambda each: int(each.version)) if found else None
+
+    def reconcile(self, state: State, cards: dict[str, str] | None = None) -> str | None:
+        """Make the registry say what the ledger says: a version for each champion, the alias on the champion.
+
+        Returns the champion's version. `cards` gives descriptions for versions that are new.
+        """
+        if not state.champions:
+            return None
+        with self.named():
+            self._ensure_registered()
+            for key in state.champions:
+                if self.version_of(key) is None:
+                    self._register(key, state.decisions[key], (cards or {}).get(key, ""))
+            wanted = self.version_of(state.champion or "")
+            if wanted is None:
+                raise TrackingError(
+                    f"MLflow at {self.settings.tracking_uri}: no version for the champion {state.champion}; `ssclass rebuild` recreates the registry"
+                )
+            aliases = self.client.get_registered_model(self.name).aliases
+            if str(aliases.get(ALIAS)) != str(wanted.version):
+                self.client.set_registered_model_alias(self.name, ALIAS, wanted.version)
+            return str(wanted.version)
+
+    def _ensure_registered(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self.client.create_registered_model(
+                self.name, description="Champions of ssclass; the alias `champion` is the one in force."
+            )
+
+    def _register(self, key: str, event: Event, description: str) -> None:
+        run_id = event.body["run_id"]
+        models = self.client.get_run(run_id).outputs.model_outputs
+        if not models:
+            raise TrackingError(
+                f"MLflow at {self.settings.tracking_uri}: run {run_id} has no logged model; `ssclass rebuild` logs it again"
+            )
+        model_id = models[0].model_id
+        tags = {
+            KEY_TAG: key,
+            "data_version": event.body["data_version"],
+            "head": event.body["head"],
+            "accuracy": f"{event.body['candidate']['accuracy']:.4f}",
+        }
+        self.client.create_model_version(
+            self.name,
+            f"models:/{model_id}",
+            run_id=run_id,
+            tags=tags,
+            description=description or event.body["reason"],
+            model_id=model_id,
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _source_tags() -> dict[str, str]:
+    from ssclass.code import code_commit, code_digest
+
+    tags = {"mlflow.source.name": "ssclass retrain", "mlflow.source.type": "JOB", "code": code_digest()}
+    if commit := code_commit():
+        tags["mlflow.source.git.commit"] = commit
+    return tags

@@ -1,0 +1,153 @@
+"""DVC in process: which shards a data version has, reading them from anywhere, adding one.
+
+Bytes are always read by content (local cache, else the remote), so a file altered in data/ does no harm
+and a machine that holds only some shards works the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from ssclass.errors import StoreError, WorkspaceError
+from ssclass.settings import Settings
+
+DATA, CANDIDATE = "data", "candidate"
+EMPTY_DIR = "d751713988987e9331980363e24189ce.dir"
+"""DVC's hash of an empty folder: the md5 of ``[]``."""
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """One file that DVC tracks: its path in the workspace and the md5 of its bytes."""
+
+    path: str
+    md5: str
+
+
+@contextmanager
+def repository(root: Path, rev: str | None = None) -> Iterator[Any]:
+    """DVC's Repo at a workspace, at a git revision where one is given; its errors become StoreError."""
+    import os
+
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    try:
+        with Repo(str(root), rev=rev) as repo:
+            yield repo
+    except DvcException as error:
+        raise StoreError(
+            f"DVC in {root}: {error or type(error).__name__}; `ssclass doctor` finds which part is away"
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"DVC remote of {root}: {error}; check the bucket, the endpoint and the credentials"
+        ) from error
+
+
+class Snapshot:
+    """The files of one data version (or of a run's candidate), read by content."""
+
+    def __init__(self, repo: Any) -> None:
+        from dvc.fs import DataFileSystem
+
+        self._fs = DataFileSystem(index=repo.index.data["repo"])
+
+    def files(self, folder: str) -> list[Tracked]:
+        """Every tracked file in a tracked folder, by name."""
+        from dvc_objects.errors import ObjectFormatError
+
+        try:
+            found = self._fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            return []
+        except ObjectFormatError as error:
+            raise WorkspaceError(f"{folder}: DVC's cache is damaged ({error}); `dvc fetch` mends it") from error
+        return sorted((Tracked(item["name"], item["md5"]) for item in found), key=lambda each: each.path)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a tracked file for reading and seeking; only the ranges that are read travel."""
+        return cast(BinaryIO, self._fs.open(path, "rb"))
+
+    def download(self, path: str, to: Path) -> None:
+        """Copy a tracked file to a local path."""
+        with self.open(path) as source, to.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+
+
+def bootstrap(root: Path) -> None:
+    """Make the folders of the empty data set and put its listing in DVC's cache, where nothing else would."""
+    (root / CANDIDATE).mkdir(exist_ok=True)
+    (root / DATA).mkdir(exist_ok=True)
+    listing = root / ".dvc" / "cache" / "files" / "md5" / EMPTY_DIR[:2] / EMPTY_DIR[2:]
+    if not listing.exists():
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text("[]")
+
+
+def add_shard(root: Path, shard: Path) -> Tracked:
+    """Move a shard into data/, track it and push it; WorkspaceError if the list is not the old one plus it."""
+    path = f"{DATA}/{shard.name}"
+    with repository(root) as repo:
+        before = {each.path for each in Snapshot(repo).files(DATA)}
+    (root / DATA).mkdir(exist_ok=True)
+    shutil.move(shard, root / path)
+    with repository(root) as repo:
+        repo.add(str(root / path))
+    with repository(root) as repo:
+        after = Snapshot(repo).files(DATA)
+        if {each.path for each in after} != before | {path}:
+            raise WorkspaceError(
+                f"{root / 'data.dvc'}: adding {path} changed other entries; `git checkout data.dvc` and try again"
+            )
+        targets = [str(root / path)]
+        if EMPTY_DIR in (root / "dvc.lock").read_text():  # nothing trained yet: the empty candidate/ must be pullable
+            targets.append(f"{root / 'dvc.yaml'}:train")
+        repo.push(targets=targets)
+        return next(each for each in after if each.path == path)
+
+
+def commit_stages(root: Path) -> None:
+    """Record the stages of dvc.yaml as run, from the files as they are now, and push their outputs.
+
+    The hash of data/ is taken from data.dvc, not from the disk: shards that are not here count as they should.
+    """
+    with repository(root) as repo:
+        (data,) = (out for stage in repo.index.stages for out in stage.outs if out.def_path == DATA)
+        stages = [stage for stage in repo.index.stages if stage.is_data_source is False]
+        for stage in sorted(stages, key=lambda each: PurePosixPath(each.addressing).name, reverse=True):
+            for dep in stage.deps:
+                if dep.def_path == DATA:
+                    dep.hash_info, dep.meta = data.hash_info, data.meta
+                else:
+                    dep.save()
+            for out in stage.outs:
+                out.save()
+                out.commit()
+            stage.md5 = stage.compute_md5()
+            stage.dump(update_pipeline=False)
+        repo.push(targets=[f"{root / 'dvc.yaml'}:train"])
+
+
+def configure(settings: Settings) -> None:
+    """Point DVC at the bucket in force; kept out of git (.dvc/config.local), as the environment may differ."""
+    lines = ["['remote \"store\"']", f"    url = s3://{settings.bucket}/dvc"]
+    for name, value in (
+        ("endpointurl", settings.s3_endpoint),
+        ("region", settings.s3_region),
+        ("profile", settings.s3_profile),
+    ):
+        if value:
+            lines.append(f"    {name} = {value}")
+    path = settings.workspace / ".dvc" / "config.local"
+    text = "\n".join(lines) + "\n"
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)

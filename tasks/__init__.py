@@ -1,0 +1,1 @@
+"""Prefect tasks: retries and names around one call into ssclass each."""

@@ -1,0 +1,95 @@
+"""The gate: its truth table, and what must hold for any predictions."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssclass.gate import Precondition, judge
+from ssclass.params import GateParams
+
+LABELS = np.array([0] * 6 + [1] * 4)
+
+
+def with_right(right: int) -> np.ndarray:
+    """Predictions of which the first `right` are right."""
+    predictions = 1 - LABELS
+    predictions[:right] = LABELS[:right]
+    return predictions
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "params", "broken", "promote"),
+    [
+        (8, 7, {}, False, True),
+        (7, 7, {}, False, False),
+        (6, 7, {}, False, False),
+        (8, 7, {"min_net_wins": 2}, False, False),
+        (9, 7, {"min_net_wins": 2}, False, True),
+        (10, 0, {}, True, False),
+        (7, None, {"floor_margin": 0.05}, False, True),
+        (6, None, {"floor_margin": 0.0}, False, False),
+        (7, None, {"floor_margin": 0.2}, False, False),
+        (10, None, {}, True, False),
+    ],
+)
+def test_truth_table(candidate, champion, params, broken, promote):
+    preconditions = [Precondition("photos on both sides", not broken, "revoke the batch")]
+    verdict = judge(
+        LABELS,
+        with_right(candidate),
+        None if champion is None else with_right(champion),
+        GateParams(**params),
+        preconditions,
+    )
+    assert verdict.promote is promote
+    assert verdict.decision == ("PROMOTED" if promote else "REJECTED")
+    if broken:
+        assert "revoke the batch" in verdict.reason
+
+
+def test_a_class_that_the_champion_does_not_know_counts_against_it():
+    champion = np.where(LABELS == 1, -1, LABELS)
+    assert judge(LABELS, with_right(7), champion, GateParams()).promote
+
+
+def test_predictions_of_other_photos_never_promote():
+    assert not judge(LABELS, with_right(10)[:9], with_right(0), GateParams()).promote
+    assert not judge(LABELS, with_right(10), with_right(0)[:9], GateParams()).promote
+
+
+def test_no_held_out_photos_never_promote():
+    empty = np.zeros(0, int)
+    assert not judge(empty, empty, None, GateParams()).promote
+    assert not judge(empty, empty, empty, GateParams()).promote
+
+
+predictions = st.integers(1, 60).flatmap(
+    lambda n: st.tuples(*[st.lists(st.integers(-1, 2), min_size=n, max_size=n).map(np.array) for _ in range(3)])
+)
+
+
+@given(predictions, st.integers(1, 5))
+def test_promotes_exactly_on_enough_net_wins(drawn, needed):
+    labels, candidate, champion = np.abs(drawn[0]), drawn[1], drawn[2]
+    net = int((candidate == labels).sum()) - int((champion == labels).sum())
+    assert judge(labels, candidate, champion, GateParams(min_net_wins=needed)).promote == (net >= needed)
+
+
+@given(predictions)
+def test_swapping_the_models_flips_the_verdict(drawn):
+    labels, one, other = np.abs(drawn[0]), drawn[1], drawn[2]
+    there = judge(labels, one, other, GateParams()).promote
+    back = judge(labels, other, one, GateParams()).promote
+    tie = (one == labels).sum() == (other == labels).sum()
+    assert (there != back) != tie
+    assert not (there and back)
+
+
+@given(predictions, st.randoms())
+def test_the_order_of_the_photos_does_not_matter(drawn, chance):
+    labels, candidate, champion = np.abs(drawn[0]), drawn[1], drawn[2]
+    order = np.array(chance.sample(range(len(labels)), len(labels)))
+    assert judge(labels, candidate, champion, GateParams()) == judge(
+        labels[order], candidate[order], champion[order], GateParams()
+    )

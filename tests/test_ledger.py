@@ -1,0 +1,57 @@
+"""The ledger: events in, state out; what a person reads when it is damaged."""
+
+import json
+
+import pytest
+
+from ssclass.errors import WorkspaceError
+from ssclass.ledger import Event, fold, parse
+
+
+def decision(key, verdict):
+    return Event("decision", "2026-01-01T00:00:00+00:00", {"decision": verdict, "key": key})
+
+
+def event(kind, **body):
+    return Event(kind, "2026-01-01T00:00:00+00:00", body)
+
+
+def test_events_survive_the_file():
+    events = [decision("a", "PROMOTED"), event("freeze", reason="holiday")]
+    assert parse("".join(each.line() for each in events)) == events
+
+
+def test_champion_is_the_last_promoted_or_rolled_back_to():
+    events = [decision("a", "PROMOTED"), decision("b", "REJECTED"), decision("c", "PROMOTED")]
+    assert fold(events).champion == "c"
+    state = fold([*events, event("rollback", key="a", number=1)])
+    assert (state.champion, state.frozen) == ("a", "rolled back to version 1")
+    assert state.champions == ["a", "c"]
+    assert fold([*events, event("rollback", key="a", number=1), event("unfreeze")]).frozen is None
+    assert state.number_of("c") == 2
+
+
+def test_a_held_batch_waits_for_a_person():
+    held = event("decision", decision="HELD", batch="x", etag="1", reason="flipped")
+    assert list(fold([held]).held) == [("x", "1")]
+    admitted = fold([held, event("admit", batch="x", etag="1")])
+    assert ("x", "1") in admitted.admitted
+    assert list(admitted.held) == [("x", "1")]
+    assert not fold([held, event("admit", batch="x", etag="1"), event("ingest", batch="x", etag="1")]).held
+    dropped = fold([held, event("drop", batch="x", etag="1")])
+    assert not dropped.held
+    assert ("x", "1") in dropped.dropped
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("not json", "line 2 is not a ledger event"),
+        ('{"event": "freeze"}', "line 2 is not a ledger event"),
+        (json.dumps({"version": 9, "event": "freeze", "at": "x"}), "newer ssclass"),
+        (json.dumps({"version": 1, "event": "teleport", "at": "x"}), "newer ssclass"),
+    ],
+)
+def test_a_damaged_line_is_named(line, said):
+    with pytest.raises(WorkspaceError, match=said):
+        parse(event("unfreeze").line() + line + "\n")
