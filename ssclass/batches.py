@@ -18,7 +18,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssclass.errors import BatchError
 from ssclass.store import Store
@@ -74,12 +74,19 @@ _Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 
 class _Photo(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    key: str = Field(min_length=1)
+    key: str = Field(min_length=1, max_length=900)
     label: str = Field(min_length=1)
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     split: Literal["train", "holdout"] | None = None
     size: int | None = Field(None, ge=0)
     metadata: dict[str, Any] = {}
+
+    @field_validator("key")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        if any(part in ("", ".", "..") for part in value.split("/")) or "\0" in value:
+            raise ValueError("give the key relative to the batch's folder, like sushi/1.jpg")
+        return value
 
 
 class _Relabel(BaseModel):

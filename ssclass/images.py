@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DECODE_VERSION = 1  # part of the feature fingerprint
 
 # What is tried. Left out on purpose: EPS and PDF (they start other programs), and formats no camera or app writes.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "HEIF", "AVIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "TGA")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "HEIF", "AVIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "TGA")
 LARGE = 4_000_000  # pixels; more than this in memory at once only in one thread
 CANVAS = 256  # side of the square picture from which dhash and palette are taken
 PLAIN = 12.0  # effective colours (exp of the entropy); 1 % of the 741 real photos have fewer
@@ -128,7 +128,8 @@ def _open(data: bytes, side: int, max_pixels: int | None = None, min_side: int =
 def _unpack(picture: PilImage, side: int) -> PilImage:
     """Every byte decoded, the first frame shrunk to little more than twice `side`, 8-bit sRGB, alpha on white."""
     image = _pil()
-    picture.draft(None, (2 * side, 2 * side))  # JPEG: unpack at 1/2, 1/4 or 1/8; nothing elsewhere
+    if picture.format in ("JPEG", "MPO"):
+        picture.draft(None, (2 * side, 2 * side))  # unpack at 1/2, 1/4 or 1/8; elsewhere draft may take a thumbnail
     picture.load()
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = image.fromarray(_eight_bits(np.asarray(picture)))
