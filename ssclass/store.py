@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 from ssclass.errors import StoreError
 from ssclass.settings import Settings
@@ -81,8 +81,8 @@ class Store:
             with found["Body"] as body:
                 return bytes(body.read(limit))
 
-    def put(self, key: str, body: bytes) -> None:
-        """Write an object."""
+    def put(self, key: str, body: bytes | BinaryIO) -> None:
+        """Write an object, from memory or from an open file."""
         with self._named(key):
             self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
 

@@ -1,0 +1,249 @@
+"""The contract with whoever sends photos: batches under incoming/ in S3 (docs/formats.md).
+
+    incoming/<batch id>/…              the photos
+    incoming/<batch id>/manifest.json  what they are; or an object _SUCCESS beside class folders
+
+The marker (either of the two) is written last: without it there is no batch yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ssclass.errors import BatchError
+from ssclass.store import Store
+
+INCOMING = "incoming"
+MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
+MANIFEST_LIMIT = 256_000_000  # bytes; about a million photos
+UPLOADS = 8  # at a time
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True)
+class BatchRef:
+    """A batch whose marker is there. time: ISO 8601, UTC."""
+
+    id: str
+    marker: str
+    etag: str
+    time: str
+
+    @property
+    def prefix(self) -> str:
+        """Where its objects are, with the slash."""
+        return f"{INCOMING}/{self.id}/"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A photo as its sender describes it; `key` is relative to the batch, `size` in bytes."""
+
+    key: str
+    label: str
+    sha256: str | None = None
+    split: str | None = None
+    size: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a sender says: photos, and corrections of earlier ones by sha256."""
+
+    ref: BatchRef
+    entries: tuple[Entry, ...]
+    relabel: dict[str, str] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()
+
+
+_Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class _Photo(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    key: str = Field(min_length=1, max_length=900)
+    label: str = Field(min_length=1)
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    split: Literal["train", "holdout"] | None = None
+    size: int | None = Field(None, ge=0)
+    metadata: dict[str, Any] = {}
+
+    @field_validator("key")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        if any(part in ("", ".", "..") for part in value.split("/")) or "\0" in value:
+            raise ValueError("give the key relative to the batch's folder, like sushi/1.jpg")
+        return value
+
+
+class _Relabel(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    sha256: str = _Sha256
+    label: str = Field(min_length=1)
+
+
+class _Remove(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    sha256: str = _Sha256
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    schema_: Literal[1] = Field(alias="schema")
+    photos: list[_Photo] = []
+    relabel: list[_Relabel] = []
+    remove: list[_Remove] = []
+
+    @model_validator(mode="after")
+    def _one_decision_each(self) -> _Manifest:
+        asked = [item.sha256 for item in self.relabel] + [item.sha256 for item in self.remove]
+        if len(asked) != len(set(asked)):
+            raise ValueError("a sha256 stands in relabel and remove, or in one of them twice")
+        return self
+
+
+def check_id(batch_id: str) -> None:
+    """BatchError unless this can be a folder in S3, a file name and part of a git tag everywhere."""
+    if not _ID.fullmatch(batch_id) or batch_id.endswith((".lock", ".")) or ".." in batch_id:
+        raise BatchError(
+            f"batch id {batch_id!r}: use 1 to 100 of A-Z a-z 0-9 . _ - (no dot first or last, no two dots in a row, "
+            "not ending in .lock)"
+        )
+
+
+def list_batches(store: Store) -> list[BatchRef]:
+    """Every batch whose marker is there, in the order (marker time, id)."""
+
+    def find(name: str) -> BatchRef | None:
+        for marker in (MANIFEST, SUCCESS):
+            if found := store.head(f"{INCOMING}/{name}/{marker}"):
+                return BatchRef(name, marker, found.etag, found.modified.astimezone(UTC).isoformat())
+        return None
+
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        refs = [ref for ref in pool.map(find, store.folders(f"{INCOMING}/")) if ref]
+    return sorted(refs, key=lambda ref: (ref.time, ref.id))
+
+
+def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
+    """What the marker says; BatchError names the object, the field, and the remedy."""
+    check_id(ref.id)
+    at = f"s3://{store.bucket}/{ref.prefix}"
+    batch = _read_manifest(store, ref) if ref.marker == MANIFEST else Batch(ref, tuple(_class_folders(store, ref)))
+    if not batch.entries and not batch.relabel and not batch.remove:
+        raise BatchError(f"{at}: an empty batch; put photos in and write {ref.marker} again, or delete {ref.marker}")
+    if batch.entries and not batch.relabel and not batch.remove and not {e.label for e in batch.entries} & set(classes):
+        labels = ", ".join(sorted({repr(entry.label) for entry in batch.entries})[:5])
+        raise BatchError(
+            f"{at}{ref.marker}: no photo has a known label (found {labels}; dataset.classes: {', '.join(classes)}); "
+            "correct the labels, or name the class in params.yaml"
+        )
+    return batch
+
+
+def _read_manifest(store: Store, ref: BatchRef) -> Batch:
+    at = f"s3://{store.bucket}/{ref.prefix}{MANIFEST}"
+    again = "correct it and upload it again, last (`ssclass submit` writes one; format: docs/formats.md)"
+    data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT)
+    if data is None:
+        raise BatchError(f"{at}: gone since it was listed; upload it again")
+    try:
+        manifest = _Manifest.model_validate(json.loads(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BatchError(f"{at}: {where}: {first['msg']}; {again}") from error
+    except (ValueError, RecursionError) as error:
+        raise BatchError(f"{at}: not readable as JSON ({error}); {again}") from error
+    entries = tuple(Entry(**photo.model_dump()) for photo in manifest.photos)
+    relabel = {item.sha256: item.label for item in manifest.relabel}
+    return Batch(ref, entries, relabel, tuple(item.sha256 for item in manifest.remove))
+
+
+def _class_folders(store: Store, ref: BatchRef) -> Iterator[Entry]:
+    for found in store.list(ref.prefix):
+        key = found.key.removeprefix(ref.prefix)
+        name = key.rsplit("/", 1)[-1]
+        if name and not name.startswith((".", "_")):  # folder markers, .DS_Store, _SUCCESS
+            yield Entry(key, label=key.split("/", 1)[0] if "/" in key else "", size=found.size)
+
+
+def submit(store: Store, folder: Path, batch_id: str, classes: Sequence[str], progress: Progress | None = None) -> int:
+    """Upload class folders as a batch, its manifest last; the number of files in it.
+
+    The same batch again is a no-op; another content under an id in use is a BatchError. Every file of a folder
+    counts, whatever it is called: what is no photo is refused by name at ingest. Hidden files are left out.
+    """
+    check_id(batch_id)
+    files = list(_labelled_files(folder, classes))
+    prefix = f"{INCOMING}/{batch_id}/"
+    photos = [
+        {"key": key, "label": label, "sha256": _sha256(path), "size": path.stat().st_size} for path, key, label in files
+    ]
+    manifest = json.dumps({"schema": 1, "photos": photos}, ensure_ascii=False, indent=1).encode()
+    for marker in (MANIFEST, SUCCESS):
+        there = store.get(prefix + marker, limit=MANIFEST_LIMIT)
+        if there == manifest:
+            return len(files)
+        if there is not None:
+            raise BatchError(f"s3://{store.bucket}/{prefix}: there already, with another content; choose another --id")
+
+    def upload(item: tuple[Path, str, str]) -> None:
+        path, key, _ = item
+        with path.open("rb") as body:
+            store.put(prefix + key, body)
+
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        for done, _ in enumerate(pool.map(upload, files), 1):
+            if progress:
+                progress(done, len(files))
+    store.put(prefix + MANIFEST, manifest)
+    return len(files)
+
+
+def _labelled_files(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, str, str]]:
+    """(path, key, label) of every file in a class folder, sorted."""
+    if not folder.is_dir():
+        raise BatchError(f"{folder}: no such folder; name one that holds class folders ({', '.join(classes)})")
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not any(path.name in classes for path in inside):
+        found = ", ".join(path.name for path in inside[:5]) or "no folders"
+        raise BatchError(
+            f"{folder}: no class folders (found {found}; dataset.classes: {', '.join(classes)}); "
+            "put the photos into folders named like the classes"
+        )
+    none = True
+    for label in inside:
+        for path in sorted(label.rglob("*")):
+            relative = path.relative_to(folder)
+            if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+                none = False
+                yield path, _utf8(relative.as_posix()), _utf8(label.name)
+    if none:
+        raise BatchError(f"{folder}: its class folders are empty; put photos into them")
+
+
+def _utf8(name: str) -> str:
+    """A file name that is no UTF-8, spelt so that S3 takes it; any other as it is."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BatchError(f"{path}: {error.strerror}; make it readable, or take it out of the folder") from error

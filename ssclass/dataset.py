@@ -1,0 +1,101 @@
+"""The data set: shards in the order in which they came, folded into the photos that count now.
+
+A later shard may relabel or remove photos of earlier ones; the last decision wins, and the shards keep the history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ssclass.errors import InputError, NotFoundError
+from ssclass.shards import Row, Shard
+from ssclass.split import HOLDOUT, TRAIN
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Use `Dataset.of`, which orders the shards."""
+
+    shards: tuple[Shard, ...] = ()
+
+    @classmethod
+    def of(cls, shards: Iterable[Shard]) -> Dataset:
+        """A data set of these shards, whatever order they are given in."""
+        return cls(tuple(sorted(shards, key=lambda shard: (shard.receipt.sequence, shard.batch_id))))
+
+    @cached_property
+    def by_sha256(self) -> dict[str, Row]:
+        """sha256 → row, of the photos that count."""
+        rows: dict[str, Row] = {}
+        for shard in self.shards:
+            correct(rows, shard.receipt.relabel, shard.receipt.remove)
+            rows.update((row.sha256, row) for row in shard.rows)
+        return rows
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The photos that count, corrections applied, in the order in which they came."""
+        return tuple(self.by_sha256.values())
+
+    @property
+    def train(self) -> tuple[Row, ...]:
+        """Rows to learn from."""
+        return tuple(row for row in self.rows if row.split == TRAIN)
+
+    @property
+    def holdout(self) -> tuple[Row, ...]:
+        """Rows that are never learnt from."""
+        return tuple(row for row in self.rows if row.split == HOLDOUT)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the rows in order (photo, label, split, group): two equal ones train alike."""
+        rows = [[row.sha256, row.label, row.split, row.group] for row in self.rows]
+        return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence number of the next shard."""
+        return max((shard.receipt.sequence for shard in self.shards), default=0) + 1
+
+    def batch_of(self, sha256: str) -> str:
+        """The batch that a photo came with; NotFoundError when none did."""
+        for shard in reversed(self.shards):
+            if any(row.sha256 == sha256 for row in shard.rows):
+                return shard.batch_id
+        raise NotFoundError(f"photo {sha256}: in no batch of the data set; `ssclass export DIR` shows what is in it")
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """class → split → photos."""
+        return count(self.rows)
+
+    def labels_index(self, classes: Sequence[str]) -> dict[str, int]:
+        """sha256 → position of its label in `classes`; InputError when a label is none of them."""
+        place = {name: i for i, name in enumerate(classes)}
+        unknown = {row.label for row in self.rows} - set(place)
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            raise InputError(f"the data set has photos labelled {names}; name them in params.yaml, or relabel them")
+        return {row.sha256: place[row.label] for row in self.rows}
+
+
+def correct(rows: dict[str, Row], relabel: Mapping[str, str], remove: Iterable[str]) -> None:
+    """Apply a batch's corrections, in place; of photos that are not there, nothing."""
+    for sha256, label in relabel.items():
+        if sha256 in rows:
+            rows[sha256] = replace(rows[sha256], label=label)
+    for sha256 in remove:
+        rows.pop(sha256, None)
+
+
+def count(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """class → split → photos, sorted."""
+    table: dict[str, dict[str, int]] = {}
+    for row in rows:
+        sides = table.setdefault(row.label, {TRAIN: 0, HOLDOUT: 0})
+        sides[row.split] += 1
+    return dict(sorted(table.items()))
