@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.train import train
 from ssclass.arrivals import Taken
 from ssclass.errors import LostRaceError
 from ssclass.gate import HELD, SKIPPED
@@ -44,6 +45,14 @@ def retrain(workspace: str, batch: str | None = None) -> Outcome:
     raise LostRaceError(f"{workspace}: lost the race to push {RACES} times; see who else writes to origin")
 
 
+def learned(workspace: str, key: str) -> str:
+    """The MLflow run of a finished result: one that is there already, or what a training leaves."""
+    run_id = step.adopt(workspace, key)
+    if run_id is None and step.trains_elsewhere(workspace):
+        run_id = step.train_elsewhere(workspace, key)
+    return run_id or train(workspace, key)
+
+
 def attempt(workspace: str, taken: list[Taken]) -> Outcome:
     """One try, from origin's newest commit; LostRaceError when another writer was faster."""
     for waiting in step.find_batches(workspace):
@@ -59,8 +68,7 @@ def attempt(workspace: str, taken: list[Taken]) -> Outcome:
             )
         return Outcome(SKIPPED, "nothing new to learn from", tuple(taken), version=version)
 
-    step.learn(workspace, key)
-    run_id = step.log_run(workspace, key)
+    run_id = learned(workspace, key)
     try:
         event = step.decide(workspace, key, run_id)
     except LostRaceError:

@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     s3_profile: str | None = Field(None, description="name of a profile in the AWS configuration")
     mlflow_uri: str | None = Field(None, description="tracking URI; none: SQLite in the workspace")
     prefect_url: str | None = Field(None, description="Prefect API URL; none: a temporary one")
+    git: str | None = Field(None, description="URL of origin, for a machine that has no workspace of its own yet")
+    train_deployment: str | None = Field(
+        None, description="Prefect deployment that trains, as in train/gpu; none: in the retrain's own process"
+    )
     model_name: str = Field("ssclass", description="registered model and experiment in MLflow")
 
     patience: float = Field(60.0, ge=0, description="seconds to wait for a service that is away")
