@@ -9,10 +9,11 @@ from prefect import flow
 
 from flows.train import train
 from ssclass.arrivals import Taken
-from ssclass.errors import LostRaceError
+from ssclass.errors import FailedError, LostRaceError
 from ssclass.gate import HELD, SKIPPED
 from tasks import retraining as step
 
+RERUNS = 3
 RACES = 10
 """Lost pushes after which a retrain gives up; each means that another writer got its work done."""
 
@@ -32,9 +33,20 @@ class Outcome:
         return asdict(self)
 
 
-@flow(name="retrain", flow_run_name="retrain {batch}", validate_parameters=False)
-def retrain(workspace: str, batch: str | None = None) -> Outcome:
-    """Take in every waiting batch and decide. `batch` is what woke us: a hint for people, nothing depends on it."""
+def failed(flow: Any, flow_run: Any, state: Any) -> None:
+    """Tell people of a retrain that ended without a decision."""
+    step.tell_of_failure(flow_run.parameters["workspace"], flow_run.name, state.message or state.name)
+
+
+@flow(name="retrain", flow_run_name="retrain {batch}", validate_parameters=False, on_failure=[failed])
+def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int = 0) -> Outcome:
+    """Take in every waiting batch and decide.
+
+    `batch` and `count` are what woke us: hints for people, nothing depends on them. `rerun`: how many runs in a row
+    crashed before this one.
+    """
+    if rerun > RERUNS:
+        raise FailedError(f"{rerun} retrains in a row crashed; look at their logs and at the workers' memory")
     taken: list[Taken] = []
     for _ in range(RACES):
         with step.workspace_at(workspace).turn():

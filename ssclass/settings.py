@@ -1,7 +1,7 @@
 """Where things are: S3, MLflow, Prefect, the workspace. Nothing here changes a result.
 
 Precedence: a call's own arguments, then ``SSCLASS_*`` in the environment, then the workspace's
-``ssclass.toml``. Credentials are never kept: name a profile, or let the environment or a role give them.
+``ssclass.toml``, then what `ssclass up` started. Credentials are never kept: name a profile, or let the environment or a role give them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pydantic_settings import (
 from ssclass.errors import ParamsError, WorkspaceError
 
 SETTINGS_FILE = "ssclass.toml"
+STARTED_FILE = ".ssclass/started.toml"
+"""Where `ssclass up` writes what it started; untracked."""
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -46,6 +48,7 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = Field(None, description="S3-compatible server; none: AWS")
     s3_region: str | None = None
     s3_profile: str | None = Field(None, description="name of a profile in the AWS configuration")
+    s3_credentials: Path | None = Field(None, description="AWS credentials file; none: AWS's own places")
     mlflow_uri: str | None = Field(None, description="tracking URI; none: SQLite in the workspace")
     prefect_url: str | None = Field(None, description="Prefect API URL; none: a temporary one")
     git: str | None = Field(None, description="URL of origin, for a machine that has no workspace of its own yet")
@@ -77,7 +80,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         workspace = init_settings().get("workspace")
         file = Path(workspace) / SETTINGS_FILE if workspace else None
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+        started = Path(workspace) / STARTED_FILE if workspace else None
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, file),
+            TomlConfigSettingsSource(settings_cls, started),
+        )
 
 
 def find_workspace(given: Path | None = None) -> Path:

@@ -218,6 +218,13 @@ class Tracking:
             found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{key}'")
             return min(found, key=lambda each: int(each.version)) if found else None
 
+    def alias(self) -> str | None:
+        """The version that the alias points at; None when there is no model or no alias yet."""
+        with self.named():
+            found = self.client.search_registered_models(f"name = '{self.name}'")
+            aliases = found[0].aliases if found else {}
+            return str(aliases[ALIAS]) if ALIAS in aliases else None
+
     def reconcile(self, state: State, cards: dict[str, str] | None = None) -> str | None:
         """Make the registry say what the ledger says: a version for each champion, the alias on the champion.
 

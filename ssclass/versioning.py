@@ -145,6 +145,7 @@ def configure(settings: Settings) -> None:
         ("endpointurl", settings.s3_endpoint),
         ("region", settings.s3_region),
         ("profile", settings.s3_profile),
+        ("credentialpath", settings.s3_credentials),
     ):
         if value:
             lines.append(f"    {name} = {value}")

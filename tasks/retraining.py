@@ -8,12 +8,13 @@ from typing import Any
 from prefect import task
 from prefect.tasks import exponential_backoff
 
-from ssclass import arrivals, clones, deciding, dispatch, learning, progress, reporting, results
+from ssclass import arrivals, clones, deciding, dispatch, learning, notices, progress, reporting, results
 from ssclass.arrivals import Taken
 from ssclass.batches import BatchRef
 from ssclass.code import code_digest
 from ssclass.environment import quiet_libraries
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
+from ssclass.gate import HELD, REJECTED
 from ssclass.learning import Result
 from ssclass.ledger import Event
 from ssclass.store import Store
@@ -54,7 +55,11 @@ def find_batches(folder: str) -> list[BatchRef]:
 @task(**outside, task_run_name="take in {batch.id}")
 def take_in(folder: str, batch: BatchRef) -> Taken:
     """Take one batch in, or hold it."""
-    return arrivals.take_in(workspace_at(folder), batch)
+    workspace = workspace_at(folder)
+    taken = arrivals.take_in(workspace, batch)
+    if taken.outcome == HELD:
+        notices.tell(workspace.settings, "ssclass.batch.held", f"ssclass.batch.{batch.id}", reason=taken.reason)
+    return taken
 
 
 @task
@@ -126,7 +131,15 @@ def decide(folder: str, key: str, run_id: str) -> Event:
     """Ask the gate, and make its answer the ledger's: one commit, pushed."""
     workspace = workspace_at(folder)
     result = Result.read(learning.result_folder(workspace, key) / "result.json")
-    return deciding.record(workspace, result, run_id)
+    event = deciding.record(workspace, result, run_id)
+    if event.body["decision"] == REJECTED:
+        notices.tell(
+            workspace.settings,
+            "ssclass.model.rejected",
+            f"ssclass.model.{key}",
+            **{name: event.body[name] for name in ("reason", "candidate", "champion", "batches")},
+        )
+    return event
 
 
 @task(**outside)
@@ -139,3 +152,9 @@ def reconcile(folder: str) -> str | None:
 def discard(folder: str, run_id: str) -> None:
     """Throw away the run of a result that another writer made superfluous."""
     Tracking(workspace_at(folder).settings).discard(run_id)
+
+
+def tell_of_failure(folder: str, run: str, reason: str) -> None:
+    """Tell people that a retrain ended without a decision."""
+    settings = workspace_at(folder).settings
+    notices.tell(settings, "ssclass.retrain.failed", f"ssclass.retrain.{run}", reason=reason[:1000])
