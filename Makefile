@@ -19,8 +19,6 @@ export XDG_DATA_HOME := $(cache)/xdg
 export XDG_STATE_HOME := $(cache)/xdg
 export MPLCONFIGDIR := $(cache)/matplotlib
 export KERAS_HOME := $(cache)/keras
-export PREFECT_HOME := $(cache)/prefect
-export DVC_SITE_CACHE_DIR := $(cache)/dvc
 unexport PYTHONPATH PYTHONHOME
 
 help: ## show this

@@ -48,17 +48,17 @@ def main() -> int:
                 if not stamped(part):
                     install(part)
                     stamp(part)
-        except subprocess.CalledProcessError as error:
-            command = " ".join(error.cmd[:4]).replace(VENV, ".venv")
-            print("install: `{} ...` failed, see above; the same make command tries again".format(command), file=sys.stderr)
+        except (subprocess.CalledProcessError, OSError) as error:
+            print("install: {}; see above; the same make command tries again".format(error), file=sys.stderr)
             return 1
     return 0
 
 
 def new_environment() -> None:
-    """An empty ``.venv``, made by the base Python: ours may be the one that goes."""
+    """An empty ``.venv``, made by the base Python: ours may be the link that goes."""
+    base = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     shutil.rmtree(VENV, ignore_errors=True)
-    run(getattr(sys, "_base_executable", sys.executable), "-m", "venv", VENV)
+    run(base, "-m", "venv", VENV)
 
 
 def install(part: str) -> None:

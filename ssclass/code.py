@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from ssclass import __version__
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -25,7 +27,7 @@ def code_digest() -> str:
 
 def code_json() -> str:
     """The text of code.json."""
-    return json.dumps({"code": code_digest(), "ssclass": version("ssclass")}) + "\n"
+    return json.dumps({"code": code_digest(), "ssclass": __version__}) + "\n"
 
 
 def code_commit() -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from ssclass.settings import Settings, home
 
@@ -57,14 +56,17 @@ def leave_user_settings() -> None:
             ("AWS_", "MLFLOW_", "PREFECT_", "GIT_", "DVC_", "SSCLASS_S3", "SSCLASS_MLFLOW", "SSCLASS_PREFECT")
         ) or name in ("SSCLASS_BUCKET", "SSCLASS_WORKSPACE", "SSCLASS_MODEL_NAME"):
             del os.environ[name]
+    empty = home() / "no-settings"  # not /dev/null: botocore wants a regular file
+    empty.parent.mkdir(parents=True, exist_ok=True)
+    empty.touch()
     os.environ.update(
         AWS_ACCESS_KEY_ID="embedded",
         AWS_SECRET_ACCESS_KEY="embedded",
         AWS_DEFAULT_REGION="us-east-1",
-        AWS_CONFIG_FILE=os.devnull,
-        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+        AWS_CONFIG_FILE=str(empty),
+        AWS_SHARED_CREDENTIALS_FILE=str(empty),
         AWS_EC2_METADATA_DISABLED="true",
-        GIT_CONFIG_GLOBAL=os.devnull,
+        GIT_CONFIG_GLOBAL=str(empty),
         GIT_CONFIG_NOSYSTEM="1",
         NO_PROXY="127.0.0.1,localhost",
     )
@@ -78,8 +80,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
-
-def ensure_folder(path: Path) -> Path:
-    """Make a folder and those above it; returns it."""
-    path.mkdir(parents=True, exist_ok=True)
-    return path

@@ -177,10 +177,17 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
         "head": trained.head,
         "train_size": len(rows),
         "cross_validation": {name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
-        "history": {name: [float(value) for value in curve] for name, curve in trained.history.items()},
+        "history": curves(trained),
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return trained
+
+
+def curves(trained: Trained) -> dict[str, list[float]]:
+    """Every head's curves as ``<head>_<name>``: per epoch, or per strength for heads that have one."""
+    found = {head: each.curves for head, each in trained.cv.items()}
+    found[trained.head] = trained.history
+    return {f"{head}_{name}": [float(value) for value in curve] for head, each in found.items() for name, curve in each.items()}
 
 
 def answers(
@@ -297,7 +304,7 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         champion=champion,
         champion_class=champion_class,
         cross_validation={name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
-        history={name: [float(value) for value in curve] for name, curve in trained.history.items()},
+        history=curves(trained),
         saved_alike=bool(np.array_equal(candidate, again)),
         seconds=watch.seconds,
     )

@@ -56,16 +56,18 @@ class _Lines:
 
     def __enter__(self) -> _Lines:
         self._last: dict[str, float] = {}
+        self._said: set[str] = set()
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        began = self._last.setdefault(what, now)
-        if done >= total or now - began >= self.every:
+        if now - self._last.setdefault(what, now) >= self.every or (done >= total and what in self._said):
             self._last[what] = now
+            self._said.add(what)
             print(f"  {what}: {done} of {total}", file=sys.stderr, flush=True)
         if done >= total:
             self._last.pop(what)
+            self._said.discard(what)
 
     def __exit__(self, *error: object) -> None:
         pass

@@ -36,6 +36,7 @@ def repository(root: Path, rev: str | None = None) -> Iterator[Any]:
     import os
 
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    from botocore.exceptions import BotoCoreError, ClientError
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

@@ -1,0 +1,102 @@
+"""From photos to feature arrays: the one graph that training, evaluation and the exported model share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ssclass.backbones import find_backbone, import_keras
+from ssclass.images import decode
+from ssclass.weights import Weights, load_weights
+
+if TYPE_CHECKING:
+    from ssclass.features import FeatureSpec
+
+BATCH = 32  # photos that go through the network together
+
+Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
+
+
+def moments_model(spec: FeatureSpec, weights: Weights) -> Any:
+    """Keras model: uint8 [n, h, w, 3], RGB, any height and width, to the arrays of `spec`.
+
+    Photos that :func:`ssclass.images.decode` made at `spec.size` pass through the first resize unchanged.
+    """
+    keras = import_keras()
+    backbone = find_backbone(spec.backbone)
+    images = keras.Input((None, None, 3), dtype="uint8", name="images")
+    photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name="resize")(images)
+    views = [photo, keras.ops.flip(photo, axis=2)] if spec.flip else [photo]
+    arrays = {}
+    for size in spec.sizes:
+        shrink = keras.layers.Resizing(size, size, antialias=True, name=f"resize_{size}")
+        trunk = backbone.trunk(weights.tensors, size)
+        trunk.name = f"{spec.backbone}_{size}"
+        maps = [trunk(backbone.preprocess(view if size == spec.size else shrink(view))) for view in views]
+        pool = keras.layers.GlobalAveragePooling2D()
+        squares = [keras.layers.Multiply()([each, each]) for each in maps]
+        arrays[f"{size}.out.mean"] = _side_by_side([pool(each) for each in maps])
+        arrays[f"{size}.out.square"] = _side_by_side([pool(each) for each in squares])
+    return keras.Model(images, arrays, name="features")
+
+
+def _side_by_side(vectors: list[Any]) -> Any:
+    """Keras tensors [n, d], one a view, to [n, views, d]."""
+    layers = import_keras().layers
+    rows = [layers.Reshape((1, vector.shape[-1]))(vector) for vector in vectors]
+    return layers.Concatenate(axis=1)(rows) if len(rows) > 1 else rows[0]
+
+
+def make_extractor(spec: FeatureSpec) -> Extractor:
+    """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
+    weights = load_weights(spec.backbone)
+    if weights.sha256 != spec.weights_sha256:
+        raise ValueError(f"weights of {spec.backbone} changed while they were in use")
+    model = moments_model(spec, weights)
+    import tensorflow as tf
+
+    # Without jit_compile: XLA is five times slower on these networks on a CPU.
+    shape = tf.TensorSpec((None, spec.size, spec.size, 3), tf.uint8)
+    run = tf.function(lambda images: model(images, training=False), input_signature=[shape])
+    return lambda images: {name: value.numpy() for name, value in run(images).items()}
+
+
+def extract(
+    spec: FeatureSpec,
+    photos: Iterable[tuple[str, bytes]],
+    extractor: Extractor,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """sha256s and arrays of photos given as (sha256, bytes), in their order.
+
+    Threads decode the next batches while the network works on one, so no more than a few batches are in memory.
+    """
+    sha256s: list[str] = []
+    parts: list[dict[str, np.ndarray]] = []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+        for names, images in _decoded(pool, photos, spec.size):
+            parts.append(extractor(images))
+            sha256s += names
+            progress(len(sha256s))
+    names = parts[0] if parts else {}
+    return tuple(sha256s), {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def _decoded(
+    pool: ThreadPoolExecutor, photos: Iterable[tuple[str, bytes]], size: int
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Batches of decoded photos, the next one always in the making."""
+    source = iter(photos)
+
+    def submit() -> list[tuple[str, Future[np.ndarray]]]:
+        return [(sha256, pool.submit(decode, data, size)) for sha256, data in islice(source, BATCH)]
+
+    ready, coming = submit(), submit()
+    while ready:
+        yield [sha256 for sha256, _ in ready], np.stack([future.result() for _, future in ready])
+        ready, coming = coming, submit()

@@ -1,0 +1,201 @@
+"""What the frozen backbone says of a photo: computed once, remembered by content.
+
+A photo's features depend on its bytes, the decode, the backbone's weights and the views, and on nothing else. All
+but the bytes are in :attr:`FeatureSpec.fingerprint`; the bytes are in the shard's photos digest. The memo under
+those two keys can be deleted at any time: that costs time and changes nothing.
+
+Arrays are named ``<size>.<layer>.<moment>``: ``224.out.mean`` is the spatial mean over the backbone's last feature map
+for photos of 224 x 224 pixels, ``square`` the spatial mean of its squares. Each is float32 [photos, views, channels];
+view 0 is the photo, view 1 its mirror image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ssclass.errors import StoreError
+from ssclass.extraction import Extractor, extract, make_extractor
+from ssclass.images import DECODE_VERSION
+from ssclass.params import FeatureParams
+from ssclass.store import Store
+from ssclass.weights import load_weights
+
+if TYPE_CHECKING:
+    from ssclass.shards import Shard
+
+LAYOUT_VERSION = 1  # of the arrays and of the graph between decode and arrays
+
+Progress = Callable[[int, int], None]  # (photos done, photos in all)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything but the photos that decides what the features are."""
+
+    backbone: str
+    weights_sha256: str
+    sizes: tuple[int, ...]
+    flip: bool
+    decode_version: int = DECODE_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex, 64) of this spec."""
+        text = json.dumps(asdict(self) | {"layout": LAYOUT_VERSION}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Side of the decoded photo, pixels; smaller sizes are made from it inside the network."""
+        return max(self.sizes)
+
+    @property
+    def views(self) -> int:
+        """Views of each photo."""
+        return 2 if self.flip else 1
+
+
+def feature_spec(params: FeatureParams) -> FeatureSpec:
+    """The spec that params.yaml asks for; fetches the backbone's weights when they are not cached yet."""
+    weights = load_weights(params.backbone)
+    return FeatureSpec(params.backbone, weights.sha256, params.sizes, params.flip)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of some photos: `arrays` float32 [photos, views, channels], rows in the order of `sha256s`."""
+
+    sha256s: tuple[str, ...]
+    arrays: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.sha256s)
+
+    def take(self, sha256s: Iterable[str]) -> Features:
+        """The rows of these photos, in this order; KeyError names one that is not here."""
+        at = {sha256: row for row, sha256 in enumerate(self.sha256s)}
+        wanted = tuple(sha256s)
+        return Features(wanted, self._rows([at[sha256] for sha256 in wanted]))
+
+    def rows(self, rows: Sequence[int] | np.ndarray) -> Features:
+        """The rows of these numbers, in this order."""
+        return Features(tuple(self.sha256s[row] for row in rows), self._rows(rows))
+
+    def _rows(self, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        index = np.asarray(rows, dtype=np.intp)
+        return {name: array[index] for name, array in self.arrays.items()}
+
+
+def concat(parts: Sequence[Features]) -> Features:
+    """Features of several shards as one; ValueError when there are none."""
+    if not parts:
+        raise ValueError("no features to put together")
+    names = parts[0].arrays
+    arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
+    return Features(tuple(sha256 for part in parts for sha256 in part.sha256s), arrays)
+
+
+class FeatureMemo:
+    """Features by fingerprint and photos: a local folder first, S3 behind it."""
+
+    def __init__(self, local: Path, store: Store | None) -> None:
+        self.local = local
+        self.store = store
+
+    @staticmethod
+    def key(spec: FeatureSpec, photos_digest: str) -> str:
+        """Where it lies under the bucket, and under the local folder."""
+        return f"features/{spec.fingerprint}/{photos_digest}.npz"
+
+    def get(self, spec: FeatureSpec, photos_digest: str, sha256s: tuple[str, ...]) -> Features | None:
+        """The features of exactly these photos; None when they are not remembered or the memory is damaged."""
+        key = self.key(spec, photos_digest)
+        path = self.local / key
+        try:
+            if (found := _unpack(path.read_bytes(), sha256s)) is not None:
+                return found
+        except OSError:
+            pass
+        if self.store is None:
+            return None
+        try:
+            packed = self.store.get(key)
+        except StoreError as error:
+            log.warning("features are computed again: %s", error)
+            return None
+        found = packed and _unpack(packed, sha256s)
+        if not found:
+            return None
+        _write_whole(path, packed)
+        return found
+
+    def put(self, spec: FeatureSpec, photos_digest: str, features: Features) -> None:
+        """Remember in both places. S3 out of reach is only logged: the memo is never a dependency."""
+        key = self.key(spec, photos_digest)
+        packed = _pack(features)
+        _write_whole(self.local / key, packed)
+        if self.store is not None:
+            try:
+                self.store.put(key, packed)
+            except StoreError as error:
+                log.warning("features are not kept for other machines: %s", error)
+
+
+def shard_features(
+    spec: FeatureSpec,
+    memo: FeatureMemo,
+    shard: Shard,
+    open_photos: Callable[[], Iterable[tuple[str, bytes]]],
+    extractor: Callable[[FeatureSpec], Extractor] = make_extractor,
+    progress: Progress = lambda done, total: None,
+) -> Features:
+    """Features of a shard's photos in the shard's order, from the memo or else computed and remembered.
+
+    `open_photos` and `extractor` are called only on a miss.
+    """
+    sha256s = tuple(row.sha256 for row in shard.rows)
+    if (found := memo.get(spec, shard.photos_digest, sha256s)) is not None:
+        progress(len(sha256s), len(sha256s))
+        return found
+    found_sha256s, arrays = extract(spec, open_photos(), extractor(spec), lambda done: progress(done, len(sha256s)))
+    features = Features(found_sha256s, arrays).take(sha256s)
+    memo.put(spec, shard.photos_digest, features)
+    return features
+
+
+def _pack(features: Features) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, sha256s=np.array(features.sha256s, dtype="U64"), **features.arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _unpack(packed: bytes, sha256s: tuple[str, ...]) -> Features | None:
+    """Features of exactly these photos, or None: a damaged or foreign file is a miss (zip checks its own sums)."""
+    try:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        found = tuple(str(sha256) for sha256 in arrays.pop("sha256s"))
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+        return None
+    whole = found == sha256s and arrays and all(len(array) == len(found) for array in arrays.values())
+    return Features(found, arrays) if whole else None
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)

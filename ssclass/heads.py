@@ -1,0 +1,173 @@
+"""The trained parts: what turns features into class probabilities.
+
+A head learns from cached features and ends as a small Keras model of standard layers. Its inputs are the feature
+arrays that it names, each float32 [n, views, channels]; its output is float32 [n, classes], averaged over the views.
+Two classes are the case N = 2 of softmax: a sigmoid of z is the softmax of (0, z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ssclass.backbones import import_keras
+from ssclass.features import Features
+from ssclass.linear import STRENGTHS, LinearFit, fit_path
+from ssclass.params import TrainParams
+from ssclass.t1 import T1Trainer
+
+Fold = tuple[np.ndarray, np.ndarray]  # row numbers: to learn from, to judge on
+Curves = dict[str, list[float]]
+Tick = Callable[[], None]  # called once after each fit
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """What a head does on photos that it did not learn from.
+
+    `probabilities` float64 [n, classes], out of fold; `accuracy` one value a fold; `strength` the chosen one, for
+    heads that have one; `curves` per epoch, or per strength, the mean over folds.
+    """
+
+    accuracy: tuple[float, ...]
+    probabilities: np.ndarray
+    strength: float | None = None
+    curves: Curves = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over the folds."""
+        return float(np.mean(self.accuracy))
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of the accuracy over the folds (n - 1)."""
+        return float(np.std(self.accuracy, ddof=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A trained head: the Keras model, and its curves while training."""
+
+    model: Any
+    curves: Curves = field(default_factory=dict)
+
+
+class Head(Protocol):
+    """One way of learning; `arrays` are the names of the feature arrays that the trained model takes."""
+
+    name: str
+    arrays: tuple[str, ...]
+
+    def cross_validate(self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick) -> CrossValidation:
+        """Learn and judge on each fold."""
+        ...
+
+    def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
+        """Learn from all rows, with what cross-validation found."""
+        ...
+
+
+class LinearHead:
+    """L2-regularised multinomial logistic regression on the mean over views of the pooled features."""
+
+    name = "linear"
+
+    def __init__(self, size: int, classes: int, params: TrainParams) -> None:
+        self.arrays = (f"{size}.out.mean",)
+        self.classes = classes
+
+    def cross_validate(self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick) -> CrossValidation:
+        """Every strength on every fold; the strength with the lowest out-of-fold log loss is chosen."""
+        x = self._mean(features)
+        found = np.empty((len(STRENGTHS), len(labels), self.classes))
+        for learn, judge in folds:
+            for number, fit in enumerate(fit_path(x[learn], labels[learn], self.classes, STRENGTHS)):
+                found[number, judge] = fit.probabilities(x[judge])
+            tick()
+        losses = [log_loss(probabilities, labels) for probabilities in found]
+        best = int(np.argmin(losses))
+        curves = {"strength": list(STRENGTHS), "cv_loss": losses, "cv_accuracy": [_accuracy(each, labels) for each in found]}
+        return _judged(found[best], labels, folds, STRENGTHS[best], curves)
+
+    def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
+        """Fit at the strength that cross-validation chose."""
+        path = [strength for strength in STRENGTHS if strength >= (found.strength or 0)]
+        *_, fit = fit_path(self._mean(features), labels, self.classes, path)
+        return Fitted(self._model(fit))
+
+    def _mean(self, features: Features) -> np.ndarray:
+        return features.arrays[self.arrays[0]].mean(axis=1, dtype=np.float64)
+
+    def _model(self, fit: LinearFit) -> Any:
+        """GAP over views, Dense softmax."""
+        keras = import_keras()
+        views = keras.Input((None, len(fit.kernel)), name=self.arrays[0])
+        dense = keras.layers.Dense(self.classes, activation="softmax", name="probabilities")
+        output = dense(keras.layers.GlobalAveragePooling1D(name="views")(views))
+        dense.set_weights([fit.kernel, fit.bias])
+        return keras.Model({self.arrays[0]: views}, output, name="head")
+
+
+class T1Head:
+    """The study's T1 on first and second moments: batch norm, GAP, dropout, dense 256, batch norm, dropout, dense."""
+
+    name = "T1"
+
+    def __init__(self, size: int, classes: int, params: TrainParams) -> None:
+        self.arrays = (f"{size}.out.mean",)
+        self._square = f"{size}.out.square"
+        self.classes = classes
+        self.params = params
+        self._trainer: T1Trainer | None = None
+
+    def cross_validate(self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick) -> CrossValidation:
+        """One training a fold, each from the same seeded start."""
+        moments = self._moments(features)
+        trainer = self._ready(features)
+        found = np.empty((len(labels), self.classes))
+        curves = []
+        for learn, judge in folds:
+            curves.append(trainer.fit(moments, labels, learn, judge))
+            found[judge] = trainer.probabilities(moments[0][judge])
+            tick()
+        mean = {name: np.mean([each[name] for each in curves], axis=0).tolist() for name in curves[0]}
+        return _judged(found, labels, folds, None, mean)
+
+    def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
+        """Train on all rows."""
+        trainer = self._ready(features)
+        rows = np.arange(len(labels))
+        curves = trainer.fit(self._moments(features), labels, rows, rows[:0])
+        return Fitted(trainer.export(self.arrays[0]), curves)
+
+    def _moments(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
+        return features.arrays[self.arrays[0]], features.arrays[self._square]
+
+    def _ready(self, features: Features) -> T1Trainer:
+        if self._trainer is None:
+            self._trainer = T1Trainer(features.arrays[self.arrays[0]].shape[-1], self.classes, self.params)
+        return self._trainer
+
+
+HEADS: dict[str, type[LinearHead] | type[T1Head]] = {"linear": LinearHead, "T1": T1Head}
+
+
+def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log-likelihood, nats; probabilities below 1e-12 count as that."""
+    own = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(own, 1e-12)).mean())
+
+
+def _accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def _judged(
+    probabilities: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], strength: float | None, curves: Curves
+) -> CrossValidation:
+    accuracy = tuple(_accuracy(probabilities[judge], labels[judge]) for _, judge in folds)
+    return CrossValidation(accuracy, probabilities, strength, curves)

@@ -1,0 +1,151 @@
+"""The study's head T1, trained on moments instead of feature maps.
+
+T1 is batch norm, global average pooling, dropout, dense 256 (ReLU), batch norm, dropout, dense. Its first batch norm
+works on the feature map f, but is affine per channel, so the pooling can go first: for a batch of maps with spatial
+mean m_i and spatial mean square s_i,
+
+    mu = mean_i m_i        var = mean_i s_i - mu^2        pooled_i = gamma (m_i - mu) / sqrt(var + epsilon) + beta
+
+is exactly what batch norm and pooling of the maps give. After training it is an ordinary batch norm on the
+pooled features, with the map's moving mean and variance.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ssclass.backbones import import_keras
+from ssclass.params import TrainParams
+
+HIDDEN = 256
+BATCH = 32
+MOMENTUM = 0.9  # Keras's 0.99 does not settle within the few hundred steps that a small data set gives
+EPSILON = 1e-3
+
+
+class T1Trainer:
+    """One graph, traced once, for all folds: each training starts again from the same seeded weights."""
+
+    def __init__(self, channels: int, classes: int, params: TrainParams) -> None:
+        keras = import_keras()
+        layers = keras.layers
+        self.params = params
+        self.channels = channels
+        self.classes = classes
+        seeds = range(params.seed * 4, params.seed * 4 + 4)  # of two kernels and two dropouts
+        start = [keras.initializers.GlorotUniform(seed) for seed in seeds[:2]]
+        self.norm = layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON)
+        self.hidden = layers.Dense(HIDDEN, activation="relu", kernel_initializer=start[0])
+        self.hidden_norm = layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON)
+        # Two classes are one unit, as in the study: the score of the second against the first.
+        self.score = layers.Dense(1 if classes == 2 else classes, kernel_initializer=start[1])
+        self.dropout, self.hidden_dropout = (layers.Dropout(params.dropout, seed=seed) for seed in seeds[2:])
+        learning = (self.norm, self.hidden, self.hidden_norm, self.score)
+        for layer, width in zip(learning, (channels, channels, HIDDEN, HIDDEN), strict=True):
+            layer.build((None, width))
+        self._trainable = [variable for layer in learning for variable in layer.trainable_variables]
+        self.optimizer = keras.optimizers.Adam(params.learning_rate)
+        self.optimizer.build(self._trainable)
+        self._state = [variable for layer in (*learning, self.dropout, self.hidden_dropout) for variable in layer.variables]
+        self._state += self.optimizer.variables
+        self._start = [np.array(variable) for variable in self._state]
+        self._epoch, self._infer = self._trace()
+
+    def fit(
+        self, moments: tuple[np.ndarray, np.ndarray], labels: np.ndarray, learn: np.ndarray, judge: np.ndarray
+    ) -> dict[str, list[float]]:
+        """Train on the rows `learn`; curves per epoch: loss and accuracy, and cv_loss and cv_accuracy on `judge`.
+
+        `moments` are spatial mean and mean square, float32 [n, views, channels]. Each epoch takes one view of each
+        photo, drawn anew: the mirrored view is the augmentation. The last batch of an epoch is filled up from the
+        first, so that no batch norm sees a batch of one.
+        """
+        import tensorflow as tf
+
+        for variable, value in zip(self._state, self._start, strict=True):
+            variable.assign(value)
+        draw = np.random.default_rng(self.params.seed)
+        batch = min(BATCH, len(learn))
+        steps = -(-len(learn) // batch)
+        mean, square = (tf.constant(each[learn]) for each in moments)
+        own = tf.constant(labels[learn], tf.int32)
+        curves: dict[str, list[float]] = {"loss": [], "accuracy": []}
+        for _ in range(self.params.epochs):
+            rows = np.resize(draw.permutation(len(learn)), (steps, batch))
+            views = draw.integers(moments[0].shape[1], size=rows.shape)
+            loss, accuracy = self._epoch(mean, square, own, tf.constant(np.stack([rows, views], axis=-1), tf.int32))
+            curves["loss"].append(float(loss))
+            curves["accuracy"].append(float(accuracy))
+            if len(judge):
+                found = self.probabilities(moments[0][judge])
+                own_probability = found[np.arange(len(judge)), labels[judge]]
+                curves.setdefault("cv_loss", []).append(float(-np.log(np.maximum(own_probability, 1e-12)).mean()))
+                curves.setdefault("cv_accuracy", []).append(float((found.argmax(axis=1) == labels[judge]).mean()))
+        return curves
+
+    def probabilities(self, mean: np.ndarray) -> np.ndarray:
+        """float64 [n, classes], the mean over views, for spatial means float32 [n, views, channels]."""
+        return np.asarray(self._infer(mean), dtype=np.float64)
+
+    def export(self, name: str) -> Any:
+        """The trained head as a Keras model of standard layers; its input, `name`, is [n, views, channels]."""
+        keras = import_keras()
+        layers = keras.layers
+        views = keras.Input((None, self.channels), name=name)
+        norms = [layers.BatchNormalization(epsilon=EPSILON, name=each) for each in ("norm", "hidden_norm")]
+        hidden = layers.Dense(HIDDEN, activation="relu", name="hidden")
+        classify = layers.Dense(self.classes, activation="softmax", name="probabilities")
+        each_view = classify(norms[1](hidden(norms[0](views))))
+        model = keras.Model({name: views}, layers.GlobalAveragePooling1D(name="views")(each_view), name="head")
+        for copy, layer in ((norms[0], self.norm), (hidden, self.hidden), (norms[1], self.hidden_norm)):
+            copy.set_weights(layer.get_weights())
+        classify.set_weights([self._with_first_class(value) for value in self.score.get_weights()])
+        return model
+
+    def _with_first_class(self, value: np.ndarray) -> np.ndarray:
+        """sigmoid(z) is the second of softmax(0, z): a column of zeros makes the one unit two classes."""
+        return np.concatenate([np.zeros_like(value), value], axis=-1) if self.classes == 2 else value
+
+    def _trace(self) -> tuple[Any, Any]:
+        """One epoch of training, and inference, as graphs for any number of photos and views."""
+        import tensorflow as tf
+
+        moments = tf.TensorSpec((None, None, self.channels), tf.float32)
+        order = tf.TensorSpec((None, None, 2), tf.int32)
+
+        def scores(pooled: Any, training: bool) -> Any:
+            hidden = self.hidden(self.dropout(pooled, training=training))
+            score = self.score(self.hidden_dropout(self.hidden_norm(hidden, training=training), training=training))
+            return tf.concat([tf.zeros_like(score), score], axis=-1) if self.classes == 2 else score
+
+        def pool(mean: Any, square: Any) -> Any:
+            """Batch norm of the maps, then their pooling, by the formula above."""
+            mu = tf.reduce_mean(mean, axis=0)
+            var = tf.reduce_mean(square, axis=0) - mu**2
+            for moving, now in ((self.norm.moving_mean, mu), (self.norm.moving_variance, var)):
+                moving.assign(moving * MOMENTUM + now * (1 - MOMENTUM))
+            return self.norm.gamma * (mean - mu) * tf.math.rsqrt(var + EPSILON) + self.norm.beta
+
+        @tf.function(input_signature=[moments, moments, tf.TensorSpec((None,), tf.int32), order])
+        def epoch(mean: Any, square: Any, labels: Any, order: Any) -> Any:
+            loss_sum, right = tf.constant(0.0), tf.constant(0.0)
+            for step in order:
+                own = tf.gather(labels, step[:, 0])
+                with tf.GradientTape() as tape:
+                    found = scores(pool(tf.gather_nd(mean, step), tf.gather_nd(square, step)), training=True)
+                    loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(own, found))
+                self.optimizer.apply(tape.gradient(loss, self._trainable))
+                loss_sum += loss
+                right += tf.reduce_mean(tf.cast(tf.argmax(found, axis=-1, output_type=tf.int32) == own, tf.float32))
+            steps = tf.cast(tf.shape(order)[0], tf.float32)
+            return loss_sum / steps, right / steps
+
+        @tf.function(input_signature=[moments])
+        def infer(mean: Any) -> Any:
+            each_view = self.norm(tf.reshape(mean, (-1, self.channels)), training=False)
+            found = tf.nn.softmax(scores(each_view, training=False))
+            return tf.reduce_mean(tf.reshape(found, (-1, tf.shape(mean)[1], self.classes)), axis=1)
+
+        return epoch, infer
