@@ -29,7 +29,15 @@ def sources(tmp_path_factory) -> Path:
     draw(folder / "drawn", THREE, 60)
     for at, label in enumerate(THREE):
         for place, path in enumerate(sorted((folder / "drawn" / label).iterdir())):
-            batch = "three" if label == "pizza" and place < 50 else "two" if place < 30 else "three" if place < 45 else "few"
+            batch = (
+                "three"
+                if label == "pizza" and place < 50
+                else "two"
+                if place < 30
+                else "three"
+                if place < 45
+                else "few"
+            )
             (folder / batch / label).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / batch / label)
             if batch == "few":

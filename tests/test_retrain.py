@@ -202,7 +202,9 @@ def test_one_run_for_each_decision(journey, runs):
         assert run.data.tags["data_version"] == body["data_version"]
         assert run.data.tags["batches"] == ", ".join(body["batches"])
         assert run.data.tags["head"] == body["head"]
-        assert run.info.run_name.startswith(f"{body['decision']} {body['candidate']['right']}/{body['holdout']['size']}")
+        assert run.info.run_name.startswith(
+            f"{body['decision']} {body['candidate']['right']}/{body['holdout']['size']}"
+        )
         assert run.data.params["model.head"] == "auto"
         assert run.data.params["dataset.classes"]
 
