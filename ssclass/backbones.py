@@ -85,7 +85,7 @@ def import_keras() -> Any:
         os.environ["KERAS_BACKEND"] = "tensorflow"
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a machine without GPU is not an error
         with _without_chatter():
-            import keras
+            import keras  # noqa: F401
     return sys.modules["keras"]
 
 

@@ -231,14 +231,15 @@ def _labelled_files(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path
             relative = path.relative_to(folder)
             if path.is_file() and not any(part.startswith(".") for part in relative.parts):
                 none = False
-                yield path, _utf8(relative.as_posix()), _utf8(label.name)
+                yield path, _spelt(relative.as_posix()), _spelt(label.name)
     if none:
         raise BatchError(f"{folder}: its class folders are empty; put photos into them")
 
 
-def _utf8(name: str) -> str:
-    """A file name that is no UTF-8, spelt so that S3 takes it; any other as it is."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _spelt(name: str) -> str:
+    """A file name as a key: control characters and bytes that are no UTF-8, which S3 cannot take, as \\x0a."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(f"\\x{ord(c):02x}" if ord(c) < 32 or ord(c) == 127 else c for c in text)
 
 
 def _sha256(path: Path) -> str:

@@ -81,7 +81,9 @@ def _read_about(path: Path) -> tuple[tuple[str, ...], FeatureSpec, str]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
-            raise NotFoundError(f"{path}: format {about['format']}; this ssclass reads format {FORMAT}; install the one it came from")
+            raise NotFoundError(
+                f"{path}: format {about['format']}; this ssclass reads format {FORMAT}; install the one it came from"
+            )
         spec = dict(about["spec"])
         spec["sizes"] = tuple(spec["sizes"])
         return tuple(about["classes"]), FeatureSpec(**spec), str(about["head"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ssclass.settings import Settings, home
+from ssclass.settings import SETTINGS_FILE, Settings, home
 
 
 def quiet_libraries(settings: Settings) -> None:
@@ -34,6 +34,8 @@ def quiet_libraries(settings: Settings) -> None:
     os.environ.pop("PREFECT_API_URL", None)
     if settings.prefect_url:
         os.environ["PREFECT_API_URL"] = settings.prefect_url
+    if (settings.workspace / SETTINGS_FILE).is_file():
+        private.mkdir(exist_ok=True)  # Prefect makes its home, but not the folder around it
     for name, value in {
         "PREFECT_HOME": private / "prefect",
         "PREFECT_PROFILES_PATH": private / "prefect" / "profiles.toml",
@@ -79,4 +81,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-

@@ -79,9 +79,9 @@ def extract(
     sha256s: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
-        for names, images in _decoded(pool, photos, spec.size):
+        for batch, images in _decoded(pool, photos, spec.size):
             parts.append(extractor(images))
-            sha256s += names
+            sha256s += batch
             progress(len(sha256s))
     names = parts[0] if parts else {}
     return tuple(sha256s), {name: np.concatenate([part[name] for part in parts]) for name in names}

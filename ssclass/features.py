@@ -99,10 +99,9 @@ class Features:
 
 
 def concat(parts: Sequence[Features]) -> Features:
-    """Features of several shards as one; ValueError when there are none."""
-    if not parts:
-        raise ValueError("no features to put together")
-    names = parts[0].arrays
+    """Features of several shards as one."""
+    parts = [part for part in parts if len(part)]  # a shard of corrections alone has no photos, hence no arrays
+    names = parts[0].arrays if parts else {}
     arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
     return Features(tuple(sha256 for part in parts for sha256 in part.sha256s), arrays)
 
@@ -135,8 +134,7 @@ class FeatureMemo:
         except StoreError as error:
             log.warning("features are computed again: %s", error)
             return None
-        found = packed and _unpack(packed, sha256s)
-        if not found:
+        if packed is None or (found := _unpack(packed, sha256s)) is None:
             return None
         _write_whole(path, packed)
         return found
@@ -166,6 +164,8 @@ def shard_features(
     `open_photos` and `extractor` are called only on a miss.
     """
     sha256s = tuple(row.sha256 for row in shard.rows)
+    if not sha256s:
+        return Features((), {})
     if (found := memo.get(spec, shard.photos_digest, sha256s)) is not None:
         progress(len(sha256s), len(sha256s))
         return found

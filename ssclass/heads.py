@@ -62,7 +62,9 @@ class Head(Protocol):
     name: str
     arrays: tuple[str, ...]
 
-    def cross_validate(self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick) -> CrossValidation:
+    def cross_validate(
+        self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
+    ) -> CrossValidation:
         """Learn and judge on each fold."""
         ...
 
@@ -80,7 +82,9 @@ class LinearHead:
         self.arrays = (f"{size}.out.mean",)
         self.classes = classes
 
-    def cross_validate(self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick) -> CrossValidation:
+    def cross_validate(
+        self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
+    ) -> CrossValidation:
         """Every strength on every fold; the strength with the lowest out-of-fold log loss is chosen."""
         x = self._mean(features)
         found = np.empty((len(STRENGTHS), len(labels), self.classes))
@@ -90,7 +94,11 @@ class LinearHead:
             tick()
         losses = [log_loss(probabilities, labels) for probabilities in found]
         best = int(np.argmin(losses))
-        curves = {"strength": list(STRENGTHS), "cv_loss": losses, "cv_accuracy": [_accuracy(each, labels) for each in found]}
+        curves = {
+            "strength": list(STRENGTHS),
+            "cv_loss": losses,
+            "cv_accuracy": [_accuracy(each, labels) for each in found],
+        }
         return _judged(found[best], labels, folds, STRENGTHS[best], curves)
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
@@ -100,7 +108,7 @@ class LinearHead:
         return Fitted(self._model(fit))
 
     def _mean(self, features: Features) -> np.ndarray:
-        return features.arrays[self.arrays[0]].mean(axis=1, dtype=np.float64)
+        return np.asarray(features.arrays[self.arrays[0]].mean(axis=1, dtype=np.float64))
 
     def _model(self, fit: LinearFit) -> Any:
         """GAP over views, Dense softmax."""
@@ -124,7 +132,9 @@ class T1Head:
         self.params = params
         self._trainer: T1Trainer | None = None
 
-    def cross_validate(self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick) -> CrossValidation:
+    def cross_validate(
+        self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
+    ) -> CrossValidation:
         """One training a fold, each from the same seeded start."""
         moments = self._moments(features)
         trainer = self._ready(features)

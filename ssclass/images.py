@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
 import threading
 import warnings
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssclass.diagnosis import Refused as Refused
+from ssclass.diagnosis import undecoded, unopened
 from ssclass.params import IngestParams
 
 if TYPE_CHECKING:
@@ -31,16 +32,7 @@ DECODE_VERSION = 1  # part of the feature fingerprint
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "HEIF", "AVIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "TGA")
 LARGE = 4_000_000  # pixels; more than this in memory at once only in one thread
 CANVAS = 256  # side of the square picture from which dhash and palette are taken
-PLAIN = 12.0  # effective colours (exp of the entropy); 1 % of the 741 real photos have fewer
-
-
-class Refused(Exception):
-    """A photo that cannot be taken: `reason` is a short code, `detail` names what is wrong."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+PLAIN = 12.0  # effective colours (exp of the entropy); 2 % of the 741 real photos have fewer
 
 
 @dataclass(frozen=True)
@@ -80,12 +72,12 @@ def decode(data: bytes, size: int) -> np.ndarray:
 
 @cache
 def _pil() -> Any:
-    """Pillow's Image module, with HEIF; Pillow's own warning about large pictures gives way to our limit."""
+    """Pillow's Image module, with HEIF; its warnings (large pictures, odd EXIF) give way to our own checks."""
     import pillow_heif
     from PIL import Image
 
     pillow_heif.register_heif_opener()
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     return Image
 
 
@@ -103,7 +95,7 @@ def _open(data: bytes, side: int, max_pixels: int | None = None, min_side: int =
     except (image.DecompressionBombError, image.DecompressionBombWarning) as error:
         raise Refused("too many pixels", f"a decompression bomb by its header ({error})") from None
     except Exception as error:  # decoders raise whatever they like on damaged headers
-        raise _unopened(data, error) from None
+        raise unopened(data, error) from None
     with picture:
         width, height = picture.size
         if max_pixels is not None and width * height > max_pixels:
@@ -118,7 +110,7 @@ def _open(data: bytes, side: int, max_pixels: int | None = None, min_side: int =
                 small = _unpack(picture, side)
             turned = _orientation(picture)
         except Exception as error:  # as above
-            raise _undecoded(picture.format, error) from None
+            raise undecoded(picture.format, error) from None
     if turned is not None:
         small = small.transpose(turned)
     swaps = turned in (image.ROTATE_90, image.ROTATE_270, image.TRANSPOSE, image.TRANSVERSE)
@@ -131,11 +123,11 @@ def _unpack(picture: PilImage, side: int) -> PilImage:
     if picture.format in ("JPEG", "MPO"):
         picture.draft(None, (2 * side, 2 * side))  # unpack at 1/2, 1/4 or 1/8; elsewhere draft may take a thumbnail
     picture.load()
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = image.fromarray(_eight_bits(np.asarray(picture)))
+    if picture.mode.startswith("I;16"):
+        picture = image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     elif picture.mode == "1":
         picture = picture.convert("L")
-    if picture.has_transparency_data:
+    elif picture.has_transparency_data and picture.mode in ("P", "L", "RGB"):
         picture = picture.convert("RGBA")
     elif picture.mode == "P":
         picture = picture.convert("RGB")
@@ -144,6 +136,10 @@ def _unpack(picture: PilImage, side: int) -> PilImage:
         profile = picture.info.get("icc_profile")
         picture = picture.reduce(shrink)
         picture.info["icc_profile"] = profile
+    if picture.mode in ("I", "F"):
+        picture = image.fromarray(_eight_bits(np.asarray(picture)))
+    elif picture.has_transparency_data and picture.mode != "RGBA":
+        picture = picture.convert("RGBA")
     if picture.mode != "RGBA":
         return _to_srgb(picture)
     white = image.new("RGB", picture.size, "white")
@@ -152,12 +148,10 @@ def _unpack(picture: PilImage, side: int) -> PilImage:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """16-bit, 32-bit and float grey, [h, w] → uint8: by the type's range, not clipped."""
-    if values.dtype.itemsize == 2:
-        return (values >> 8).astype(np.uint8)
+    """Grey of 32 bits or floats, [h, w] → uint8: 0-1, 0-255, 0-65535 or up to the highest value, whichever fits."""
     values = np.nan_to_num(values.astype(np.float32))
     top = float(values.max())
-    full = 1.0 if top <= 1 else 255.0 if top <= 255 else max(top, 65535.0)
+    full = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
     return (values.clip(0, full) * (255 / full)).astype(np.uint8)
 
 
@@ -211,41 +205,3 @@ def _palette(canvas: np.ndarray) -> bytes:
     if np.exp(-(some * np.log(some)).sum()) < PLAIN:
         return b""
     return bytes(np.rint(np.sqrt(share) * 255).astype(np.uint8))
-
-
-# First bytes of formats, to say what a file is (or was) that does not open.
-_PICTURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
-_OTHERS = {b"%PDF": "PDF", b"PK\3\4": "zip", b"\x1f\x8b": "gzip", b"<svg": "SVG", b"<?xml": "XML", b"<": "HTML or XML"}
-
-
-def _unopened(data: bytes, error: Exception) -> Refused:
-    for magic, name in _PICTURES.items():
-        if data.startswith(magic):
-            return Refused(
-                "corrupt", f"begins like a {name}, but its header is damaged or cut off ({len(data):,} bytes)"
-            )
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        if struct.unpack("<I", data[4:8])[0] + 8 > len(data):
-            return Refused("truncated", "WEBP: shorter than its header says")
-        return Refused("corrupt", "begins like a WEBP, but its header is damaged")
-    if data[4:8] == b"ftyp":
-        return Refused("corrupt", f"begins like a {data[8:12]!r} file (HEIF or video), but holds no picture that opens")
-    for magic, name in _OTHERS.items():
-        if data[:200].lstrip().startswith(magic):
-            return Refused("not an image", f"this is {name}")
-    if b"\0" not in data[:200]:
-        return Refused("not an image", "this is text")
-    return Refused("not an image", f"no known format begins with {data[:8]!r}")
-
-
-def _undecoded(kind: str | None, error: Exception) -> Refused:
-    said = " ".join(str(error).split()) or type(error).__name__
-    cut = isinstance(error, EOFError) or any(word in said.lower() for word in ("truncat", "end of", "not enough"))
-    return Refused("truncated" if cut else "corrupt", f"{kind}: {said}")

@@ -187,7 +187,11 @@ def curves(trained: Trained) -> dict[str, list[float]]:
     """Every head's curves as ``<head>_<name>``: per epoch, or per strength for heads that have one."""
     found = {head: each.curves for head, each in trained.cv.items()}
     found[trained.head] = trained.history
-    return {f"{head}_{name}": [float(value) for value in curve] for head, each in found.items() for name, curve in each.items()}
+    return {
+        f"{head}_{name}": [float(value) for value in curve]
+        for head, each in found.items()
+        for name, curve in each.items()
+    }
 
 
 def answers(

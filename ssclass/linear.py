@@ -73,7 +73,6 @@ def _traced() -> Any:
 
     matrix = tf.TensorSpec((None, None), tf.float64)
 
-    @tf.function(input_signature=[matrix, matrix, matrix, tf.TensorSpec((), tf.float64)])
     def loss_and_gradient(z: Any, target: Any, weights: Any, strength: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -83,4 +82,4 @@ def _traced() -> Any:
             loss += strength / 2 * tf.reduce_sum(kernel**2)
         return loss, tape.gradient(loss, weights)
 
-    return loss_and_gradient
+    return tf.function(loss_and_gradient, input_signature=[matrix, matrix, matrix, tf.TensorSpec((), tf.float64)])

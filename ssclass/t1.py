@@ -48,7 +48,9 @@ class T1Trainer:
         self._trainable = [variable for layer in learning for variable in layer.trainable_variables]
         self.optimizer = keras.optimizers.Adam(params.learning_rate)
         self.optimizer.build(self._trainable)
-        self._state = [variable for layer in (*learning, self.dropout, self.hidden_dropout) for variable in layer.variables]
+        self._state = [
+            variable for layer in (*learning, self.dropout, self.hidden_dropout) for variable in layer.variables
+        ]
         self._state += self.optimizer.variables
         self._start = [np.array(variable) for variable in self._state]
         self._epoch, self._infer = self._trace()
@@ -128,7 +130,6 @@ class T1Trainer:
                 moving.assign(moving * MOMENTUM + now * (1 - MOMENTUM))
             return self.norm.gamma * (mean - mu) * tf.math.rsqrt(var + EPSILON) + self.norm.beta
 
-        @tf.function(input_signature=[moments, moments, tf.TensorSpec((None,), tf.int32), order])
         def epoch(mean: Any, square: Any, labels: Any, order: Any) -> Any:
             loss_sum, right = tf.constant(0.0), tf.constant(0.0)
             for step in order:
@@ -142,10 +143,13 @@ class T1Trainer:
             steps = tf.cast(tf.shape(order)[0], tf.float32)
             return loss_sum / steps, right / steps
 
-        @tf.function(input_signature=[moments])
         def infer(mean: Any) -> Any:
             each_view = self.norm(tf.reshape(mean, (-1, self.channels)), training=False)
             found = tf.nn.softmax(scores(each_view, training=False))
             return tf.reduce_mean(tf.reshape(found, (-1, tf.shape(mean)[1], self.classes)), axis=1)
 
-        return epoch, infer
+        labels = tf.TensorSpec((None,), tf.int32)
+        return (
+            tf.function(epoch, input_signature=[moments, moments, labels, order]),
+            tf.function(infer, input_signature=[moments]),
+        )

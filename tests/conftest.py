@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +17,10 @@ from ssclass.drawings import draw
 from ssclass.params import DatasetParams, Params
 from ssclass.settings import CHECKOUT, Settings
 from ssclass.store import Store
+
+if TYPE_CHECKING:
+    from flows.retrain import Outcome
+    from ssclass.workspace import Workspace
 
 CLASSES = ("sandwich", "sushi")
 REAL = Path(os.environ.get("SSCLASS_PHOTOS") or CHECKOUT.parent / "shared" / "photos")
@@ -28,9 +36,22 @@ def real_photos() -> bool:
     return all((REAL / name).is_dir() for name in CLASSES)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The same as `_own_environment`, for fixtures that outlive a test."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        isolate(monkeypatch, tmp_path_factory.getbasetemp())
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The user's AWS configuration and workspace neither leak in nor are touched."""
+    isolate(monkeypatch, tmp_path)
+
+
+def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Take the person's settings out of the environment, and put the tests' own in."""
     for name in list(os.environ):
         if name.startswith("AWS_") or (name.startswith("SSCLASS_") and name not in ("SSCLASS_HOME", "SSCLASS_PHOTOS")):
             monkeypatch.delenv(name)
@@ -45,8 +66,11 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """A moto server of this test session, as a URL."""
+    import logging
+
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -85,3 +109,137 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     draw(folder, CLASSES, per_class=12)
     return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API of a Prefect server of this test session: one start for all flows, whatever process they run in."""
+    import requests
+    from tenacity import Retrying, stop_after_delay, wait_fixed
+
+    from ssclass.environment import free_port
+
+    home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--no-services", "--no-ui"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}/api"
+        for attempt in Retrying(stop=stop_after_delay(120), wait=wait_fixed(0.5), reraise=True):
+            with attempt:
+                assert server.poll() is None, (home / "server.log").read_text()
+                requests.get(f"{url}/health", timeout=5).raise_for_status()
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@dataclass(frozen=True)
+class Command:
+    """The `ssclass` command as installed: the one beside this Python, else this checkout run as a module."""
+
+    folder: Path  # to be first in PATH; holds ssclass, and beside it dvc is found
+
+    def __call__(
+        self, *args: object, cwd: Path | None = None, **environment: object
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self.folder / "ssclass"), *map(str, args)],
+            cwd=cwd,
+            env=self.environment(**environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+
+    def environment(self, **more: object) -> dict[str, str]:
+        """This process's environment with the command on the PATH; `more` on top, None takes a name out."""
+        path = os.pathsep.join([str(self.folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+        values = {**os.environ, "PATH": path, **more}
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+@pytest.fixture(scope="session")
+def ssclass(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs the installed command."""
+    beside = Path(sys.executable).parent
+    if (beside / "ssclass").exists():
+        return Command(beside)
+    folder = tmp_path_factory.mktemp("bin")
+    script = folder / "ssclass"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{CHECKOUT}" exec "{sys.executable}" -m ssclass "$@"\n')
+    script.chmod(0o755)
+    return Command(folder)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Makes workspaces on this session's S3 and Prefect, and runs retrains in them, in this process."""
+
+    endpoint: str
+    prefect: str
+
+    def workspace(self, folder: Path, classes: tuple[str, ...] = CLASSES, **params: object) -> Workspace:
+        """A new workspace with a bucket of its own; `params` replace values in params.yaml, by their last name."""
+        from ssclass.template import create
+
+        values = {
+            "bucket": f"test-{uuid.uuid4().hex[:12]}",
+            "s3_endpoint": self.endpoint,
+            "s3_region": "us-east-1",
+            "prefect_url": self.prefect,
+        }
+        workspace = create(folder, values)
+        Store(workspace.settings).make_bucket()
+        set_params(workspace, classes=f"[{', '.join(classes)}]", **params)
+        return workspace
+
+    def retrain(self, workspace: Workspace) -> Outcome:
+        """What `ssclass retrain` does."""
+        from ssclass.environment import quiet_libraries
+
+        quiet_libraries(workspace.settings)
+        from flows.retrain import retrain
+
+        return retrain(str(workspace.root))
+
+    def deliver(self, workspace: Workspace, folder: Path, batch: str) -> Outcome:
+        """Submit a folder of class folders as a batch, and retrain."""
+        from ssclass.batches import submit
+
+        submit(Store(workspace.settings), folder, batch, workspace.params.dataset.classes)
+        return self.retrain(workspace)
+
+
+@pytest.fixture(scope="session")
+def pipeline(s3_endpoint: str, prefect_url: str) -> Pipeline:
+    """The parts that a retrain needs; skips where the weights cannot be had."""
+    from ssclass.errors import WeightsError
+    from ssclass.weights import load_weights
+
+    try:
+        load_weights("mobilenet")
+    except WeightsError as error:
+        pytest.skip(f"no retrain without weights: {error}")
+    return Pipeline(s3_endpoint, prefect_url)
+
+
+def set_params(workspace: Workspace, **params: object) -> None:
+    """Change values in params.yaml by name, and push that, as a person would."""
+    path = workspace.root / "params.yaml"
+    lines = path.read_text().splitlines()
+    for name, value in params.items():
+        (at,) = (i for i, line in enumerate(lines) if line.lstrip().startswith(f"{name}:"))
+        lines[at] = f"  {name}: {value}"
+    path.write_text("\n".join(lines) + "\n")
+    git = ["git", "-C", str(workspace.root), "-c", "user.name=p", "-c", "user.email=p@example.org"]
+    if workspace.git("status", "--porcelain"):
+        subprocess.run([*git, "commit", "--quiet", "--all", "--message", "Params"], check=True)
+        subprocess.run([*git, "push", "--quiet", "origin", "main"], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def test_submit_then_read_gives_every_file_and_its_digest(s3: Store, tmp_path: P
         data = s3.get(f"incoming/monday_1/{entry.key}")
         assert data == files[entry.key]
         assert (entry.sha256, entry.size) == (hashlib.sha256(data).hexdigest(), len(data))
+
+
+def test_file_names_that_s3_cannot_take_are_spelt_out(s3: Store, tmp_path: Path) -> None:
+    tree(tmp_path, {"sushi/new\nline\x01.jpg": b"1"})
+    (tmp_path / "sushi" / os.fsdecode(b"latin\xe9.jpg")).write_bytes(b"2")
+    assert submit(s3, tmp_path, "odd", CLASSES) == 2
+    batch = read_batch(s3, list_batches(s3)[0], CLASSES)
+    assert {entry.key for entry in batch.entries} == {"sushi/new\\x0aline\\x01.jpg", "sushi/latin\\xe9.jpg"}
+    assert {s3.get(f"incoming/odd/{entry.key}") for entry in batch.entries} == {b"1", b"2"}
 
 
 def test_the_same_batch_again_changes_nothing_and_another_content_is_refused(s3: Store, tmp_path: Path) -> None:

@@ -19,7 +19,11 @@ def test_scores_agree_with_scikit_learn(seed, k):
     found = score(probabilities, labels, [f"class {i}" for i in range(k)])
     assert found.accuracy == pytest.approx(metrics.accuracy_score(labels, called))
     assert found.loss == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(k)), rel=1e-5)
-    for name, theirs in (("recall", metrics.recall_score), ("precision", metrics.precision_score), ("f_measure", metrics.f1_score)):
+    for name, theirs in (
+        ("recall", metrics.recall_score),
+        ("precision", metrics.precision_score),
+        ("f_measure", metrics.f1_score),
+    ):
         assert getattr(found, name) == pytest.approx(theirs(labels, called, average="macro", zero_division=0))
     assert np.array_equal(found.confusion, metrics.confusion_matrix(labels, called))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ssclass.drawings import draw, junk
 from ssclass.images import Refused, decode, inspect
 from ssclass.params import IngestParams
 
+# In production `images` silences Pillow once; pytest undoes that for each test.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 LIMITS = IngestParams()
 pillow_heif.register_heif_opener()  # so that tests can write them
 
@@ -190,6 +193,17 @@ def test_bombs_are_refused_by_their_header() -> None:
     assert inspect(saved(Image.new("RGB", (100, 100)), "JPEG"), ten).width == 100
 
 
+def test_a_bomb_in_a_side_chunk_is_refused_too() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 100, 100, 8, 2, 0, 0, 0))
+    for kind in (b"zTXt", b"iCCP"):
+        bomb = chunk(kind, b"a\0\0" + zlib.compress(bytes(50_000_000), 9))
+        refused = refusal(b"\x89PNG\r\n\x1a\n" + head + bomb + chunk(b"IDAT", zlib.compress(bytes(30_100))))
+        assert "too large" in refused.detail
+
+
 def test_refusals_name_what_is_wrong(scene: Image.Image) -> None:
     assert refusal(b"").reason == "empty"
     assert refusal(saved(scene, "PNG"), IngestParams(max_bytes=100)).reason == "too large"
@@ -200,7 +214,7 @@ def test_refusals_name_what_is_wrong(scene: Image.Image) -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"<html>404</html>", "HTML"),
         ("Mittagessen im Büro".encode(), "text"),
-        (bytes(range(256)), "no known format"),
+        (bytes(range(256)), "no known picture format"),
     ]:
         refused = refusal(data)
         assert refused.reason == "not an image"
