@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     )
     model_name: str = Field("ssclass", description="registered model and experiment in MLflow")
 
+    sweep: float = Field(300.0, gt=0, description="seconds between two looks at S3 for what no notification told")
     patience: float = Field(60.0, ge=0, description="seconds to wait for a service that is away")
 
     @property

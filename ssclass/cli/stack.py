@@ -69,9 +69,8 @@ def deploy(git_url: bool, notify: tuple[str, ...], folder: Path | None) -> None:
 @click.command()
 @click.option("--sqs", help="URL of the queue that S3 notifies.")
 @click.option("--webhook", help="[HOST:]PORT to be notified at, path /s3; the secret is $SSCLASS_WEBHOOK_SECRET.")
-@click.option("--every", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Seconds between sweeps.")
 @in_workspace
-def listen(sqs: str | None, webhook: str | None, every: float, folder: Path | None) -> None:
+def listen(sqs: str | None, webhook: str | None, folder: Path | None) -> None:
     """Turn S3's notifications into Prefect events, and sweep for what they missed."""
     import logging
     import os
@@ -88,7 +87,7 @@ def listen(sqs: str | None, webhook: str | None, every: float, folder: Path | No
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run(settings, sqs, serve, stop, every=every)
+    run(settings, sqs, serve, stop)
 
 
 COMMANDS = (up, down, deploy, listen)

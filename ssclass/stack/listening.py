@@ -24,9 +24,10 @@ from ssclass.stack.origin import Origin
 from ssclass.store import Store
 
 QUIET = 15.0  # seconds between two events: batches that arrive meanwhile share the second
-SWEEP = 300.0  # seconds between two sweeps
+SOON = 15.0  # seconds between tries while something is away
 LONGEST = 6 * 3600.0  # seconds: a batch that retrains keep failing on is tried ever more rarely, but at least so often
 MARKER = re.compile(r"incoming/([^/]+)/(?:manifest\.json|_SUCCESS)")
+Serve = Callable[[Callable[[bytes], None]], None]
 log = logging.getLogger(__name__)
 
 
@@ -90,17 +91,18 @@ class Hints:
 
 @dataclass
 class Backoff:
-    """When to sweep the same thing up again: after 5 minutes, then 10, 20, … while nothing about it changes."""
+    """When to sweep the same thing up again: after `first` seconds, then twice that, … while it stays the same."""
 
+    first: float
     clock: Callable[[], float] = time.monotonic
     seen: tuple[str, ...] = ()
-    pause: float = SWEEP
+    pause: float = 0.0
     until: float = float("-inf")
 
     def lets(self, found: tuple[str, ...]) -> bool:
         """Whether to tell of what a sweep found."""
         if found != self.seen:
-            self.seen, self.pause, self.until = found, SWEEP / 2, float("-inf")
+            self.seen, self.pause, self.until = found, self.first / 2, float("-inf")
         if not found or self.clock() < self.until:
             return False
         self.pause = min(self.pause * 2, LONGEST)
@@ -160,16 +162,9 @@ def retrain_under_way() -> bool:
         return bool(runs(type=FlowRunFilterStateType(any_=busy)) or runs(name=FlowRunFilterStateName(any_=soon)))
 
 
-def listen(
-    settings: Settings,
-    sqs: str | None,
-    serve: Callable[[Callable[[bytes], None]], None] | None,
-    stop: threading.Event,
-    *,
-    every: float = SWEEP,
-) -> None:
+def listen(settings: Settings, sqs: str | None, serve: Serve | None, stop: threading.Event) -> None:
     """Listen until `stop`: to a queue by its URL, to whatever `serve` hands over; and sweep, first of all."""
-    hints, backoff, origin = Hints(), Backoff(), Origin(settings)
+    hints, backoff, origin = Hints(), Backoff(settings.sweep), Origin(settings)
 
     def heard(body: bytes, source: str = "webhook") -> None:
         found = batches_in(body, settings.bucket)
@@ -184,12 +179,13 @@ def listen(
 
         threading.Thread(target=poll, args=(settings, sqs, heard, stop), daemon=True, name="sqs").start()
 
-    swept, failed = float("-inf"), 0
+    due_sweep, failed = float("-inf"), 0
     while not stop.wait(0.5):
         try:
-            if time.monotonic() - swept >= every:
-                swept = time.monotonic()
+            if time.monotonic() >= due_sweep:
+                due_sweep = time.monotonic() + min(SOON, settings.sweep)  # if it fails
                 found = sweep(settings, origin)
+                due_sweep = time.monotonic() + settings.sweep
                 if backoff.lets(found):
                     log.warning("sweep: %s", ", ".join(found))
                     hints.add(found, "sweep")
@@ -202,6 +198,4 @@ def listen(
             if not isinstance(error, SsclassError):
                 log.debug("listen", exc_info=True)
             log.warning("%s; trying again", error or type(error).__name__)
-            if swept > float("-inf") and not hints.due():
-                swept = time.monotonic() - every + 10  # a sweep that failed is not done
-            stop.wait(min(2.0**failed, 20))
+            stop.wait(min(2.0**failed, SOON))

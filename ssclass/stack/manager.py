@@ -32,6 +32,7 @@ from ssclass.stack.parts import (
 )
 
 PATIENCE = 180.0  # seconds for a part to come up; Prefect's first start on a busy laptop takes 30
+ATTEMPTS = 3  # starts of a part after which it is given up, when bringing the stack up
 STOPPING = 20  # seconds that a part has to stop before it is killed
 
 Say = Callable[[str], None]
@@ -139,9 +140,7 @@ class Manager:
                 say(f"{name:15} {url} (yours)")
             for part in (each for each in wanted if each.first):
                 self._wait(process, part)
-                say(
-                    f"{part.name:15} {(part.health or '').rsplit('/', 1)[0].removesuffix('/api').removesuffix('/minio/health')}"
-                )
+                say(f"{part.name:15} {plan.url(part.name)}")
             self._prepare(say, "s3" not in theirs)
             for part in (each for each in wanted if not each.first):
                 self.rpc.supervisor.startProcess(part.name, False)
@@ -168,14 +167,17 @@ class Manager:
             say(f"{'deploy':15} {line}")
 
     def _wait(self, process: subprocess.Popen[bytes], part: Part) -> None:
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
+        end, starts = time.monotonic() + PATIENCE, set()
+        while time.monotonic() < end and len(starts) <= ATTEMPTS:
             if process.poll() is not None:
                 raise FailedError(f"supervisor ended ({process.returncode}); see {self.folder / 'logs'}")
-            state = self.states().get(part.name)
-            if state == "FATAL":
-                break
-            if state == "RUNNING" and (part.health is None or healthy(part.health)):
+            try:
+                info = self.rpc.supervisor.getProcessInfo(part.name)
+            except Exception:  # supervisor itself is only just starting
+                info = {}
+            if info.get("start"):
+                starts.add(info["start"])
+            if info.get("statename") == "RUNNING" and (part.health is None or healthy(part.health)):
                 return
             time.sleep(0.3)
         log = self.folder / "logs" / f"{part.name}.log"
