@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 
 from ssclass.settings import SETTINGS_FILE, Settings, home
@@ -29,6 +30,10 @@ def quiet_libraries(settings: Settings) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }.items():
         os.environ.setdefault(name, str(value))
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in a container: DVC wants one
+        os.environ["LOGNAME"] = str(os.getuid())
     if "PREFECT__FLOW_RUN_ID" in os.environ:
         return
     os.environ.pop("PREFECT_API_URL", None)

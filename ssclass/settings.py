@@ -43,14 +43,14 @@ class Settings(BaseSettings):
 
     workspace: Path
     bucket: str = "ssclass"
-    s3_endpoint: str | None = Field(None, description="S3-compatible server; none: AWS")
+    s3_endpoint: str | None = Field(default=None, description="S3-compatible server; none: AWS")
     s3_region: str | None = None
-    s3_profile: str | None = Field(None, description="name of a profile in the AWS configuration")
-    mlflow_uri: str | None = Field(None, description="tracking URI; none: SQLite in the workspace")
-    prefect_url: str | None = Field(None, description="Prefect API URL; none: a temporary one")
-    model_name: str = Field("ssclass", description="registered model and experiment in MLflow")
+    s3_profile: str | None = Field(default=None, description="name of a profile in the AWS configuration")
+    mlflow_uri: str | None = Field(default=None, description="tracking URI; none: SQLite in the workspace")
+    prefect_url: str | None = Field(default=None, description="Prefect API URL; none: a temporary one")
+    model_name: str = Field(default="ssclass", description="registered model and experiment in MLflow")
 
-    patience: float = Field(60.0, ge=0, description="seconds to wait for a service that is away")
+    patience: float = Field(default=60.0, ge=0, description="seconds to wait for a service that is away")
 
     @property
     def private(self) -> Path:
@@ -71,6 +71,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then ssclass.toml."""
         workspace = init_settings().get("workspace")
         file = Path(workspace) / SETTINGS_FILE if workspace else None
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)

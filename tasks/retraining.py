@@ -29,7 +29,7 @@ def _is_away(task: Any, run: Any, state: Any) -> bool:
     return isinstance(error, FailedError) and not isinstance(error, LostRaceError)
 
 
-outside = {
+outside: dict[str, Any] = {
     "retries": max(0, int(PATIENCE / 2 + 1).bit_length() - 1),  # 2, 4, 8 … seconds that add up to the patience
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_condition_fn": _is_away,
