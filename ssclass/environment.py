@@ -24,6 +24,7 @@ def quiet_libraries(settings: Settings) -> None:
         "DO_NOT_TRACK": "1",
         "KERAS_HOME": cache / "keras",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MPLBACKEND": "Agg",
         "MPLCONFIGDIR": cache / "matplotlib",
