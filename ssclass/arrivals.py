@@ -70,7 +70,8 @@ def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
     test = _champion_test(workspace, state, shard, out)
     if test and test["p"] < params.ingest.implausible and (ref.id, ref.etag) not in state.admitted:
         reason = (
-            f"the champion has {test['right']} of {test['n']} right, implausible for one with {test['champion_right']} of {test['champion_n']} held-out photos right "
+            f"the champion has {test['right']} of {test['n']} right, implausible for one with "
+            f"{test['champion_right']} of {test['champion_n']} held-out photos right "
             f"(p = {test['p']:.1e}, ingest.implausible {params.ingest.implausible:g})"
         )
         return _hold(workspace, ref, {"reason": reason, "champion_test": test, "receipt": _brief(receipt)})

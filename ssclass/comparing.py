@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssclass import progress
 from ssclass.errors import BatchError
@@ -29,7 +30,7 @@ def evaluate_folder(
     refused: list[tuple[LabelledFile, Refused]] = []
     for model in models:
         labels: list[int] = []
-        answers = [np.zeros((0, len(classes)))]
+        answers: list[NDArray[np.floating]] = []
         refused = []
         for good, images, bad in held[model.size] if held else stream(files, model.size):
             answers.append(align(model.predict(images), model.classes, classes))
@@ -38,7 +39,8 @@ def evaluate_folder(
             progress.report(f"answers of {model.name}", len(labels) + len(refused), len(files))
         if not labels:
             raise BatchError(
-                f"{folder}: none of its {len(files)} files is a readable photo ({refused[0][1].reason}: {refused[0][0].path.name}); name a folder of photos"
+                f"{folder}: none of its {len(files)} files is a readable photo ({refused[0][1].reason}: "
+                f"{refused[0][0].path.name}); name a folder of photos"
             )
         scores[model.name] = score(np.concatenate(answers), np.array(labels), classes)
     return scores, refused

@@ -34,7 +34,10 @@ def preconditions(workspace: Workspace, result: Result, state: State) -> list[Pr
         Precondition(
             "no photo on both sides",
             not overlap and not shared,
-            f"{len(overlap)} photos and {len(shared)} near-duplicate groups are in training and held out; revoke their batch",
+            (
+                f"{len(overlap)} photos and {len(shared)} near-duplicate groups are in training and held out; revoke "
+                "their batch"
+            ),
         ),
         Precondition("finite scores", finite, "a probability is not a number; look at the run's curves"),
         Precondition(
@@ -134,7 +137,8 @@ def _brief(scores: Scores, right: int | None) -> dict[str, Any]:
 
 
 def record(workspace: Workspace, result: Result, run_id: str) -> Event:
-    """Judge, and make the verdict one pushed commit with the tag ``run/<key>``; LostRaceError when another was first."""
+    """Judge, and make the verdict one pushed commit with the tag ``run/<key>``; LostRaceError when another was "
+    "first."""
     verdict = ask_gate(workspace, result)
     event = decision_event(workspace, result, verdict, run_id)
     commit_stages(workspace.root)

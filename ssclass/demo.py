@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def gather(photos: Path) -> dict[str, list[Path]]:
         )
     if sum(map(len, found.values())) < MIN_PHOTOS or min(map(len, found.values())) < 10:
         raise BatchError(
-            f"{photos}: too few photos ({', '.join(f'{len(files)} {name}' for name, files in found.items())}); the demo needs {MIN_PHOTOS} in all and 10 a class"
+            f"{photos}: too few photos ({', '.join(f'{len(files)} {name}' for name, files in found.items())}); the "
+            f"demo needs {MIN_PHOTOS} in all and 10 a class"
         )
     return found
 
@@ -138,7 +140,8 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
         staging.mkdir(parents=True)
         if found is None:
             say(
-                f"No --photos given: these are DRAWINGS made by code (seed {seed}), {DRAWN} a class. Scores say nothing about real photos."
+                f"No --photos given: these are DRAWINGS made by code (seed {seed}), {DRAWN} a class. Scores say "
+                "nothing about real photos."
             )
             draw(staging / "drawings", ["sandwich", "sushi"], DRAWN, seed)
             found = gather(staging / "drawings")
@@ -157,8 +160,8 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
                 source,
                 batch,
                 list(found),
-                lambda done, total, batch=batch: progress.report(f"upload of {batch}", done, total),
-            )  # type: ignore[misc]
+                partial(progress.report, f"upload of {batch}"),
+            )
             outcome = retrain(str(root))
             event = outcome.event
             taken = next((each for each in outcome.batches if each.batch == batch), None)
@@ -212,7 +215,7 @@ def _champion(workspace: Workspace) -> dict[str, Any] | None:
     if state.champion is None:
         return None
     result = Result.read(result_folder(workspace, state.champion) / "result.json")
-    mean, half = interval_of_folds(result.cross_validation[result.head])
+    mean, folds = interval_of_folds(result.cross_validation[result.head])
     body = state.decisions[state.champion].body
     span = clopper_pearson(body["candidate"]["right"], body["holdout"]["size"])
     return {
@@ -222,5 +225,5 @@ def _champion(workspace: Workspace) -> dict[str, Any] | None:
         "of": body["holdout"]["size"],
         "accuracy_interval": [span.low, span.high],
         "cv_accuracy": mean,
-        "cv_accuracy_interval": [mean - half, mean + half],
+        "cv_accuracy_interval": [folds.low, folds.high],
     }

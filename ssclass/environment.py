@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 
 from ssclass.settings import SETTINGS_FILE, Settings, home
@@ -23,12 +24,17 @@ def quiet_libraries(settings: Settings) -> None:
         "DO_NOT_TRACK": "1",
         "KERAS_HOME": cache / "keras",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MPLBACKEND": "Agg",
         "MPLCONFIGDIR": cache / "matplotlib",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }.items():
         os.environ.setdefault(name, str(value))
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in a container: DVC wants one
+        os.environ["LOGNAME"] = str(os.getuid())
     if "PREFECT__FLOW_RUN_ID" in os.environ:
         return
     os.environ.pop("PREFECT_API_URL", None)

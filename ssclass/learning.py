@@ -138,7 +138,8 @@ def label_index(rows: Sequence[Row], classes: Sequence[str]) -> NDArray[np.int64
     for row in rows:
         if row.label not in classes:
             raise BatchError(
-                f"the data set has photos labelled {row.label!r}, which dataset.classes in params.yaml does not name; add it there"
+                f"the data set has photos labelled {row.label!r}, which dataset.classes in params.yaml does not "
+                "name; add it there"
             )
     return np.array([classes.index(row.label) for row in rows], dtype=np.int64)
 
@@ -155,7 +156,9 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
     present = {params.dataset.classes[index] for index in labels}
     if len(present) < 2:
         raise BatchError(
-            f"the training split has photos of {len(present)} class(es) only ({', '.join(sorted(present)) or 'none'}); submit a batch with at least two of {', '.join(params.dataset.classes)}"
+            f"the training split has photos of {len(present)} class(es) only "
+            f"({', '.join(sorted(present)) or 'none'}); submit a batch with at least two of "
+            f"{', '.join(params.dataset.classes)}"
         )
     with watch.step("features"):
         spec = feature_spec(params.features)
@@ -341,7 +344,7 @@ def exported(workspace: Workspace, key: str) -> Path:
     return folder / "model.keras"
 
 
-def _nested(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+def _nested(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(value) for value in row) for row in values)
 
 

@@ -117,7 +117,8 @@ def parse(text: str, name: str = "ledger.jsonl") -> list[Event]:
             ) from error
         if version != VERSION or kind not in KINDS:
             raise WorkspaceError(
-                f"{name}: line {number} is a {kind!r} of version {version}, written by a newer ssclass; upgrade this one"
+                f"{name}: line {number} is a {kind!r} of version {version}, written by a newer ssclass; upgrade this "
+                "one"
             )
         events.append(Event(kind, at, body))
     return events

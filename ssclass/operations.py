@@ -43,7 +43,8 @@ def roll_back(workspace: Workspace, number: int | None) -> Event:
         wanted = number if number is not None else state.number_of(state.champion) - 1
         if not 1 <= wanted <= len(state.champions):
             raise NotFoundError(
-                f"{workspace.root}: no champion {wanted}; there are 1 to {len(state.champions)}, `ssclass history` lists them"
+                f"{workspace.root}: no champion {wanted}; there are 1 to {len(state.champions)}, `ssclass history` "
+                "lists them"
             )
         return {"key": state.champions[wanted - 1], "number": wanted}
 

@@ -9,6 +9,7 @@ import numpy as np
 from ssclass.deciding import comparison, right
 from ssclass.evaluation import METRICS, slices
 from ssclass.learning import Result
+from ssclass.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +55,8 @@ def run_name(event: Event) -> str:
     body = event.body
     champion = body["champion"]
     against = "no champion" if champion is None else f"champion {champion['right']}"
-    return f"{body['decision']} {body['candidate']['right']}/{body['holdout']['size']} · {against} · {body['data_version']} · {body['head']}"
+    ours = f"{body['candidate']['right']}/{body['holdout']['size']}"
+    return f"{body['decision']} {ours} · {against} · {body['data_version']} · {body['head']}"
 
 
 def card(result: Result, event: Event) -> str:
@@ -82,12 +84,18 @@ def card(result: Result, event: Event) -> str:
         span = compared.difference_interval
         lines += [
             "",
-            f"Candidate right where the champion is wrong: {compared.wins}; the other way round: {compared.losses}. Exact McNemar p = {compared.mcnemar_p:.3f}; "
-            f"difference {compared.difference:+.4f}, paired bootstrap 95 % {span.low:+.4f} to {span.high:+.4f}.",
+            (
+                f"Candidate right where the champion is wrong: {compared.wins}; the other way round: "
+                f"{compared.losses}. Exact McNemar p = {compared.mcnemar_p:.3f}; difference "
+                f"{compared.difference:+.4f}, paired bootstrap 95 % {span.low:+.4f} to {span.high:+.4f}."
+            ),
         ]
     lines += [
         "",
-        f"This held-out set was consulted {body['holdout']['consulted']} time(s). Recorded, not decisive: only the count of right photos and the preconditions decide.",
+        (
+            f"This held-out set was consulted {body['holdout']['consulted']} time(s). Recorded, not decisive: only "
+            "the count of right photos and the preconditions decide."
+        ),
         "",
         "| slice | candidate right | of |",
         "|---|---|---|",
@@ -95,11 +103,12 @@ def card(result: Result, event: Event) -> str:
     hit = np.array(result.candidate_class) == np.array(result.labels)
     for kind, names in (("class", [result.classes[label] for label in result.labels]), ("batch", result.batches)):
         lines += [f"| {kind} {name} | {a} | {n} |" for name, (a, n) in slices(hit, names).items()]
-    lines += ["", "| head | cross-validated accuracy on the training split | folds |", "|---|---|---|"]
+    lines += ["", "| head | cross-validated accuracy on the training split (95 %) | folds |", "|---|---|---|"]
     for name, folds in result.cross_validation.items():
-        mean, half = interval_of_folds(folds)
+        mean, span = interval_of_folds(folds)
         lines.append(
-            f"| {name}{' (chosen)' if name == result.head else ''} | {mean:.4f} ± {half:.4f} | {', '.join(f'{fold:.3f}' for fold in folds)} |"
+            f"| {name}{' (chosen)' if name == result.head else ''} | {mean:.4f} ({span.low:.3f}–{span.high:.3f}) | "
+            f"{', '.join(f'{fold:.3f}' for fold in folds)} |"
         )
     lines += [
         "",
@@ -118,23 +127,32 @@ def model_card(result: Result, event: Event, number: int) -> str:
         [
             f"**Champion {number}**: {event.body['reason']}.",
             "",
-            f"Tells {' from '.join(result.classes)} on photos: uint8 RGB images [n, height, width, 3] in, probabilities [n, {len(result.classes)}] in the order {', '.join(result.classes)} out.",
+            (
+                f"Tells {' from '.join(result.classes)} on photos: uint8 RGB images [n, height, width, 3] in, "
+                f"probabilities [n, {len(result.classes)}] in the order {', '.join(result.classes)} out."
+            ),
             "",
-            f"Trained on {result.train_size} photos of `{result.data_version}` (tag `run/{result.key}`), head `{result.head}`. On {scores.n} held-out photos: accuracy {scores.accuracy:.3f} "
-            f"(95 % {scores.accuracy_interval.low:.3f}–{scores.accuracy_interval.high:.3f}), {', '.join(f'recall of {name} {each.recall:.3f}' for name, each in scores.per_class.items())}.",
+            (
+                f"Trained on {result.train_size} photos of `{result.data_version}` (tag `run/{result.key}`), head "
+                f"`{result.head}`. On {scores.n} held-out photos: accuracy {scores.accuracy:.3f} (95 % "
+                f"{scores.accuracy_interval.low:.3f}–{scores.accuracy_interval.high:.3f}), "
+                + ", ".join(f"recall of {name} {each.recall:.3f}" for name, each in scores.per_class.items())
+                + "."
+            ),
             "",
             "It has seen only photos like those in the data set; on anything else its probabilities mean nothing.",
         ]
     )
 
 
-def interval_of_folds(folds: list[float]) -> tuple[float, float]:
-    """Mean over folds and the half-width of its 95 % t interval (folds are not independent: read it as a guide)."""
+def interval_of_folds(folds: list[float]) -> tuple[float, Interval]:
+    """Mean over folds and its 95 % t interval within 0 to 1 (folds are not independent: read it as a guide)."""
     from scipy.stats import t
 
     values = np.array(folds)
-    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(half)
+    mean = float(values.mean())
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, Interval(max(0.0, mean - half), min(1.0, mean + half))
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -66,7 +66,8 @@ def open_model(name: str, settings: Settings | None) -> Model:
         except mlflow.MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise NotFoundError(
-                    f"{name}: MLflow at {settings.tracking_uri} has no such version, alias or run of {tracking.name!r}; `ssclass history` lists decisions, `ssclass retrain` makes a first champion"
+                    f"{name}: MLflow at {settings.tracking_uri} has no such version, alias or run of "
+                    f"{tracking.name!r}; `ssclass history` lists decisions, `ssclass retrain` makes a first champion"
                 ) from error
             raise
         return _from_folder(name, Path(mlflow.artifacts.download_artifacts(uri)))
@@ -86,7 +87,8 @@ def _from_folder(name: str, folder: Path) -> Model:
         about = json.loads(described.read_text())
     else:
         raise NotFoundError(
-            f"{folder}: neither MLmodel nor model.json beside the model says which classes it tells; name the folder that MLflow or `ssclass` wrote"
+            f"{folder}: neither MLmodel nor model.json beside the model says which classes it tells; name the folder "
+            "that MLflow or `ssclass` wrote"
         )
     return Model(name, tuple(about["classes"]), int(about["size"]), load_model(found[0]))
 
@@ -107,7 +109,8 @@ def class_folders(folder: Path, classes: Sequence[str]) -> list[LabelledFile]:
     unknown = [path.name for path in inside if path.name not in classes]
     if unknown or not inside:
         raise BatchError(
-            f"{folder}: {f'folder {unknown[0]!r} is no class of the model' if unknown else 'no class folders'}; it needs folders named {', '.join(classes)}"
+            f"{folder}: {f'folder {unknown[0]!r} is no class of the model' if unknown else 'no class folders'}; it "
+            f"needs folders named {', '.join(classes)}"
         )
     files = [
         LabelledFile(path, label.name)

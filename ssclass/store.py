@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -71,7 +71,7 @@ class Store:
                 for item in page.get("Contents", ()):
                     yield Listed(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Sequence[str]:
         """Names of the folders directly under a prefix."""
         with self._named(prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(
@@ -116,10 +116,8 @@ class Store:
             place = (
                 {} if region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}
             )
-            try:
+            with suppress(self.client.exceptions.BucketAlreadyOwnedByYou):
                 self.client.create_bucket(Bucket=self.bucket, **place)
-            except self.client.exceptions.BucketAlreadyOwnedByYou:
-                pass
 
     @staticmethod
     def _absent_is_none(call: Any) -> Any:
@@ -144,12 +142,14 @@ class Store:
             code = error.response["Error"].get("Code", "?")
             if code == "NoSuchBucket":
                 raise StoreError(
-                    f"{at}: {server} has no bucket {self.bucket!r}; make it with `ssclass bucket setup`, or correct bucket in ssclass.toml"
+                    f"{at}: {server} has no bucket {self.bucket!r}; make it with `ssclass bucket setup`, or correct "
+                    "bucket in ssclass.toml"
                 ) from error
             raise StoreError(
                 f"{at}: {server} answered {code}; check the bucket's policy and the credentials"
             ) from error
         except BotoCoreError as error:
             raise StoreError(
-                f"{at}: {server} cannot be used ({error}); check s3_endpoint in ssclass.toml or SSCLASS_S3_ENDPOINT, and the credentials"
+                f"{at}: {server} cannot be used ({error}); check s3_endpoint in ssclass.toml or SSCLASS_S3_ENDPOINT, "
+                "and the credentials"
             ) from error

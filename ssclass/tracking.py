@@ -86,7 +86,9 @@ class Tracking:
             yield
         except (requests.RequestException, SQLAlchemyError, OSError) as error:
             raise TrackingError(
-                f"MLflow at {self.settings.tracking_uri} cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); start it, or correct mlflow_uri in ssclass.toml or SSCLASS_MLFLOW_URI"
+                f"MLflow at {self.settings.tracking_uri} cannot be used ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}); start it, or correct mlflow_uri in ssclass.toml or "
+                "SSCLASS_MLFLOW_URI"
             ) from error
         except Exception as error:
             if type(error).__module__.startswith("mlflow"):
@@ -240,7 +242,8 @@ class Tracking:
             wanted = self.version_of(state.champion or "")
             if wanted is None:
                 raise TrackingError(
-                    f"MLflow at {self.settings.tracking_uri}: no version for the champion {state.champion}; `ssclass rebuild` recreates the registry"
+                    f"MLflow at {self.settings.tracking_uri}: no version for the champion {state.champion}; `ssclass "
+                    "rebuild` recreates the registry"
                 )
             aliases = self.client.get_registered_model(self.name).aliases
             if str(aliases.get(ALIAS)) != str(wanted.version):
@@ -264,7 +267,8 @@ class Tracking:
         models = self.client.get_run(run_id).outputs.model_outputs
         if not models:
             raise TrackingError(
-                f"MLflow at {self.settings.tracking_uri}: run {run_id} has no logged model; `ssclass rebuild` logs it again"
+                f"MLflow at {self.settings.tracking_uri}: run {run_id} has no logged model; `ssclass rebuild` logs "
+                "it again"
             )
         model_id = models[0].model_id
         tags = {

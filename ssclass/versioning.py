@@ -47,7 +47,7 @@ def repository(root: Path, rev: str | None = None) -> Iterator[Any]:
         raise StoreError(
             f"DVC in {root}: {error or type(error).__name__}; `ssclass doctor` finds which part is away"
         ) from error
-    except OSError as error:
+    except (OSError, BotoCoreError, ClientError) as error:
         raise StoreError(
             f"DVC remote of {root}: {error}; check the bucket, the endpoint and the credentials"
         ) from error

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+from filelock import FileLock
+
 from ssclass import ledger
 from ssclass.dataset import Dataset
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
@@ -82,7 +84,8 @@ class Workspace:
         )
 
     def _remote(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run git against origin; while origin is away, again for `settings.patience` seconds. Pushing twice is one push."""
+        """Run git against origin; while origin is away, again for `settings.patience` seconds. Pushing twice is one "
+        "push."""
         from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
 
         def is_away(done: subprocess.CompletedProcess[str]) -> bool:
@@ -94,7 +97,7 @@ class Workspace:
             wait=wait_exponential(max=10),
             retry_error_callback=lambda state: state.outcome and state.outcome.result(),
         )
-        return again(self._run, args)  # type: ignore[no-any-return]
+        return again(self._run, args)
 
     @property
     def head(self) -> str:
@@ -152,9 +155,7 @@ class Workspace:
     # -- writing --------------------------------------------------------------------------------------
 
     @cached_property
-    def _lock(self) -> object:
-        from filelock import FileLock
-
+    def _lock(self) -> FileLock:
         self.private.mkdir(exist_ok=True)
         return FileLock(self.private / "lock")
 
@@ -164,7 +165,7 @@ class Workspace:
 
         WorkspaceError when a person's changes are in the way; FailedError when origin cannot be reached.
         """
-        with self._lock:  # type: ignore[attr-defined]
+        with self._lock:
             unfinished = self.private / "unfinished"
             if unfinished.exists():
                 self._clear_leftovers()
@@ -184,18 +185,21 @@ class Workspace:
         if changed:
             name = changed[0].split(maxsplit=1)[1]
             raise WorkspaceError(
-                f"{self.root}: {name} has uncommitted changes; commit and push them, or undo them with `git -C {self.root} checkout {name}`"
+                f"{self.root}: {name} has uncommitted changes; commit and push them, or undo them with `git -C "
+                f"{self.root} checkout {name}`"
             )
         fetched = self._remote("fetch", "--quiet", "--prune", "origin", *FETCHED)
         if fetched.returncode:
             url = self.git("remote", "get-url", "origin", check=False) or "none"
             raise FailedError(
-                f"{self.root}: origin ({url}) cannot be fetched: {fetched.stderr.strip().splitlines()[-1]}; check the URL with `git remote -v` and the access to it"
+                f"{self.root}: origin ({url}) cannot be fetched: {fetched.stderr.strip().splitlines()[-1]}; check "
+                "the URL with `git remote -v` and the access to it"
             )
         ours = self.git("log", "--format=%ae %h %s", "origin/main..HEAD").splitlines()
         if any(not line.startswith(AUTHOR) for line in ours):
             raise WorkspaceError(
-                f"{self.root}: main has a commit that origin has not ({ours[0].split(maxsplit=1)[1]}); run `git -C {self.root} pull --rebase origin main` and `git -C {self.root} push origin main`"
+                f"{self.root}: main has a commit that origin has not ({ours[0].split(maxsplit=1)[1]}); run `git -C "
+                f"{self.root} pull --rebase origin main` and `git -C {self.root} push origin main`"
             )
         self.git("reset", "--quiet", "--hard", "origin/main")
         configure(self.settings)
@@ -244,7 +248,8 @@ class Workspace:
         if _was_refused(said):
             raise LostRaceError(f"{self.root}: another writer pushed first")
         raise FailedError(
-            f"{self.root}: git push to origin failed: {said.strip().splitlines()[-1]}; check the access to it and run this again"
+            f"{self.root}: git push to origin failed: {said.strip().splitlines()[-1]}; check the access to it and "
+            "run this again"
         )
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import uuid
 from datetime import datetime
+from itertools import pairwise
 
 import pytest
 from running import Running, dump, eventually
@@ -135,11 +136,13 @@ def test_schedule_and_event_do_not_overlap(stack: Running):
     stack.submit(f"overlap-{uuid.uuid4().hex[:6]}")
     for _ in range(2):
         stack.api(f"deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
-    eventually("three have run", lambda: len([r for r in stack.runs("retrain", "COMPLETED") if r["id"] not in seen]) >= 3)
+    eventually(
+        "three have run", lambda: len([r for r in stack.runs("retrain", "COMPLETED") if r["id"] not in seen]) >= 3
+    )
     stack.idle()
     runs = [run for run in stack.runs("retrain") if run["id"] not in seen]
     spans = sorted((moment(run["start_time"]), moment(run["end_time"])) for run in runs)
-    for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+    for (_, end), (start, _) in pairwise(spans):
         assert end <= start, dump(runs)
 
 

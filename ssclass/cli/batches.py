@@ -34,7 +34,8 @@ def submit(source: Path, batch_id: str | None, folder: Path | None) -> None:
             lambda done, total: progress.report(f"upload of {batch}", done, total),
         )
     click.echo(
-        f"batch {batch}: {count} photos in s3://{workspace.settings.bucket}/incoming/{batch}/; `ssclass retrain` takes it in"
+        f"batch {batch}: {count} photos in s3://{workspace.settings.bucket}/incoming/{batch}/; `ssclass retrain` "
+        "takes it in"
     )
 
 

@@ -51,7 +51,8 @@ def demo(photos: Path | None, folder: Path | None, seed: int, as_json: bool) -> 
     if champion:
         low, high = champion["cv_accuracy_interval"]
         click.echo(
-            f"champion {champion['number']} ({champion['head']}): {champion['right']} of {champion['of']} held-out photos; cross-validated accuracy {champion['cv_accuracy']:.3f} (95 % {low:.3f} to {high:.3f})"
+            f"champion {champion['number']} ({champion['head']}): {champion['right']} of {champion['of']} held-out "
+            f"photos; cross-validated accuracy {champion['cv_accuracy']:.3f} (95 % {low:.3f} to {high:.3f})"
         )
     here = Path.cwd()
     root = Path(found["workspace"])
@@ -59,7 +60,8 @@ def demo(photos: Path | None, folder: Path | None, seed: int, as_json: bool) -> 
     command = Path(sys.argv[0])
     command = command.relative_to(here) if command.is_absolute() and command.is_relative_to(here) else command
     click.echo(
-        f"data and ledger  {shown} (git log, dvc.yaml, ledger.jsonl); models and runs in {shown / '.ssclass' / 'mlflow'}"
+        f"data and ledger  {shown} (git log, dvc.yaml, ledger.jsonl); models and runs in "
+        f"{shown / '.ssclass' / 'mlflow'}"
     )
     click.echo(f"MLflow UI        {command if os.sep in str(command) else 'ssclass'} ui --workspace {shown}")
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, settings_at
+
+if TYPE_CHECKING:
+    from ssclass.settings import Settings
 
 
 @click.command()
@@ -28,13 +32,17 @@ def retrain(folder: Path | None, as_json: bool) -> None:
     else:
         for each in outcome.batches:
             click.echo(
-                f"{each.batch}: {each.outcome}, {each.accepted} photos in, {each.duplicates} there already, {each.refused} refused"
+                f"{each.batch}: {each.outcome}, {each.accepted} photos in, {each.duplicates} there already, "
+                f"{each.refused} refused"
             )
         click.echo(f"{outcome.decision}: {outcome.reason}")
     held = [each for each in outcome.batches if each.outcome == HELD]
     for each in held:
         print(
-            f"ssclass: batch {each.batch} is HELD: {each.reason}; `ssclass batch admit {each.batch}` or `ssclass batch drop {each.batch}`",
+            (
+                f"ssclass: batch {each.batch} is HELD: {each.reason}; `ssclass batch admit {each.batch}` or `ssclass "
+                f"batch drop {each.batch}`"
+            ),
             file=sys.stderr,
         )
     if held:
@@ -61,28 +69,23 @@ def retrain(folder: Path | None, as_json: bool) -> None:
 def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Path | None, as_json: bool) -> None:
     """Score models on the class folders in PHOTOS."""
     from ssclass import progress
-    from ssclass.errors import InputError, WorkspaceError
+    from ssclass.comparing import evaluate_folder
+    from ssclass.errors import InputError
     from ssclass.evaluation import METRICS
     from ssclass.serving import open_model
-    from ssclass.comparing import evaluate_folder
 
     chosen = METRICS if metrics == "all" else tuple(name.strip() for name in metrics.split(","))
     if unknown := [name for name in chosen if name not in METRICS]:
         raise InputError(f"--metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
-    try:
-        settings = settings_at(folder)
-    except WorkspaceError:
-        if folder is not None or not all(Path(name).is_dir() for name in models.split(",")):
-            raise
-        settings = None
-    opened = [open_model(name.strip(), settings) for name in models.split(",")]
+    names = [name.strip() for name in models.split(",")]
+    settings = _settings_for(names, folder)
+    opened = [open_model(name, settings) for name in names]
     with progress.shown():
         scores, refused = evaluate_folder(photos, opened, in_memory=not from_dir)
+    unreadable = [{"file": str(file.path), "reason": f"{error.reason}: {error.detail}"} for file, error in refused]
     found = {
         "photos": next(iter(scores.values())).n,
-        "unreadable": [
-            {"file": str(file.path), "reason": f"{error.reason}: {error.detail}"} for file, error in refused
-        ],
+        "unreadable": unreadable,
         "models": {
             name: {key: value for key, value in each.as_dict().items() if key in chosen or metrics == "all"}
             | {"n": each.n, "right": each.right}
@@ -92,7 +95,7 @@ def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Pa
     if as_json:
         print_json(found)
         return
-    for item in found["unreadable"]:
+    for item in unreadable:
         print(f"left out {item['file']}: {item['reason']}", file=sys.stderr)
     print_table(
         ("model", "right", *chosen),
@@ -127,25 +130,20 @@ def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Pa
 @as_json
 def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: bool) -> None:
     """Say what is on each photo in FILES."""
-    from ssclass.errors import WorkspaceError
     from ssclass.images import Refused
     from ssclass.serving import open_model, read_photo
 
-    try:
-        settings = settings_at(folder)
-    except WorkspaceError:
-        if not Path(model).is_dir():
-            raise
-        settings = None
-    opened = open_model(model, settings)
-    found, failed = [], False
+    opened = open_model(model, _settings_for([model], folder))
+    found: list[dict[str, Any]] = []
+    failed = False
     for path in files:
         image = read_photo(path, opened.size)
         if isinstance(image, Refused):
             failed = True
             print(f"ssclass: {path}: {image.reason}: {image.detail}; give a photo that opens", file=sys.stderr)
             continue
-        odds = dict(zip(opened.classes, (float(value) for value in opened.predict(image[None])[0]), strict=True))
+        answer = (float(value) for value in opened.predict(image[None])[0])
+        odds: dict[str, float] = dict(zip(opened.classes, answer, strict=True))
         found.append({"file": str(path), "label": max(odds, key=lambda name: odds[name]), "probabilities": odds})
     if as_json:
         print_json(found)
@@ -154,6 +152,13 @@ def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: b
             click.echo(f"{item['file']}: {item['label']} ({item['probabilities'][item['label']]:.3f})")
     if failed:
         sys.exit(2)
+
+
+def _settings_for(models: list[str], folder: Path | None) -> Settings | None:
+    """The workspace's settings; None where none is needed, as every model is a folder."""
+    if folder is None and all(Path(name).is_dir() for name in models):
+        return None
+    return settings_at(folder)
 
 
 COMMANDS = (retrain, evaluate, predict)

@@ -34,7 +34,8 @@ def init(folder: Path, bucket: str, git_url: str | None, **services: str | None)
     workspace = create(folder.resolve(), values, git_url)
     click.echo(f"workspace {workspace.root}, origin {workspace.git('remote', 'get-url', 'origin')}")
     click.echo(
-        f"next: cd {folder}; edit params.yaml (dataset.classes) and push it; `ssclass submit DIR`, then `ssclass retrain`"
+        f"next: cd {folder}; edit params.yaml (dataset.classes) and push it; `ssclass submit DIR`, then `ssclass "
+        "retrain`"
     )
 
 
@@ -75,7 +76,8 @@ def status(folder: Path | None, as_json: bool) -> None:
         return
     if champion:
         click.echo(
-            f"champion   {state.number_of(champion['key'])}: {champion['candidate']['right']} of {champion['holdout']['size']} held-out photos right ({champion['data_version']}, run/{champion['key']})"
+            f"champion   {state.number_of(champion['key'])}: {champion['candidate']['right']} of "
+            f"{champion['holdout']['size']} held-out photos right ({champion['data_version']}, run/{champion['key']})"
         )
     else:
         click.echo("champion   none yet")
@@ -127,7 +129,8 @@ def _ingest_line(receipt: dict[str, object] | None) -> str | None:
     refused = receipt["refused"]
     assert isinstance(refused, dict)
     reasons = ", ".join(f"{count} {reason}" for reason, count in refused.items())
-    return f"{receipt['accepted']} photos in, {receipt['duplicates']} there already, {sum(refused.values())} refused{f' ({reasons})' if reasons else ''}"
+    said = f"{receipt['accepted']} photos in, {receipt['duplicates']} there already, {sum(refused.values())} refused"
+    return f"{said} ({reasons})" if reasons else said
 
 
 @click.command()
@@ -140,7 +143,8 @@ def rollback(number: int | None, folder: Path | None) -> None:
     workspace = workspace_at(folder)
     event = roll_back(workspace, number)
     click.echo(
-        f"champion {event.body['number']} (run/{event.body['key']}) is in force; promotion is frozen until `ssclass unfreeze`"
+        f"champion {event.body['number']} (run/{event.body['key']}) is in force; promotion is frozen until `ssclass "
+        "unfreeze`"
     )
 
 

@@ -167,7 +167,8 @@ class Manager:
             say(f"{'deploy':15} {line}")
 
     def _wait(self, process: subprocess.Popen[bytes], part: Part) -> None:
-        end, starts = time.monotonic() + PATIENCE, set()
+        end = time.monotonic() + PATIENCE
+        starts: set[int] = set()
         while time.monotonic() < end and len(starts) <= ATTEMPTS:
             if process.poll() is not None:
                 raise FailedError(f"supervisor ended ({process.returncode}); see {self.folder / 'logs'}")
