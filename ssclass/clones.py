@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ssclass.settings import SETTINGS_FILE, home, load_settings
+from ssclass.errors import WorkspaceError
+from ssclass.settings import SETTINGS_FILE, Settings, home, load_settings
 from ssclass.template import create
 from ssclass.workspace import Workspace
 
@@ -36,6 +37,17 @@ def workspace_at(where: str) -> Workspace:
         if not is_folder(str(folder)):
             return create(folder, {}, git=url)
     return Workspace(load_settings(folder))
+
+
+def find_settings(given: Path | None) -> Settings:
+    """Settings of the workspace given or around this folder; where there is none, of a clone of ``SSCLASS_GIT``."""
+    try:
+        return load_settings(given)
+    except WorkspaceError:
+        url = os.environ.get("SSCLASS_GIT")
+        if url is None or given is not None or os.environ.get("SSCLASS_WORKSPACE"):
+            raise
+        return workspace_at(url).settings
 
 
 @contextmanager

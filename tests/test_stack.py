@@ -50,7 +50,6 @@ def test_the_training_was_the_gpu_pools(delivered: Running):
     assert run["work_pool_name"] == "gpu"
     assert run["state"]["type"] == "COMPLETED"
     assert run["parameters"]["workspace"].endswith(".git"), "a worker is told a git URL, no folder of this machine"
-    assert "import of tensorflow" not in delivered.log("retrain-worker")
 
 
 def test_typed_parameters_come_from_the_event(delivered: Running):

@@ -30,7 +30,8 @@ def crash_automations(deployments: dict[str, str]) -> list[Any]:
             "type": "event",
             "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
             "match_related": {"prefect.resource.id": [f"prefect.deployment.{each}" for each in deployments.values()]},
-            "after": ["prefect.flow-run.heartbeat"],
+            # Running: the first heartbeat comes only half a minute later
+            "after": ["prefect.flow-run.Running", "prefect.flow-run.heartbeat"],
             "expect": ["prefect.flow-run.heartbeat", *ended],
             "for_each": ["prefect.resource.id"],
             "posture": "Proactive",

@@ -24,6 +24,7 @@ from ssclass.stack.origin import Origin
 from ssclass.store import Store
 
 QUIET = 15.0  # seconds between two events: batches that arrive meanwhile share the second
+SETTLE = 30.0  # seconds that an event has to become a run before a sweep asks what was missed
 SOON = 15.0  # seconds between tries while something is away
 LONGEST = 6 * 3600.0  # seconds: a batch that retrains keep failing on is tried ever more rarely, but at least so often
 MARKER = re.compile(r"incoming/([^/]+)/(?:manifest\.json|_SUCCESS)")
@@ -182,7 +183,7 @@ def listen(settings: Settings, sqs: str | None, serve: Serve | None, stop: threa
     due_sweep, failed = float("-inf"), 0
     while not stop.wait(0.5):
         try:
-            if time.monotonic() >= due_sweep:
+            if time.monotonic() >= max(due_sweep, hints.told + SETTLE):
                 due_sweep = time.monotonic() + min(SOON, settings.sweep)  # if it fails
                 found = sweep(settings, origin)
                 due_sweep = time.monotonic() + settings.sweep

@@ -21,11 +21,15 @@ class Origin:
 
     def state(self) -> ledger.State:
         """The ledger of origin's newest commit, folded; FailedError when origin is away."""
-        if not (self.folder / "HEAD").exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _git(self.folder, "init", "--quiet", "--bare")
-        _git(self.folder, "fetch", "--quiet", "--depth", "1", self.url, "+main:refs/heads/main")
-        return ledger.fold(ledger.parse(_git(self.folder, "show", "refs/heads/main:ledger.jsonl"), self.url))
+        from filelock import FileLock
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.folder}.lock"):
+            if not (self.folder / "HEAD").exists():
+                _git(self.folder, "init", "--quiet", "--bare")
+            _git(self.folder, "fetch", "--quiet", "--depth", "1", self.url, "+main:refs/heads/main")
+            text = _git(self.folder, "show", "refs/heads/main:ledger.jsonl")
+        return ledger.fold(ledger.parse(text, self.url))
 
 
 def _git(folder: Path, *args: str) -> str:
