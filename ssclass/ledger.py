@@ -90,6 +90,15 @@ class State:
             case "unfreeze":
                 self.frozen = None
 
+    def undecided(self) -> list[str]:
+        """Batches that joined the data set with photos after the last decision."""
+        seen = {batch for event in self.decisions.values() for batch in event.body["batches"]}
+        return [
+            batch
+            for batch, event in self.ingested.items()
+            if batch not in seen and event.body.get("receipt", {}).get("accepted")
+        ]
+
     def number_of(self, key: str) -> int:
         """The how-manyth champion a decision key became: 1 for the first."""
         return self.champions.index(key) + 1

@@ -174,6 +174,7 @@ def unfreeze(folder: Path | None) -> None:
 @in_workspace
 def ui(port: int, folder: Path | None) -> None:
     """Open the MLflow UI on this workspace's runs."""
+    import os
     import subprocess
     import sys
 
@@ -181,12 +182,12 @@ def ui(port: int, folder: Path | None) -> None:
     from ssclass.tracking import Tracking
 
     settings = settings_at(folder)
-    experiment = Tracking(settings).experiment_id
+    tracking = Tracking(settings)
     if settings.mlflow_uri and settings.mlflow_uri.startswith("http"):
-        click.echo(f"{settings.mlflow_uri.rstrip('/')}/#/experiments/{experiment}")
+        click.echo(tracking.page(settings.mlflow_uri))
         return
     port = port or free_port()
-    click.echo(f"MLflow UI: http://127.0.0.1:{port}/#/experiments/{experiment}/runs  (Ctrl-C ends it)")
+    click.echo(f"MLflow UI: {tracking.page(f'http://127.0.0.1:{port}')}  (Ctrl-C ends it)")
     command = [
         sys.executable,
         "-m",
@@ -196,11 +197,13 @@ def ui(port: int, folder: Path | None) -> None:
         settings.tracking_uri,
         "--host",
         "127.0.0.1",
+        "--workers",
+        "1",
         "--port",
         str(port),
     ]
     try:
-        sys.exit(subprocess.call(command))
+        sys.exit(subprocess.call(command, env={**os.environ, "PYTHONWARNINGS": "ignore"}))
     except KeyboardInterrupt:
         sys.exit(0)
 
