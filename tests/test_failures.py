@@ -29,18 +29,22 @@ def trainings(stack: Running, key: str) -> list[dict]:
     return [run for run in stack.runs("train") if run["parameters"]["key"] == key]
 
 
-def test_a_worker_killed_in_mid_training_is_replaced(stack: Running):
+@pytest.mark.parametrize("moment", ["before it runs", "in mid-training"])
+def test_a_worker_killed_is_replaced(stack: Running, moment: str):
     name = f"worker-{uuid.uuid4().hex[:6]}"
     stack.submit(name)
+    if moment == "in mid-training":
+        eventually("the training runs", lambda: stack.runs("train", "RUNNING"))
     engine = stack.caught("gpu-worker")
     worker = stack.pid("gpu-worker")
     os.kill(worker, signal.SIGKILL)
     os.kill(engine, signal.SIGKILL)
+    killed = datetime.now().astimezone()
     decision = one_decision(stack, name)
     runs = trainings(stack, decision["key"])
     assert [run["state"]["type"] for run in runs] == ["CRASHED", "COMPLETED"], dump(runs)
-    between = moment(runs[1]["start_time"]) - moment(runs[0]["end_time"])
-    print(f"crashed to running again: {between.total_seconds():.0f} s")
+    again = time_of(runs[1]["start_time"]) - killed
+    print(f"killed {moment}: running again {again.total_seconds():.0f} s later")
 
 
 def test_the_finished_result_of_a_killed_retrain_is_adopted(stack: Running):
@@ -141,7 +145,7 @@ def test_schedule_and_event_do_not_overlap(stack: Running):
     )
     stack.idle()
     runs = [run for run in stack.runs("retrain") if run["id"] not in seen]
-    spans = sorted((moment(run["start_time"]), moment(run["end_time"])) for run in runs)
+    spans = sorted((time_of(run["start_time"]), time_of(run["end_time"])) for run in runs)
     for (_, end), (start, _) in pairwise(spans):
         assert end <= start, dump(runs)
 
@@ -192,5 +196,5 @@ def test_a_signal_ends_everything(stack: Running, number: signal.Signals):
         stack.cli("up", "--detach")
 
 
-def moment(text: str) -> datetime:
+def time_of(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -35,7 +35,7 @@ def test_a_batch_becomes_a_decision_by_itself(delivered: Running):
     assert event.body["decision"] == "PROMOTED", event.body
     assert [run["parameters"]["batch"] for run in delivered.runs("retrain")] == ["day-1"]
     (arrived,) = delivered.events("ssclass.batch.arrived")
-    assert arrived["payload"]["source"] == "webhook", "the sweep was not needed"
+    assert "webhook: day-1" in delivered.log("listener"), "S3 told of it"
     assert arrived["payload"]["count"] == 1
 
     tracking = Tracking(delivered.settings)
