@@ -1,15 +1,23 @@
 """What the stack makes of killed processes, lost events, absent servers and crowds. Slow: `make test-all`."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import uuid
 from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from running import Running, dump, eventually
+
+from ssclass.environment import free_port
+from ssclass.settings import CHECKOUT, home
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(900)]
 
@@ -171,9 +179,6 @@ def test_up_stops_cleanly_and_keeps_its_data(stack: Running):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything(stack: Running, number: signal.Signals):
-    import subprocess
-    import sys
-
     stack.idle()
     stack.cli("down")
     command = [sys.executable, "-m", "ssclass", "up"]
@@ -198,3 +203,69 @@ def test_a_signal_ends_everything(stack: Running, number: signal.Signals):
 
 def time_of(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_worker_of_another_user_needs_nothing_of_ours_but_urls(stack: Running):
+    """Another uid, HOME and TMPDIR, unable to read the retrain's folders: git by its protocol, the rest by HTTP."""
+    stack.idle()
+    own = Path(tempfile.mkdtemp(prefix="other-user-"))
+    weights = own / "home"
+    shutil.copytree(home(), weights, ignore=shutil.ignore_patterns("clones", "uv", "pip"))
+    subprocess.run(["chown", "-R", "65534:65534", str(own)], check=True)
+    origin, port = stack.folder.with_name("workspace.git"), free_port()
+    settings = stack.settings
+    plan = json.loads((stack.manager.folder / "plan.json").read_text())
+    environment = {
+        "PATH": stack.environment["PATH"],
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(own),
+        "TMPDIR": str(own),
+        "SSCLASS_HOME": str(weights),
+        "SSCLASS_GIT": f"git://127.0.0.1:{port}/workspace.git",
+        "SSCLASS_BUCKET": settings.bucket,
+        "SSCLASS_S3_ENDPOINT": str(settings.s3_endpoint),
+        "SSCLASS_S3_REGION": "us-east-1",
+        "SSCLASS_MLFLOW_URI": str(settings.mlflow_uri),
+        "PREFECT_API_URL": str(settings.prefect_url),
+        "PREFECT_HOME": str(own / "prefect"),
+        "AWS_ACCESS_KEY_ID": plan["s3_user"],
+        "AWS_SECRET_ACCESS_KEY": plan["s3_password"],
+    }
+    daemon = ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all", f"--base-path={origin.parent}"]
+    worker = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        "gpu",
+        "--name",
+        "other",
+        "--type",
+        "process",
+    ]
+    log = own / "worker.log"
+    stack.stop("gpu-worker")
+    serving = subprocess.Popen([*daemon, str(origin.parent)], stderr=subprocess.DEVNULL)
+    with log.open("wb") as output:
+        working = subprocess.Popen(
+            worker, env=environment, cwd=own, user=65534, group=65534, extra_groups=[], stdout=output, stderr=output
+        )
+    try:
+        assert subprocess.run(["ls", str(stack.folder)], user=65534, group=65534, capture_output=True).returncode != 0
+        name = f"other-{uuid.uuid4().hex[:6]}"
+        stack.submit(name)
+        decision = one_decision(stack, name)
+        (run,) = trainings(stack, decision["key"])
+        assert run["state"]["type"] == "COMPLETED", log.read_text()
+        assert decision["key"][:8] in log.read_text(), "it was this worker"
+    finally:
+        working.send_signal(signal.SIGINT)
+        working.wait(60)
+        serving.terminate()
+        serving.wait(10)
+        stack.start("gpu-worker")
+        shutil.rmtree(own, ignore_errors=True)

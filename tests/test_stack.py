@@ -174,6 +174,16 @@ def test_secrets_are_their_owners(stack: Running):
     assert stack.workspace().git("status", "--porcelain") == ""
 
 
+def test_status_says_how_the_loop_is(delivered: Running):
+    said = delivered.cli("status").stdout
+    assert "gpu-worker running" in said
+    assert "retrains   last completed" in said
+    assert "champion   1" in said
+    found = json.loads(delivered.cli("status", "--json").stdout)["loop"]
+    assert set(found["parts"].values()) == {"RUNNING"}
+    assert found["workers"] == {"ssclass": 1, "gpu": 1}
+
+
 def test_up_again_says_so(stack: Running):
     assert "up already" in stack.cli("up", "--detach").stdout
 
