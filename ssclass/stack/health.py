@@ -18,7 +18,7 @@ def loop(settings: Settings) -> dict[str, Any]:
     import requests
 
     def runs(states: list[str], order: str) -> list[Any]:
-        body = {
+        body: dict[str, Any] = {
             "flows": {"name": {"any_": ["retrain"]}},
             "flow_runs": {"state": {"type": {"any_": states}}},
             "sort": order,
