@@ -1,15 +1,23 @@
 """What the stack makes of killed processes, lost events, absent servers and crowds. Slow: `make test-all`."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import uuid
 from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from running import Running, dump, eventually
+
+from ssclass.environment import free_port
+from ssclass.settings import CHECKOUT, home
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(900)]
 
@@ -29,18 +37,22 @@ def trainings(stack: Running, key: str) -> list[dict]:
     return [run for run in stack.runs("train") if run["parameters"]["key"] == key]
 
 
-def test_a_worker_killed_in_mid_training_is_replaced(stack: Running):
+@pytest.mark.parametrize("moment", ["before it runs", "in mid-training"])
+def test_a_worker_killed_is_replaced(stack: Running, moment: str):
     name = f"worker-{uuid.uuid4().hex[:6]}"
     stack.submit(name)
+    if moment == "in mid-training":
+        eventually("the training runs", lambda: stack.runs("train", "RUNNING"))
     engine = stack.caught("gpu-worker")
     worker = stack.pid("gpu-worker")
     os.kill(worker, signal.SIGKILL)
     os.kill(engine, signal.SIGKILL)
+    killed = datetime.now().astimezone()
     decision = one_decision(stack, name)
     runs = trainings(stack, decision["key"])
     assert [run["state"]["type"] for run in runs] == ["CRASHED", "COMPLETED"], dump(runs)
-    between = moment(runs[1]["start_time"]) - moment(runs[0]["end_time"])
-    print(f"crashed to running again: {between.total_seconds():.0f} s")
+    again = time_of(runs[1]["start_time"]) - killed
+    print(f"killed {moment}: running again {again.total_seconds():.0f} s later")
 
 
 def test_the_finished_result_of_a_killed_retrain_is_adopted(stack: Running):
@@ -141,7 +153,7 @@ def test_schedule_and_event_do_not_overlap(stack: Running):
     )
     stack.idle()
     runs = [run for run in stack.runs("retrain") if run["id"] not in seen]
-    spans = sorted((moment(run["start_time"]), moment(run["end_time"])) for run in runs)
+    spans = sorted((time_of(run["start_time"]), time_of(run["end_time"])) for run in runs)
     for (_, end), (start, _) in pairwise(spans):
         assert end <= start, dump(runs)
 
@@ -167,9 +179,6 @@ def test_up_stops_cleanly_and_keeps_its_data(stack: Running):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything(stack: Running, number: signal.Signals):
-    import subprocess
-    import sys
-
     stack.idle()
     stack.cli("down")
     command = [sys.executable, "-m", "ssclass", "up"]
@@ -192,5 +201,71 @@ def test_a_signal_ends_everything(stack: Running, number: signal.Signals):
         stack.cli("up", "--detach")
 
 
-def moment(text: str) -> datetime:
+def time_of(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_worker_of_another_user_needs_nothing_of_ours_but_urls(stack: Running):
+    """Another uid, HOME and TMPDIR, unable to read the retrain's folders: git by its protocol, the rest by HTTP."""
+    stack.idle()
+    own = Path(tempfile.mkdtemp(prefix="other-user-"))
+    weights = own / "home"
+    shutil.copytree(home(), weights, ignore=shutil.ignore_patterns("clones", "uv", "pip"))
+    subprocess.run(["chown", "-R", "65534:65534", str(own)], check=True)
+    origin, port = stack.folder.with_name("workspace.git"), free_port()
+    settings = stack.settings
+    plan = json.loads((stack.manager.folder / "plan.json").read_text())
+    environment = {
+        "PATH": stack.environment["PATH"],
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(own),
+        "TMPDIR": str(own),
+        "SSCLASS_HOME": str(weights),
+        "SSCLASS_GIT": f"git://127.0.0.1:{port}/workspace.git",
+        "SSCLASS_BUCKET": settings.bucket,
+        "SSCLASS_S3_ENDPOINT": str(settings.s3_endpoint),
+        "SSCLASS_S3_REGION": "us-east-1",
+        "SSCLASS_MLFLOW_URI": str(settings.mlflow_uri),
+        "PREFECT_API_URL": str(settings.prefect_url),
+        "PREFECT_HOME": str(own / "prefect"),
+        "AWS_ACCESS_KEY_ID": plan["s3_user"],
+        "AWS_SECRET_ACCESS_KEY": plan["s3_password"],
+    }
+    daemon = ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all", f"--base-path={origin.parent}"]
+    worker = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        "gpu",
+        "--name",
+        "other",
+        "--type",
+        "process",
+    ]
+    log = own / "worker.log"
+    stack.stop("gpu-worker")
+    serving = subprocess.Popen([*daemon, str(origin.parent)], stderr=subprocess.DEVNULL)
+    with log.open("wb") as output:
+        working = subprocess.Popen(
+            worker, env=environment, cwd=own, user=65534, group=65534, extra_groups=[], stdout=output, stderr=output
+        )
+    try:
+        assert subprocess.run(["ls", str(stack.folder)], user=65534, group=65534, capture_output=True).returncode != 0
+        name = f"other-{uuid.uuid4().hex[:6]}"
+        stack.submit(name)
+        decision = one_decision(stack, name)
+        (run,) = trainings(stack, decision["key"])
+        assert run["state"]["type"] == "COMPLETED", log.read_text()
+        assert decision["key"][:8] in log.read_text(), "it was this worker"
+    finally:
+        working.send_signal(signal.SIGINT)
+        working.wait(60)
+        serving.terminate()
+        serving.wait(10)
+        stack.start("gpu-worker")
+        shutil.rmtree(own, ignore_errors=True)

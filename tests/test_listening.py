@@ -80,6 +80,18 @@ def test_a_burst_becomes_two_events():
     assert told == [["day-0"], [f"day-{n}" for n in range(1, 10)]]
 
 
+def test_a_notification_of_what_was_just_told_adds_nothing():
+    now = [100.0]
+    hints = Hints(clock=lambda: now[0])
+    hints.add(["day-1"], "sweep")
+    hints.done(hints.due())
+    hints.add(["day-1"], "webhook")
+    now[0] += 20
+    assert hints.due() == {}
+    hints.add(["day-1"], "sweep")
+    assert hints.due() == {"day-1": "sweep"}, "a sweep knows that nobody has taken it in"
+
+
 def test_what_could_not_be_told_is_kept():
     hints = Hints(clock=lambda: 0.0)
     hints.add(["day-1"], "sweep")

@@ -35,7 +35,7 @@ def test_a_batch_becomes_a_decision_by_itself(delivered: Running):
     assert event.body["decision"] == "PROMOTED", event.body
     assert [run["parameters"]["batch"] for run in delivered.runs("retrain")] == ["day-1"]
     (arrived,) = delivered.events("ssclass.batch.arrived")
-    assert arrived["payload"]["source"] == "webhook", "the sweep was not needed"
+    assert "webhook: day-1" in delivered.log("listener"), "S3 told of it"
     assert arrived["payload"]["count"] == 1
 
     tracking = Tracking(delivered.settings)
@@ -172,6 +172,16 @@ def test_secrets_are_their_owners(stack: Running):
         mode = (stack.manager.folder / name).stat().st_mode
         assert stat.S_IMODE(mode) == 0o600, name
     assert stack.workspace().git("status", "--porcelain") == ""
+
+
+def test_status_says_how_the_loop_is(delivered: Running):
+    said = delivered.cli("status").stdout
+    assert "gpu-worker running" in said
+    assert "retrains   last completed" in said
+    assert "champion   1" in said
+    found = json.loads(delivered.cli("status", "--json").stdout)["loop"]
+    assert set(found["parts"].values()) == {"RUNNING"}
+    assert found["workers"] == {"ssclass": 1, "gpu": 1}
 
 
 def test_up_again_says_so(stack: Running):

@@ -8,7 +8,7 @@ from typing import Any
 from ssclass.errors import ParamsError
 
 SILENT = 90  # seconds without a heartbeat (one every 30) after which a run counts as crashed
-RERUNS = 3  # of one retrain that keeps crashing
+STARTING = 150  # seconds from a worker's taking a run to its running; a worker killed in between leaves it pending
 NOTICES = ("ssclass.batch.held", "ssclass.model.promoted", "ssclass.model.rejected", "ssclass.retrain.failed")
 SUBJECT = "{{ event.event }} {{ event.resource.name }}"
 BODY = "{{ event.event }}: {{ event.payload.reason }}"
@@ -19,12 +19,12 @@ PAYLOAD = (
 
 
 def crash_automations(deployments: dict[str, str]) -> list[Any]:
-    """For deployment ids by name: silent runs become Crashed, and a crashed retrain runs again.
+    """For deployment ids by name: lost runs become Crashed, and a crashed retrain runs again.
 
     A crashed training is left alone: the retrain that waits for it, or its successor, asks for another.
     """
     ended = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
-    silent = {
+    silent: dict[str, Any] = {
         "name": "ssclass: a run that fell silent has crashed",
         "trigger": {
             "type": "event",
@@ -44,6 +44,23 @@ def crash_automations(deployments: dict[str, str]) -> list[Any]:
                 "state": "CRASHED",
                 "name": "Crashed",
                 "message": f"no heartbeat for {SILENT} s",
+            }
+        ],
+    }
+    unstarted = {
+        "name": "ssclass: a run that did not start has crashed",
+        "trigger": {
+            **silent["trigger"],
+            "after": ["prefect.flow-run.Pending"],
+            "expect": [f"prefect.flow-run.{each}" for each in ("Running", "AwaitingConcurrencySlot", "Late")] + ended,
+            "within": STARTING,
+        },
+        "actions": [
+            {
+                "type": "change-flow-run-state",
+                "state": "CRASHED",
+                "name": "Crashed",
+                "message": f"not started within {STARTING} s",
             }
         ],
     }
@@ -75,7 +92,7 @@ def crash_automations(deployments: dict[str, str]) -> list[Any]:
             }
         ],
     }
-    return [_automation(silent), _automation(again)]
+    return [_automation(each) for each in (silent, unstarted, again)]
 
 
 def _automation(body: dict[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from ssclass.stack.origin import Origin
 from ssclass.store import Store
 
 QUIET = 15.0  # seconds between two events: batches that arrive meanwhile share the second
+SWEPT = "sweep"
 SETTLE = 30.0  # seconds that an event has to become a run before a sweep asks what was missed
 SOON = 15.0  # seconds between tries while something is away
 LONGEST = 6 * 3600.0  # seconds: a batch that retrains keep failing on is tried ever more rarely, but at least so often
@@ -63,19 +64,21 @@ def batches_in(body: bytes | str, bucket: str) -> set[str]:
 
 @dataclass
 class Hints:
-    """Batches to tell of: the first at once, those that follow within `quiet` seconds together."""
+    """Batches to tell of: the first at once, those that follow within `quiet` seconds together, none twice in a row."""
 
     quiet: float = QUIET
     clock: Callable[[], float] = time.monotonic
     told: float = float("-inf")
     pending: dict[str, str] = field(default_factory=dict)
+    recent: dict[str, float] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, batches: Iterable[str], source: str) -> None:
         """Note batches; from any thread."""
         with self.lock:
             for batch in batches:
-                self.pending.setdefault(batch, source)
+                if source == SWEPT or self.clock() - self.recent.get(batch, float("-inf")) > SETTLE:
+                    self.pending.setdefault(batch, source)
 
     def due(self) -> dict[str, str]:
         """The batches to tell of now, with who named them; call :meth:`done` once that worked."""
@@ -86,8 +89,10 @@ class Hints:
         """These have been told of."""
         with self.lock:
             self.told = self.clock()
+            self.recent = {batch: at for batch, at in self.recent.items() if self.told - at <= SETTLE}
             for batch in batches:
                 self.pending.pop(batch, None)
+                self.recent[batch] = self.told
 
 
 @dataclass
@@ -189,7 +194,7 @@ def listen(settings: Settings, sqs: str | None, serve: Serve | None, stop: threa
                 due_sweep = time.monotonic() + settings.sweep
                 if backoff.lets(found):
                     log.warning("sweep: %s", ", ".join(found))
-                    hints.add(found, "sweep")
+                    hints.add(found, SWEPT)
             if due := hints.due():
                 tell(settings, due)
                 hints.done(due)
