@@ -117,7 +117,7 @@ def trained(rows: Sequence[Row], examined: Set) -> tuple[Classifier, int, int]:
     return champion, int(right.sum()), len(held)
 
 
-def tests_of(seed: int, examined: Set, folder: Path) -> dict[str, float]:
+def chances(seed: int, examined: Set, folder: Path) -> dict[str, float]:
     """p of the flipped third delivery and of the good one, under a champion of the first two."""
     places = {batch: place for _, batch, place in deliveries(examined.found, folder, seed)}
     rows: list[Row] = []
@@ -137,7 +137,7 @@ def test_flipped_labels_are_held_for_every_seed_and_good_ones_hardly_ever(examin
     def dealt() -> Iterator[dict[str, float]]:
         for seed in range(SEEDS):
             (tmp_path / str(seed)).mkdir()
-            yield tests_of(seed, examined, tmp_path / str(seed))
+            yield chances(seed, examined, tmp_path / str(seed))
 
     p = list(dealt())
     held = [each["flipped"] < PARAMS.ingest.implausible for each in p]
