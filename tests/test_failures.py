@@ -252,7 +252,7 @@ def test_a_worker_of_another_user_needs_nothing_of_ours_but_urls(stack: Running)
     }
     daemon = ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all", f"--base-path={origin.parent}"]
     worker = [
-        sys.executable,
+        python,
         "-m",
         "prefect",
         "worker",
