@@ -116,8 +116,8 @@ def load_settings(workspace: Path | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ParamsError(
-            f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; correct it there or in SSCLASS_{field.upper()}"
-        ) from error
+        known = first["type"] != "extra_forbidden"
+        remedy = f"correct it there or in SSCLASS_{field.upper()}" if known else "remove it there"
+        raise ParamsError(f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; {remedy}") from error
     except ValueError as error:
         raise ParamsError(f"{folder / SETTINGS_FILE}: not readable as TOML ({error}); mend it there") from error

@@ -186,9 +186,10 @@ class Tracking:
         import mlflow
         import mlflow.keras
         import numpy as np
-        from keras.models import load_model
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
+
+        from ssclass.backbones import import_keras
 
         signature = ModelSignature(
             Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
@@ -196,7 +197,7 @@ class Tracking:
         )
         with mlflow.start_run(run_id=run_id):
             mlflow.keras.log_model(
-                load_model(path),
+                import_keras().models.load_model(path),
                 name="model",
                 signature=signature,
                 pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
