@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import requests
 from running import Running, dump, eventually
 
 from ssclass.environment import free_port
@@ -68,11 +69,22 @@ def test_the_finished_result_of_a_killed_retrain_is_adopted(stack: Running):
 
 def test_an_event_that_prefect_lost_is_made_good_by_the_sweep(stack: Running):
     """Killed as soon as it has said 204: the bus and the queues were in its memory."""
+    stack.idle()
     name = f"lost-{uuid.uuid4().hex[:6]}"
     prefect = stack.pid("prefect")
+    stack.stop("listener")
     stack.submit(name)
-    eventually("the listener has told Prefect", lambda: f"webhook: {name}" in stack.log("listener"), within=60)
+    event = {
+        "id": str(uuid.uuid4()),
+        "event": "ssclass.batch.arrived",
+        "occurred": datetime.now().astimezone().isoformat(),
+        "resource": {"prefect.resource.id": f"ssclass.batch.{name}"},
+        "payload": {"batch": name, "count": 1},
+    }
+    answer = requests.post(f"{stack.settings.prefect_url}/events", json=[event], timeout=10)
     os.kill(prefect, signal.SIGKILL)
+    assert answer.status_code == 204
+    stack.start("listener")
     one_decision(stack, name)
     no_slot_is_taken(stack)
 
