@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from datetime import datetime
 from itertools import pairwise
@@ -19,6 +20,7 @@ from running import Running, dump, eventually
 
 from ssclass.environment import free_port
 from ssclass.settings import CHECKOUT, home
+from ssclass.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(900)]
 
@@ -108,35 +110,47 @@ def no_slot_is_taken(stack: Running) -> None:
     eventually("every slot is free", free, within=400)
 
 
+OUTAGE = 45  # seconds that a server stays away once it is wanted; Settings.patience is 60
+
+
 def test_mlflow_away_for_a_minute_is_waited_for(stack: Running):
+    stack.idle()
     name = f"mlflow-{uuid.uuid4().hex[:6]}"
+    store = Store(stack.settings)
+
+    def results() -> int:
+        return sum(each.key.endswith("/result.json") for each in store.list("results/"))
+
+    before = results()
     stack.stop("mlflow")
     try:
         stack.submit(name)
-        eventually("the training is done", lambda: trained_since(stack, name), within=300)
+        eventually("the training is done and wants to log", lambda: results() > before)
+        time.sleep(OUTAGE)
+        assert name not in stack.decided()
     finally:
         stack.start("mlflow")
-    one_decision(stack, name)
-
-
-def trained_since(stack: Running, batch: str) -> bool:
-    """A run that wants MLflow now: the training's, or the retrain that looks for its result."""
-    return batch in stack.state().ingested and bool(stack.runs("train", "RUNNING") or stack.runs("retrain", "RUNNING"))
+    decision = one_decision(stack, name)
+    assert len(trainings(stack, decision["key"])) == 1
 
 
 def test_git_away_for_a_minute_is_waited_for(stack: Running):
+    stack.idle()
     name = f"git-{uuid.uuid4().hex[:6]}"
     origin = stack.folder.with_name("workspace.git")
     gone = origin.with_name("gone.git")
     stack.submit(name)
+    eventually("the training runs", lambda: stack.runs("train", "RUNNING"))
     child = stack.caught("gpu-worker")
     shutil.move(origin, gone)
     try:
         os.kill(child, signal.SIGCONT)
-        eventually("the retrain wants to push", lambda: not stack.runs("train", "RUNNING"), within=120)
+        eventually("the retrain wants to push", lambda: not stack.runs("train", "RUNNING"))
+        time.sleep(OUTAGE)
     finally:
         shutil.move(gone, origin)
-    one_decision(stack, name)
+    decision = one_decision(stack, name)
+    assert len(trainings(stack, decision["key"])) == 1
 
 
 def test_ten_batches_at_once_are_few_trainings(stack: Running):
