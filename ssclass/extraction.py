@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ def _side_by_side(vectors: list[Any]) -> Any:
     return layers.Concatenate(axis=1)(rows) if len(rows) > 1 else rows[0]
 
 
+@lru_cache(maxsize=1)  # ten new shards in one training: one network, not ten
 def make_extractor(spec: FeatureSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
     weights = load_weights(spec.backbone)
