@@ -49,6 +49,7 @@ class State:
 
     `champion` is the decision key of the champion's run, None before the first promotion. A batch is held,
     admitted, dropped or ingested by (id, marker etag): a batch sent again with another marker is another case.
+    `next_version` is the number of the next data version: revoked ones keep theirs.
     """
 
     champions: list[str] = field(default_factory=list)
@@ -60,10 +61,12 @@ class State:
     admitted: set[tuple[str, str]] = field(default_factory=set)
     dropped: set[tuple[str, str]] = field(default_factory=set)
     revoked: dict[str, Event] = field(default_factory=dict)
+    next_version: int = 1
 
     def apply(self, event: Event) -> None:
         """Take one event in."""
         body = event.body
+        self.next_version = max(self.next_version, body.get("sequence", 0) + 1)
         match event.kind:
             case "ingest":
                 self.ingested[body["batch"]] = event

@@ -1,12 +1,16 @@
-"""Commands about batches: submit, batch admit, batch drop."""
+"""Commands about batches: submit, batch list, show, admit, drop."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ssclass.cli.common import FOLDER, in_workspace, workspace_at
+from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, workspace_at
+
+if TYPE_CHECKING:
+    from ssclass.stories import Story
 
 
 @click.command()
@@ -41,7 +45,89 @@ def submit(source: Path, batch_id: str | None, folder: Path | None) -> None:
 
 @click.group()
 def batch() -> None:
-    """Decide on held batches."""
+    """See what became of batches, and decide on held ones."""
+
+
+@batch.command(name="list")
+@in_workspace
+@as_json
+def list_(folder: Path | None, as_json: bool) -> None:
+    """Show every batch and what became of it."""
+    from ssclass.stories import stories
+
+    found = stories(workspace_at(folder))
+    if as_json:
+        print_json([each.as_dict() for each in found])
+        return
+    print_table(
+        ("batch", "received (UTC)", "status", "in", "there already", "refused", "warnings", "data", "decision"),
+        [_line(each) for each in found],
+    )
+
+
+def _line(each: Story) -> tuple[object, ...]:
+    receipt = each.receipt or {}
+    refused = receipt.get("refused", {})
+    return (
+        each.batch,
+        (each.received or "")[:16].replace("T", " "),
+        each.status,
+        receipt.get("accepted"),
+        receipt.get("duplicates"),
+        sum(refused.values()) if receipt else None,
+        ", ".join(sorted({item["code"] for item in receipt.get("warnings", ())})),
+        each.data_version,
+        each.decision and each.decision["decision"],
+    )
+
+
+@batch.command()
+@click.argument("batch_id")
+@in_workspace
+@as_json
+def show(batch_id: str, folder: Path | None, as_json: bool) -> None:
+    """Tell the story of a batch: what arrived, what was refused and why, what it changed."""
+    from ssclass.stories import story
+
+    told = story(workspace_at(folder), batch_id)
+    if as_json:
+        print_json(told.as_dict())
+        return
+    for line in _telling(told):
+        click.echo(line)
+
+
+def _telling(told: Story) -> list[str]:
+    lines = [f"{told.batch}  {told.status}{f': {told.reason}' if told.reason else ''}"]
+    if told.received:
+        lines.append(f"received   {told.received[:19].replace('T', ' ')} UTC")
+    receipt = told.receipt
+    if receipt:
+        lines.append(f"photos     {receipt['accepted']} in, {receipt['duplicates']} there already")
+        for label, sides in receipt["counts"].items():
+            lines.append(f"           {label}: {sides['train']} to train, {sides['holdout']} held out")
+        refused = receipt["refused"]
+        if isinstance(refused, dict):
+            lines += [f"refused    {count} {reason}" for reason, count in refused.items()]
+        else:
+            lines += [f"refused    {item['key']}: {item['reason']} ({item['detail']})" for item in refused]
+        lines += [f"relabelled {sha256} → {label}" for sha256, label in (receipt.get("relabel") or {}).items()]
+        lines += [f"removed    {sha256}" for sha256 in receipt.get("remove") or ()]
+        lines += [f"warning    {item['code']}: {item['detail']}" for item in receipt.get("warnings", ())]
+    if test := told.champion_test:
+        lines.append(
+            f"champion   {test['right']} of {test['n']} right before it learnt from them (p = {test['p']:.2g}, "
+            f"run/{test['key']})"
+        )
+    if told.data_version:
+        lines.append(f"data       {told.data_version}")
+    if told.decision:
+        lines.append(
+            f"decision   {told.decision['decision']}: {told.decision['reason']} (run/{told.decision['key']}, "
+            f"{told.decision['data_version']})"
+        )
+    lines += [f"{event['at'][:19].replace('T', ' ')}  {event.get('decision', event['event'])}" for event in told.events]
+    return lines
 
 
 @batch.command()
