@@ -116,6 +116,30 @@ def add_shard(root: Path, shard: Path) -> Tracked:
         return next(each for each in after if each.path == path)
 
 
+def drop_shard(root: Path, batch: str) -> None:
+    """Take a shard out of data.dvc, and push the new listing; the other shards need not be here."""
+    from dvc_data.hashfile.meta import Meta
+    from dvc_data.hashfile.tree import Tree
+
+    name = f"{batch}.parquet"
+    with repository(root) as repo:
+        stage, out = next((each, out) for each in repo.index.stages for out in each.outs if out.def_path == DATA)
+        listing: Any = Tree()  # type: ignore[no-untyped-call]
+        size = 0
+        for key, meta, oid in out.get_dir_cache():
+            if key != (name,):
+                listing.add(key, meta, oid)
+                size += meta.size or 0 if meta else 0
+        listing.digest()
+        for store in (out.cache, repo.cloud.get_remote_odb("store", hash_name="md5")):
+            store.add(listing.path, listing.fs, listing.oid)
+        out.obj, out.hash_info = listing, listing.hash_info
+        out.meta = Meta(size=size, nfiles=len(listing), isdir=True)
+        stage.md5 = stage.compute_md5() if stage.md5 else None
+        stage.dump()
+    (root / DATA / name).unlink(missing_ok=True)
+
+
 def commit_stages(root: Path) -> None:
     """Record the stages of dvc.yaml as run, from the files as they are now, and push their outputs.
 

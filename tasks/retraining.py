@@ -59,8 +59,9 @@ def open_question(folder: str) -> str | None:
     """The decision key of the data, params and code as they are; None when it is decided or there is no data."""
     workspace = workspace_at(folder)
     dataset = workspace.dataset()
-    key = learning.decision_key(dataset, workspace.params)
-    return None if not dataset.rows or key in workspace.state().decisions else key
+    state = workspace.state()
+    key = learning.decision_key(dataset, workspace.params, state.revoked)
+    return None if not dataset.rows or key in state.decisions else key
 
 
 @task(**outside, task_run_name="learn {key}")

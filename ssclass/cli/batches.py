@@ -152,4 +152,24 @@ def drop(batch_id: str, folder: Path | None) -> None:
     click.echo(f"{batch_id} stays out; its photos remain in incoming/{batch_id}/")
 
 
+@batch.command()
+@click.argument("batch_id")
+@click.option("--reason", default="by hand", help="Why; shown by `batch show` and in the ledger.")
+@in_workspace
+def revoke(batch_id: str, reason: str, folder: Path | None) -> None:
+    """Take an ingested batch out again: a new data version without it, which the next retrain learns from."""
+    from ssclass.lineage import decisions_with
+    from ssclass.operations import revoke as take_out
+
+    workspace = workspace_at(folder)
+    event = take_out(workspace, batch_id, reason)
+    click.echo(f"{batch_id} is out since data/{event.body['sequence']}; `ssclass retrain` learns without it")
+    state = workspace.state()
+    learnt = {each.body["key"] for each in decisions_with(workspace.events(), batch_id)}
+    if state.champion in learnt:
+        earlier = [number for number, key in enumerate(state.champions, 1) if key not in learnt]
+        remedy = f"; `ssclass rollback {earlier[-1]}` goes back to one that has not" if earlier else ""
+        click.echo(f"the champion in force has learnt from it{remedy}")
+
+
 COMMANDS = (submit, batch)

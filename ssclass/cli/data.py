@@ -1,8 +1,9 @@
-"""Commands about the data set: export, data diff."""
+"""Commands about the data set: export, data diff, lineage."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -60,4 +61,33 @@ def diff(before: str, after: str, folder: Path | None, as_json: bool) -> None:
     print_table(("change", "class", "split", "photos"), rows or [("none", "", "", 0)])
 
 
-COMMANDS = (export, data)
+@click.command()
+@click.argument("name")
+@in_workspace
+@as_json
+def lineage(name: str, folder: Path | None, as_json: bool) -> None:
+    """Tell where NAME comes from and where it went: a champion's number, a run key, data/N, a batch, a sha256."""
+    from ssclass.lineage import lineage as trace
+
+    found = trace(workspace_at(folder), name)
+    if as_json:
+        print_json(found)
+        return
+    for field, value in found.items():
+        if not isinstance(value, list):
+            click.echo(f"{field:<13} {'–' if value is None else value}")
+    for field, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            print_table(tuple(value[0]), [_cells(item) for item in value], title=field)
+        elif isinstance(value, list):
+            click.echo(f"{field:<13} {', '.join(map(str, value)) or 'none'}")
+
+
+def _cells(item: dict[str, Any]) -> list[object]:
+    return [
+        ", ".join(f"{name} {sum(sides.values())}" for name, sides in cell.items()) if isinstance(cell, dict) else cell
+        for cell in item.values()
+    ]
+
+
+COMMANDS = (export, data, lineage)
