@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,10 @@ def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
     spool = workspace.scratch / "photos"
     spool.mkdir(exist_ok=True)
     told = _reporter(f"batch {ref.id}")
-    receipt = build_shard(store, batch, params, workspace.dataset(), spool, out, told, state.next_version)
+    try:
+        receipt = build_shard(store, batch, params, workspace.dataset(), spool, out, told, state.next_version)
+    finally:
+        shutil.rmtree(spool)
     shard = read_shard(out)
 
     admitted = (ref.id, ref.etag) in state.admitted

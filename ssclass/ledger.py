@@ -6,6 +6,7 @@ Events are only ever appended; nothing is kept anywhere else that this file does
     decision           PROMOTED, REJECTED or HELD, with the reason and the scores
     admit, drop        a person's answer to a HELD batch
     revoke             a person took an ingested batch out again
+    forget             photos were taken out of every version of the data set, for good
     rollback           a person made an earlier champion the champion; freezes promotion
     freeze, unfreeze   promotion stops, and may go on
 """
@@ -22,7 +23,7 @@ from ssclass.errors import WorkspaceError
 from ssclass.gate import HELD, PROMOTED
 
 VERSION = 1
-KINDS = ("ingest", "decision", "admit", "drop", "revoke", "rollback", "freeze", "unfreeze")
+KINDS = ("ingest", "decision", "admit", "drop", "revoke", "forget", "rollback", "freeze", "unfreeze")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ssclass.dataset import Dataset, count
-from ssclass.errors import NotFoundError
+from ssclass.errors import NotFoundError, StoreError
 from ssclass.gate import HELD
 from ssclass.ledger import Event, State
 from ssclass.shards import Shard
@@ -147,7 +147,10 @@ def shards_ever(workspace: Workspace) -> Iterator[Shard]:
     yield from workspace.dataset().shards
     state = workspace.state()
     for batch in state.revoked:
-        then = workspace.dataset(f"data/{state.ingested[batch].body['sequence']}")
+        try:
+            then = workspace.dataset(f"data/{state.ingested[batch].body['sequence']}")
+        except StoreError:  # a photo of it was forgotten since
+            continue
         yield from (shard for shard in then.shards if shard.batch_id == batch)
 
 

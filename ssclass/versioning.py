@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from ssclass.errors import StoreError, WorkspaceError
 from ssclass.settings import Settings
+from ssclass.store import Store
 
 DATA, CANDIDATE = "data", "candidate"
 EMPTY_DIR = "d751713988987e9331980363e24189ce.dir"
@@ -114,6 +115,15 @@ def add_shard(root: Path, shard: Path) -> Tracked:
             targets.append(f"{root / 'dvc.yaml'}:train")
         repo.push(targets=targets)
         return next(each for each in after if each.path == path)
+
+
+def erase_objects(root: Path, store: Store, md5s: Iterable[str]) -> None:
+    """Delete objects from DVC's cache here and from its remote, every version of them."""
+    with repository(root) as repo:
+        remote = repo.cloud.get_remote_odb("store", hash_name="md5")
+        for md5 in md5s:
+            Path(repo.cache.local.oid_to_path(md5)).unlink(missing_ok=True)
+            store.erase(remote.oid_to_path(md5).removeprefix("s3://").removeprefix(f"{store.bucket}/"))
 
 
 def drop_shard(root: Path, batch: str) -> None:

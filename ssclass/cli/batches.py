@@ -43,6 +43,41 @@ def submit(source: Path, batch_id: str | None, folder: Path | None) -> None:
     )
 
 
+@click.command(name="import")
+@click.argument("source")
+@click.option("--id", "name", help="Name of the batches; default: the folder's name.")
+@click.option("--size", type=click.IntRange(min=1), default=5000, show_default=True, help="Photos in a batch.")
+@in_workspace
+def import_(source: str, name: str | None, size: int, folder: Path | None) -> None:
+    """Send a data set in class folders, on disk or at s3://…, as batches; train/ and test/ keep their sides."""
+    import re
+    from tempfile import TemporaryDirectory
+
+    from ssclass import progress
+    from ssclass.importing import fetch, import_folder
+    from ssclass.store import Store
+
+    workspace = workspace_at(folder)
+    called = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-")[:90] or "import"
+    workspace.private.mkdir(exist_ok=True)
+    with progress.shown(), TemporaryDirectory(dir=workspace.private) as scratch:
+        local = Path(source)
+        if source.startswith("s3://"):
+            local = Path(scratch)
+            fetch(workspace.settings, source, local, lambda done, total: progress.report("download", done, total))
+        sent = import_folder(
+            Store(workspace.settings),
+            local,
+            called,
+            workspace.params.dataset.classes,
+            size,
+            lambda done, total: progress.report("upload", done, total),
+        )
+    for batch, count in sent.items():
+        click.echo(f"batch {batch}: {count} photos")
+    click.echo("`ssclass retrain` takes them in")
+
+
 @click.group()
 def batch() -> None:
     """See what became of batches, and decide on held ones."""
@@ -172,4 +207,4 @@ def revoke(batch_id: str, reason: str, folder: Path | None) -> None:
         click.echo(f"the champion in force has learnt from it{remedy}")
 
 
-COMMANDS = (submit, batch)
+COMMANDS = (submit, import_, batch)

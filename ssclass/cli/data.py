@@ -1,4 +1,4 @@
-"""Commands about the data set: export, data diff, lineage."""
+"""Commands about the data set: export, data diff, lineage, forget."""
 
 from __future__ import annotations
 
@@ -90,4 +90,33 @@ def _cells(item: dict[str, Any]) -> list[object]:
     ]
 
 
-COMMANDS = (export, data, lineage)
+@click.command()
+@click.argument("sha256s", nargs=-1, required=True, metavar="SHA256...")
+@click.option("--reason", default="by request", help="Why; kept in the ledger.")
+@click.option("--yes", is_flag=True, help="Do not ask; old data versions lose these photos for good.")
+@in_workspace
+@as_json
+def forget(sha256s: tuple[str, ...], reason: str, yes: bool, folder: Path | None, as_json: bool) -> None:
+    """Take photos out of every store and every version, for good."""
+    from dataclasses import asdict
+
+    from ssclass.forgetting import forget as take_out
+
+    workspace = workspace_at(folder)
+    if not yes:
+        click.confirm(
+            f"Forget {len(sha256s)} photos for good? Old data versions with them can no longer be pulled.", abort=True
+        )
+    done = take_out(workspace, sha256s, reason)
+    if as_json:
+        print_json(asdict(done))
+        return
+    click.echo(f"forgotten: rewritten {', '.join(done.batches) or 'no shard'}; {len(done.objects)} objects in S3 gone")
+    for model in done.models:
+        click.echo(f"saw it: run/{model['key']} ({model['decision']}, {model['use']})")
+    if done.tags:
+        click.echo(f"can no longer be pulled: {', '.join(done.tags)}")
+    click.echo("other clones: delete their .ssclass/ and .dvc/cache/; copies that were exported are not ours to find")
+
+
+COMMANDS = (export, data, lineage, forget)
