@@ -49,7 +49,7 @@ class IngestParams(_Section):
     growth: Annotated[float, Field(gt=1)] = 10
     corrections: Annotated[float, Field(gt=0, le=1)] = 0.1
     max_bytes: Annotated[int, Field(gt=0)] = 20_000_000
-    max_pixels: Annotated[int, Field(gt=0)] = 64_000_000
+    max_pixels: Annotated[int, Field(gt=0)] = 65_000_000
     min_side: Annotated[int, Field(gt=0)] = 32
 
 

@@ -186,9 +186,10 @@ class Tracking:
         import mlflow
         import mlflow.keras
         import numpy as np
-        from keras.models import load_model
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
+
+        from ssclass.backbones import import_keras
 
         signature = ModelSignature(
             Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
@@ -196,7 +197,7 @@ class Tracking:
         )
         with mlflow.start_run(run_id=run_id):
             mlflow.keras.log_model(
-                load_model(path),
+                import_keras().models.load_model(path),
                 name="model",
                 signature=signature,
                 pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
@@ -237,6 +238,13 @@ class Tracking:
         with self.named():
             found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{key}'")
             return min(found, key=lambda each: int(each.version)) if found else None
+
+    def alias(self) -> str | None:
+        """The version that the alias points at; None when there is no model or no alias yet."""
+        with self.named():
+            found = self.client.search_registered_models(f"name = '{self.name}'")
+            aliases = found[0].aliases if found else {}
+            return str(aliases[ALIAS]) if ALIAS in aliases else None
 
     def reconcile(self, state: State, cards: dict[str, str] | None = None) -> str | None:
         """Make the registry say what the ledger says: a version for each champion, the alias on the champion.

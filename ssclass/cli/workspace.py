@@ -43,9 +43,10 @@ def init(folder: Path, bucket: str, git_url: str | None, **services: str | None)
 @in_workspace
 @as_json
 def status(folder: Path | None, as_json: bool) -> None:
-    """Show champion, data, held and waiting batches."""
+    """Show champion, data, held and waiting batches, the stack and the health of the loop."""
     from ssclass.arrivals import waiting
     from ssclass.errors import StoreError
+    from ssclass.stack.health import lines, loop
     from ssclass.store import Store
 
     workspace = workspace_at(folder)
@@ -71,8 +72,9 @@ def status(folder: Path | None, as_json: bool) -> None:
         "held": [{"batch": batch, "reason": event.body["reason"]} for (batch, _), event in state.held.items()],
         "waiting": pending,
     }
+    running = loop(workspace.settings)
     if as_json:
-        print_json(found)
+        print_json(found | {"loop": running})
         return
     if champion:
         click.echo(
@@ -92,6 +94,8 @@ def status(folder: Path | None, as_json: bool) -> None:
             f"held       {batch}: {event.body['reason']}; `ssclass batch admit {batch}` or `ssclass batch drop {batch}`"
         )
     click.echo(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
+    for line in lines(running):
+        click.echo(line)
 
 
 @click.command()
