@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,20 @@ def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
         return _hold(workspace, ref, {"reason": str(error)})
     spool = workspace.scratch / "photos"
     spool.mkdir(exist_ok=True)
-    receipt = build_shard(store, batch, params, workspace.dataset(), spool, out, _reporter(f"batch {ref.id}"))
+    told = _reporter(f"batch {ref.id}")
+    try:
+        receipt = build_shard(store, batch, params, workspace.dataset(), spool, out, told, state.next_version)
+    finally:
+        shutil.rmtree(spool)
     shard = read_shard(out)
 
+    admitted = (ref.id, ref.etag) in state.admitted
+    holding = [each for each in receipt.warnings if each.code in params.ingest.hold]
+    if holding and not admitted:
+        reason = "; ".join(f"{each.code}: {each.detail}" for each in holding) + " (ingest.hold)"
+        return _hold(workspace, ref, {"reason": reason, "receipt": _brief(receipt)})
     test = _champion_test(workspace, state, shard, out)
-    if test and test["p"] < params.ingest.implausible and (ref.id, ref.etag) not in state.admitted:
+    if test and test["p"] < params.ingest.implausible and not admitted:
         reason = (
             f"the champion has {test['right']} of {test['n']} right, implausible for one with "
             f"{test['champion_right']} of {test['champion_n']} photos right that it had not learnt from "
@@ -137,6 +147,9 @@ def _brief(receipt: Receipt) -> dict[str, Any]:
         "duplicates": receipt.duplicates,
         "refused": reasons,
         "counts": receipt.counts,
+        "warnings": [asdict(each) for each in receipt.warnings],
+        "relabelled": len(receipt.relabel),
+        "removed": len(receipt.remove),
     }
 
 
