@@ -7,11 +7,13 @@ from typing import Any
 
 from prefect import flow
 
+from flows.train import train
 from ssclass.arrivals import Taken
-from ssclass.errors import LostRaceError
+from ssclass.errors import FailedError, LostRaceError
 from ssclass.gate import HELD, SKIPPED
 from tasks import retraining as step
 
+RERUNS = 3
 RACES = 10
 """Lost pushes after which a retrain gives up; each means that another writer got its work done."""
 
@@ -31,9 +33,20 @@ class Outcome:
         return asdict(self)
 
 
-@flow(name="retrain", flow_run_name="retrain {batch}", validate_parameters=False)
-def retrain(workspace: str, batch: str | None = None) -> Outcome:
-    """Take in every waiting batch and decide. `batch` is what woke us: a hint for people, nothing depends on it."""
+def failed(flow: Any, flow_run: Any, state: Any) -> None:
+    """Tell people of a retrain that ended without a decision."""
+    step.tell_of_failure(flow_run.parameters["workspace"], flow_run.name, state.message or state.name)
+
+
+@flow(name="retrain", flow_run_name="retrain {batch}", validate_parameters=False, on_failure=[failed])
+def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int = 0) -> Outcome:
+    """Take in every waiting batch and decide.
+
+    `batch` and `count` are what woke us: hints for people, nothing depends on them. `rerun`: how many runs in a row
+    crashed before this one.
+    """
+    if rerun > RERUNS:
+        raise FailedError(f"{rerun} retrains in a row crashed; look at their logs and at the workers' memory")
     taken: list[Taken] = []
     for _ in range(RACES):
         with step.workspace_at(workspace).turn():
@@ -42,6 +55,14 @@ def retrain(workspace: str, batch: str | None = None) -> Outcome:
             except LostRaceError:
                 continue
     raise LostRaceError(f"{workspace}: lost the race to push {RACES} times; see who else writes to origin")
+
+
+def learned(workspace: str, key: str) -> str:
+    """The MLflow run of a finished result: one that is there already, or what a training leaves."""
+    run_id = step.adopt(workspace, key)
+    if run_id is None and step.trains_elsewhere(workspace):
+        run_id = step.train_elsewhere(workspace, key)
+    return run_id or train(workspace, key)
 
 
 def attempt(workspace: str, taken: list[Taken]) -> Outcome:
@@ -59,8 +80,7 @@ def attempt(workspace: str, taken: list[Taken]) -> Outcome:
             )
         return Outcome(SKIPPED, "nothing new to learn from", tuple(taken), version=version)
 
-    step.learn(workspace, key)
-    run_id = step.log_run(workspace, key)
+    run_id = learned(workspace, key)
     try:
         event = step.decide(workspace, key, run_id)
     except LostRaceError:

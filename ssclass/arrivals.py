@@ -71,7 +71,7 @@ def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
     if test and test["p"] < params.ingest.implausible and (ref.id, ref.etag) not in state.admitted:
         reason = (
             f"the champion has {test['right']} of {test['n']} right, implausible for one with "
-            f"{test['champion_right']} of {test['champion_n']} held-out photos right "
+            f"{test['champion_right']} of {test['champion_n']} photos right that it had not learnt from "
             f"(p = {test['p']:.1e}, ingest.implausible {params.ingest.implausible:g})"
         )
         return _hold(workspace, ref, {"reason": reason, "champion_test": test, "receipt": _brief(receipt)})
@@ -111,8 +111,7 @@ def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path)
     called = predicted(champion.predict(features), champion.classes, classes)
     known = np.array([row.label in champion.classes for row in shard.rows])
     hit = (called == label_index(shard.rows, classes))[known]
-    base = state.decisions[state.champion].body
-    champion_right, champion_n = base["candidate"]["right"], base["holdout"]["size"]
+    champion_right, champion_n = state.record_of(state.champion)
     p = implausible(int(hit.sum()), len(hit), champion_right, champion_n)
     return {
         "key": state.champion,

@@ -48,7 +48,8 @@ def quiet_libraries(settings: Settings) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        # Prefect logs the traceback of every failed task; the command line says the same in one line, or in full.
+        "PREFECT_LOGGING_LEVEL": "WARNING" if "SSCLASS_DEBUG" in os.environ else "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
     }.items():
         os.environ.setdefault(name, str(value))

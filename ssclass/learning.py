@@ -257,17 +257,32 @@ def result_folder(workspace: Workspace, key: str) -> Path:
     return workspace.private / "results" / key
 
 
+def adopt(workspace: Workspace, key: str) -> Result | None:
+    """A finished result, put where a training would have left it: candidate/, metrics.json, code.json.
+
+    None when this machine has none for the champion in force.
+    """
+    folder = result_folder(workspace, key)
+    if not (folder / "result.json").exists():
+        return None
+    result = Result.read(folder / "result.json")
+    if result.champion_key != workspace.state().champion:
+        return None  # a person moved the champion meanwhile: the answers to compare with are another model's
+    shutil.rmtree(workspace.root / CANDIDATE, ignore_errors=True)
+    shutil.copytree(folder / CANDIDATE, workspace.root / CANDIDATE)
+    shutil.copy(folder / "metrics.json", workspace.root / "metrics.json")
+    (workspace.root / "code.json").write_text(code_json())
+    return result
+
+
 def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result:
     """Train, score candidate and champion on the same photos, and leave it all in the result folder.
 
     A finished result of the same key is taken as it is.
     """
+    if (finished := adopt(workspace, key)) is not None:
+        return finished
     folder = result_folder(workspace, key)
-    if (folder / "result.json").exists():
-        shutil.rmtree(workspace.root / CANDIDATE, ignore_errors=True)
-        shutil.copytree(folder / CANDIDATE, workspace.root / CANDIDATE)
-        shutil.copy(folder / "metrics.json", workspace.root / "metrics.json")
-        return Result.read(folder / "result.json")
 
     from ssclass.classifier import Classifier
 
@@ -317,6 +332,16 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
     )
     result.write(folder / "result.json")
     return result
+
+
+def exported(workspace: Workspace, key: str) -> Path:
+    """The whole Keras model of a result, made anew where only the small form came over."""
+    folder = result_folder(workspace, key)
+    if not (folder / "model.keras").exists():
+        from ssclass.classifier import Classifier
+
+        Classifier.load(folder / CANDIDATE).export(folder / "model.keras")
+    return folder / "model.keras"
 
 
 def _nested(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:

@@ -90,6 +90,29 @@ class State:
             case "unfreeze":
                 self.frozen = None
 
+    def undecided(self) -> list[str]:
+        """Batches that joined the data set with photos after the last decision."""
+        seen = {batch for event in self.decisions.values() for batch in event.body["batches"]}
+        return [
+            batch
+            for batch, event in self.ingested.items()
+            if batch not in seen and event.body.get("receipt", {}).get("accepted")
+        ]
+
+    def record_of(self, key: str) -> tuple[int, int]:
+        """Right and total of a model on photos that it had not learnt from: what is known of its accuracy.
+
+        Its newest score on held-out photos (the set grows), and its cross-validation on the training split, without
+        which a champion with few held-out photos could not hold anything.
+        """
+        own = self.decisions[key].body
+        right, n = own["candidate"]["right"], own["holdout"]["size"]
+        for event in self.decisions.values():
+            if event.body["champion"] and event.body["champion"]["key"] == key:
+                right, n = event.body["champion"]["right"], event.body["holdout"]["size"]
+        folds = own.get("cross_validated", {"right": 0, "n": 0})
+        return right + folds["right"], n + folds["n"]
+
     def number_of(self, key: str) -> int:
         """The how-manyth champion a decision key became: 1 for the first."""
         return self.champions.index(key) + 1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def metrics(result: Result) -> dict[str, float]:
-    """The run's metrics; docs/formats.md defines each name."""
+    """The run's metrics, rounded to what a table shows; docs/formats.md defines each name."""
     scores, champion = result.scores()
     compared = comparison(result)
     folds = np.array(result.cross_validation[result.head])
@@ -47,7 +47,8 @@ def metrics(result: Result) -> dict[str, float]:
             "losses": compared.losses,
             "mcnemar_p": compared.mcnemar_p,
         }
-    return found | {f"seconds_{name}": value for name, value in result.seconds.items()}
+    found |= {f"seconds_{name}": value for name, value in result.seconds.items()}
+    return {name: round(float(value), 1 if name.startswith("seconds") else 4) for name, value in found.items()}
 
 
 def run_name(event: Event) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ssclass.gate import PROMOTED
 from ssclass.learning import Result, result_folder
 from ssclass.ledger import Event
+from ssclass.notices import tell
 from ssclass.report import model_card
 from ssclass.tracking import DECISION_TAG, Tracking
 from ssclass.workspace import Workspace
@@ -23,7 +24,18 @@ def reconcile(workspace: Workspace) -> str | None:
     cards = {}
     if result is not None and event.body["decision"] == PROMOTED:
         cards = {result.key: model_card(result, event, state.number_of(result.key))}
-    return tracking.reconcile(state, cards)
+    before = tracking.alias()
+    version = tracking.reconcile(state, cards)
+    if version is not None and version != before:
+        told = state.decisions[state.champion or ""].body
+        tell(
+            workspace.settings,
+            "ssclass.model.promoted",
+            f"ssclass.model.{told['key']}",
+            version=version,
+            **{name: told[name] for name in ("reason", "candidate", "champion", "batches")},
+        )
+    return version
 
 
 def _conclude(workspace: Workspace, tracking: Tracking, event: Event) -> Result | None:

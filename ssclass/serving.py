@@ -74,7 +74,7 @@ def open_model(name: str, settings: Settings | None) -> Model:
 
 
 def _from_folder(name: str, folder: Path) -> Model:
-    from keras.models import load_model
+    from ssclass.backbones import import_keras
 
     found = sorted(folder.rglob("*.keras"))
     if not found:
@@ -90,7 +90,7 @@ def _from_folder(name: str, folder: Path) -> Model:
             f"{folder}: neither MLmodel nor model.json beside the model says which classes it tells; name the folder "
             "that MLflow or `ssclass` wrote"
         )
-    return Model(name, tuple(about["classes"]), int(about["size"]), load_model(found[0]))
+    return Model(name, tuple(about["classes"]), int(about["size"]), import_keras().models.load_model(found[0]))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Where things are: S3, MLflow, Prefect, the workspace. Nothing here changes a result.
 
 Precedence: a call's own arguments, then ``SSCLASS_*`` in the environment, then the workspace's
-``ssclass.toml``. Credentials are never kept: name a profile, or let the environment or a role give them.
+``ssclass.toml``, then what `ssclass up` started. Credentials are never kept: name a profile, or let the environment
+or a role give them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pydantic_settings import (
 from ssclass.errors import ParamsError, WorkspaceError
 
 SETTINGS_FILE = "ssclass.toml"
+STARTED_FILE = ".ssclass/started.toml"
+"""Where `ssclass up` writes what it started; untracked."""
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -46,10 +49,16 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = Field(default=None, description="S3-compatible server; none: AWS")
     s3_region: str | None = None
     s3_profile: str | None = Field(default=None, description="name of a profile in the AWS configuration")
+    s3_credentials: Path | None = Field(default=None, description="AWS credentials file; none: AWS's own places")
     mlflow_uri: str | None = Field(default=None, description="tracking URI; none: SQLite in the workspace")
     prefect_url: str | None = Field(default=None, description="Prefect API URL; none: a temporary one")
+    git: str | None = Field(default=None, description="URL of origin, for a machine without a workspace")
+    train_deployment: str | None = Field(
+        default=None, description="Prefect deployment that trains, as in train/gpu; none: in the retrain's own process"
+    )
     model_name: str = Field(default="ssclass", description="registered model and experiment in MLflow")
 
+    sweep: float = Field(default=300.0, gt=0, description="seconds between two sweeps of S3")
     patience: float = Field(default=60.0, ge=0, description="seconds to wait for a service that is away")
 
     @property
@@ -71,10 +80,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then ssclass.toml."""
+        """Arguments, then the environment, then ssclass.toml, then what `ssclass up` started."""
         workspace = init_settings().get("workspace")
         file = Path(workspace) / SETTINGS_FILE if workspace else None
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+        started = Path(workspace) / STARTED_FILE if workspace else None
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, file),
+            TomlConfigSettingsSource(settings_cls, started),
+        )
 
 
 def find_workspace(given: Path | None = None) -> Path:
@@ -101,8 +116,8 @@ def load_settings(workspace: Path | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ParamsError(
-            f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; correct it there or in SSCLASS_{field.upper()}"
-        ) from error
+        known = first["type"] != "extra_forbidden"
+        remedy = f"correct it there or in SSCLASS_{field.upper()}" if known else "remove it there"
+        raise ParamsError(f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; {remedy}") from error
     except ValueError as error:
         raise ParamsError(f"{folder / SETTINGS_FILE}: not readable as TOML ({error}); mend it there") from error

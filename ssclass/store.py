@@ -23,6 +23,17 @@ class Listed:
     modified: datetime
 
 
+def session(settings: Settings) -> Any:
+    """A boto3 session with the credentials in force: a profile's where one is named, else as AWS's tools find them."""
+    import boto3
+    import botocore.session
+
+    core = botocore.session.Session(profile=settings.s3_profile)
+    if settings.s3_credentials:
+        core.set_config_variable("credentials_file", str(settings.s3_credentials))
+    return boto3.session.Session(botocore_session=core, region_name=settings.s3_region)
+
+
 class Store:
     """One bucket. Safe to use from several threads."""
 
@@ -33,7 +44,6 @@ class Store:
     @cached_property
     def client(self) -> Any:
         """The boto3 client; retries five times, with the pauses of its standard mode."""
-        import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
@@ -47,8 +57,7 @@ class Store:
         )
         with self._named():
             try:
-                session = boto3.session.Session(profile_name=at.s3_profile, region_name=at.s3_region)
-                return session.client("s3", endpoint_url=at.s3_endpoint, config=config)
+                return session(at).client("s3", endpoint_url=at.s3_endpoint, config=config)
             except BotoCoreError as error:
                 raise StoreError(f"S3: {error}; check s3_profile in ssclass.toml and the AWS configuration") from error
 

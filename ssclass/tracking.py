@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 
 ALIAS = "champion"
 KEY_TAG, DECISION_TAG = "decision_key", "decision"
+VIEW = "decisions"
+COLUMNS = (
+    "tags.`decision`",
+    "metrics.`accuracy`",
+    "metrics.`champion_accuracy`",
+    "metrics.`accuracy_difference`",
+    "metrics.`holdout_size`",
+    "tags.`data_version`",
+    "tags.`batches`",
+    "tags.`head`",
+    "metrics.`seconds`",
+)
 REQUIREMENTS = ("keras", "tensorflow", "numpy", "pillow")
 
 
@@ -74,7 +86,13 @@ class Tracking:
             if found is not None:
                 return str(found.experiment_id)
             location = None if self.settings.mlflow_uri else (self.settings.private / "mlflow" / "artifacts").as_uri()
-            return str(self.client.create_experiment(self.name, artifact_location=location))
+            made = str(self.client.create_experiment(self.name, artifact_location=location))
+            self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view()))
+            return made
+
+    def page(self, server: str) -> str:
+        """The address of the run table on an MLflow server, with the columns that matter."""
+        return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs?viewStateShareKey={VIEW}"
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -168,9 +186,10 @@ class Tracking:
         import mlflow
         import mlflow.keras
         import numpy as np
-        from keras.models import load_model
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
+
+        from ssclass.backbones import import_keras
 
         signature = ModelSignature(
             Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
@@ -178,7 +197,7 @@ class Tracking:
         )
         with mlflow.start_run(run_id=run_id):
             mlflow.keras.log_model(
-                load_model(path),
+                import_keras().models.load_model(path),
                 name="model",
                 signature=signature,
                 pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
@@ -219,6 +238,13 @@ class Tracking:
         with self.named():
             found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{key}'")
             return min(found, key=lambda each: int(each.version)) if found else None
+
+    def alias(self) -> str | None:
+        """The version that the alias points at; None when there is no model or no alias yet."""
+        with self.named():
+            found = self.client.search_registered_models(f"name = '{self.name}'")
+            aliases = found[0].aliases if found else {}
+            return str(aliases[ALIAS]) if ALIAS in aliases else None
 
     def reconcile(self, state: State, cards: dict[str, str] | None = None) -> str | None:
         """Make the registry say what the ledger says: a version for each champion, the alias on the champion.
@@ -286,6 +312,26 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def _view() -> dict[str, Any]:
+    """A shared view of the run table, as MLflow's own "share" button keeps it in a tag of the experiment."""
+    return {
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": list(COLUMNS),
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+    }
 
 
 def _source_tags() -> dict[str, str]:

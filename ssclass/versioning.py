@@ -7,6 +7,7 @@ and a machine that holds only some shards works the same.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +34,6 @@ class Tracked:
 @contextmanager
 def repository(root: Path, rev: str | None = None) -> Iterator[Any]:
     """DVC's Repo at a workspace, at a git revision where one is given; its errors become StoreError."""
-    import os
-
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     from botocore.exceptions import BotoCoreError, ClientError
     from dvc.exceptions import DvcException
@@ -140,11 +139,14 @@ def commit_stages(root: Path) -> None:
 
 def configure(settings: Settings) -> None:
     """Point DVC at the bucket in force; kept out of git (.dvc/config.local), as the environment may differ."""
+    if settings.s3_credentials:  # where this variable is set, DVC's own option for it is not heard
+        os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(settings.s3_credentials)
     lines = ["['remote \"store\"']", f"    url = s3://{settings.bucket}/dvc"]
     for name, value in (
         ("endpointurl", settings.s3_endpoint),
         ("region", settings.s3_region),
         ("profile", settings.s3_profile),
+        ("credentialpath", settings.s3_credentials),
     ):
         if value:
             lines.append(f"    {name} = {value}")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.tasks import exponential_backoff
 
-from ssclass import arrivals, deciding, learning, progress, reporting
+from ssclass import arrivals, clones, deciding, dispatch, learning, notices, progress, reporting, results
 from ssclass.arrivals import Taken
 from ssclass.batches import BatchRef
-from ssclass.errors import FailedError, LostRaceError
+from ssclass.code import code_digest
+from ssclass.environment import quiet_libraries
+from ssclass.errors import FailedError, LostRaceError, WorkspaceError
+from ssclass.gate import HELD, REJECTED
 from ssclass.learning import Result
 from ssclass.ledger import Event
-from ssclass.settings import load_settings
 from ssclass.store import Store
 from ssclass.tracking import Tracking
 from ssclass.workspace import Workspace
@@ -36,9 +37,12 @@ outside: dict[str, Any] = {
 }
 
 
-def workspace_at(folder: str) -> Workspace:
-    """The workspace in a folder."""
-    return Workspace(load_settings(Path(folder)))
+def workspace_at(where: str) -> Workspace:
+    """The workspace in a folder, or this machine's clone of a git URL."""
+    workspace = clones.workspace_at(where)
+    if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker's process: no command line has done it
+        quiet_libraries(workspace.settings)
+    return workspace
 
 
 @task(**outside)
@@ -51,7 +55,11 @@ def find_batches(folder: str) -> list[BatchRef]:
 @task(**outside, task_run_name="take in {batch.id}")
 def take_in(folder: str, batch: BatchRef) -> Taken:
     """Take one batch in, or hold it."""
-    return arrivals.take_in(workspace_at(folder), batch)
+    workspace = workspace_at(folder)
+    taken = arrivals.take_in(workspace, batch)
+    if taken.outcome == HELD:
+        notices.tell(workspace.settings, "ssclass.batch.held", f"ssclass.batch.{batch.id}", reason=taken.reason)
+    return taken
 
 
 @task
@@ -63,22 +71,58 @@ def open_question(folder: str) -> str | None:
     return None if not dataset.rows or key in workspace.state().decisions else key
 
 
+@task
+def check_key(folder: str, key: str) -> None:
+    """Stop where this machine would train something else than was asked for."""
+    workspace = workspace_at(folder)
+    ours = learning.decision_key(workspace.dataset(), workspace.params)
+    if ours != key:
+        raise WorkspaceError(
+            f"{key}: this machine's code ({code_digest()}) makes it {ours}; install the same ssclass on every worker"
+        )
+
+
+@task(**outside, task_run_name="adopt {key}")
+def adopt(folder: str, key: str) -> str | None:
+    """Take up a result that is finished and logged, here or in S3; the MLflow run, None when there is none."""
+    workspace = workspace_at(folder)
+    if not results.fetch(workspace, key) or learning.adopt(workspace, key) is None:
+        return None
+    return results.logged_run(workspace, key)
+
+
+def trains_elsewhere(folder: str) -> bool:
+    """Whether the settings name a deployment that trains."""
+    return workspace_at(folder).settings.train_deployment is not None
+
+
+@task(task_run_name="train {key} elsewhere")
+def train_elsewhere(folder: str, key: str) -> str:
+    """Have a worker train; returns the MLflow run once its result is adopted."""
+    return dispatch.train(workspace_at(folder), key, lambda: adopt(folder, key))
+
+
 @task(**outside, task_run_name="learn {key}")
-def learn(folder: str, key: str) -> Result:
-    """Train a candidate; score it and the champion on the held-out photos."""
-    return learning.learn(workspace_at(folder), key, progress.report)
+def learn(folder: str, key: str) -> None:
+    """Train a candidate; score it and the champion on the held-out photos; keep the result in S3."""
+    workspace = workspace_at(folder)
+    results.fetch(workspace, key)
+    learning.learn(workspace, key, progress.report)
+    results.keep(workspace, key)
 
 
 @task(**outside, task_run_name="log {key}")
 def log_run(folder: str, key: str) -> str:
     """Log the result to MLflow as a run without a decision; returns its id."""
     workspace = workspace_at(folder)
+    if (logged := results.logged_run(workspace, key)) is not None:
+        return logged
     tracking, place = Tracking(workspace.settings), learning.result_folder(workspace, key)
     run_id = tracking.open_run(key)
     params = workspace.params.model_dump(mode="json")
-    tracking.log_result(
-        run_id, Result.read(place / "result.json"), params, place / "model.keras", workspace.dataset().digest
-    )
+    model = learning.exported(workspace, key)
+    tracking.log_result(run_id, Result.read(place / "result.json"), params, model, workspace.dataset().digest)
+    results.note_run(workspace, key, run_id)
     return run_id
 
 
@@ -87,7 +131,15 @@ def decide(folder: str, key: str, run_id: str) -> Event:
     """Ask the gate, and make its answer the ledger's: one commit, pushed."""
     workspace = workspace_at(folder)
     result = Result.read(learning.result_folder(workspace, key) / "result.json")
-    return deciding.record(workspace, result, run_id)
+    event = deciding.record(workspace, result, run_id)
+    if event.body["decision"] == REJECTED:
+        notices.tell(
+            workspace.settings,
+            "ssclass.model.rejected",
+            f"ssclass.model.{key}",
+            **{name: event.body[name] for name in ("reason", "candidate", "champion", "batches")},
+        )
+    return event
 
 
 @task(**outside)
@@ -100,3 +152,9 @@ def reconcile(folder: str) -> str | None:
 def discard(folder: str, run_id: str) -> None:
     """Throw away the run of a result that another writer made superfluous."""
     Tracking(workspace_at(folder).settings).discard(run_id)
+
+
+def tell_of_failure(folder: str, run: str, reason: str) -> None:
+    """Tell people that a retrain ended without a decision."""
+    settings = workspace_at(folder).settings
+    notices.tell(settings, "ssclass.retrain.failed", f"ssclass.retrain.{run}", reason=reason[:1000])

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from running import Running, clean_environment
 
 from ssclass.drawings import draw
 from ssclass.params import DatasetParams, Params
-from ssclass.settings import CHECKOUT, Settings
+from ssclass.settings import CHECKOUT, Settings, home
 from ssclass.store import Store
 
 if TYPE_CHECKING:
@@ -243,3 +244,19 @@ def set_params(workspace: Workspace, **params: object) -> None:
     if workspace.git("status", "--porcelain"):
         subprocess.run([*git, "commit", "--quiet", "--all", "--message", "Params"], check=True)
         subprocess.run([*git, "push", "--quiet", "origin", "main"], check=True)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The whole stack by `ssclass up`, one for the session; sweeps every 20 s, schedules planned for a year ahead."""
+    environment = clean_environment(
+        SSCLASS_HOME=str(home()),
+        SSCLASS_SWEEP="20",
+        PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS="250",
+        PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS="260",
+        PREFECT_SERVER_SERVICES_SCHEDULER_MAX_SCHEDULED_TIME="P300D",
+    )
+    running = Running(tmp_path_factory.mktemp("stack") / "workspace", environment)
+    running.make()
+    yield running
+    running.cli("down")

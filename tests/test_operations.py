@@ -17,8 +17,6 @@ from ssclass.drawings import draw
 from ssclass.tracking import Tracking
 from ssclass.workspace import Workspace
 
-pytestmark = pytest.mark.xdist_group("operations")
-
 THREE = ("sandwich", "sushi", "pizza")
 
 

@@ -21,8 +21,6 @@ from ssclass.store import Store
 from ssclass.tracking import Tracking
 from ssclass.workspace import Workspace
 
-pytestmark = pytest.mark.xdist_group("retrain")
-
 PER_CLASS = 60
 
 
@@ -322,8 +320,6 @@ def test_a_clone_pulls_the_same_bytes_and_is_clean(journey, reproduced):
 
 def test_repro_without_a_cached_feature_gives_the_same_head_and_metrics(journey, reproduced, clone, ssclass):
     assert reproduced["after"] == reproduced["before"]
-    changed = subprocess.run(["git", "-C", str(clone), "diff", "--name-only"], capture_output=True, text=True)
-    assert changed.stdout.split() in ([], ["dvc.lock"])
     assert "up to date" in dvc(ssclass, clone, "status")
 
 

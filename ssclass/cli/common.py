@@ -32,10 +32,10 @@ def in_workspace(function: F) -> F:
 
 def settings_at(folder: Path | None) -> Settings:
     """Settings of the workspace, with the libraries told where their files go."""
+    from ssclass.clones import find_settings
     from ssclass.environment import quiet_libraries
-    from ssclass.settings import load_settings
 
-    settings = load_settings(folder)
+    settings = find_settings(folder)
     quiet_libraries(settings)
     return settings
 

@@ -43,9 +43,10 @@ def init(folder: Path, bucket: str, git_url: str | None, **services: str | None)
 @in_workspace
 @as_json
 def status(folder: Path | None, as_json: bool) -> None:
-    """Show champion, data, held and waiting batches."""
+    """Show champion, data, held and waiting batches, the stack and the health of the loop."""
     from ssclass.arrivals import waiting
     from ssclass.errors import StoreError
+    from ssclass.stack.health import lines, loop
     from ssclass.store import Store
 
     workspace = workspace_at(folder)
@@ -71,8 +72,9 @@ def status(folder: Path | None, as_json: bool) -> None:
         "held": [{"batch": batch, "reason": event.body["reason"]} for (batch, _), event in state.held.items()],
         "waiting": pending,
     }
+    running = loop(workspace.settings)
     if as_json:
-        print_json(found)
+        print_json(found | {"loop": running})
         return
     if champion:
         click.echo(
@@ -92,6 +94,8 @@ def status(folder: Path | None, as_json: bool) -> None:
             f"held       {batch}: {event.body['reason']}; `ssclass batch admit {batch}` or `ssclass batch drop {batch}`"
         )
     click.echo(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
+    for line in lines(running):
+        click.echo(line)
 
 
 @click.command()
@@ -174,6 +178,7 @@ def unfreeze(folder: Path | None) -> None:
 @in_workspace
 def ui(port: int, folder: Path | None) -> None:
     """Open the MLflow UI on this workspace's runs."""
+    import os
     import subprocess
     import sys
 
@@ -181,12 +186,12 @@ def ui(port: int, folder: Path | None) -> None:
     from ssclass.tracking import Tracking
 
     settings = settings_at(folder)
-    experiment = Tracking(settings).experiment_id
+    tracking = Tracking(settings)
     if settings.mlflow_uri and settings.mlflow_uri.startswith("http"):
-        click.echo(f"{settings.mlflow_uri.rstrip('/')}/#/experiments/{experiment}")
+        click.echo(tracking.page(settings.mlflow_uri))
         return
     port = port or free_port()
-    click.echo(f"MLflow UI: http://127.0.0.1:{port}/#/experiments/{experiment}/runs  (Ctrl-C ends it)")
+    click.echo(f"MLflow UI: {tracking.page(f'http://127.0.0.1:{port}')}  (Ctrl-C ends it)")
     command = [
         sys.executable,
         "-m",
@@ -196,11 +201,13 @@ def ui(port: int, folder: Path | None) -> None:
         settings.tracking_uri,
         "--host",
         "127.0.0.1",
+        "--workers",
+        "1",
         "--port",
         str(port),
     ]
     try:
-        sys.exit(subprocess.call(command))
+        sys.exit(subprocess.call(command, env={**os.environ, "PYTHONWARNINGS": "ignore"}))
     except KeyboardInterrupt:
         sys.exit(0)
 

@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks.NAME`. No test asserts a time; these print them."""

@@ -1,0 +1,114 @@
+"""Commands about running by itself: up, down, deploy, listen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ssclass.cli.common import in_workspace, settings_at
+
+if TYPE_CHECKING:
+    from ssclass.settings import Settings
+
+
+def needs_prefect(settings: Settings) -> None:
+    """ParamsError where no Prefect server is named."""
+    from ssclass.errors import ParamsError
+
+    if settings.prefect_url is None:
+        where = settings.workspace
+        raise ParamsError(
+            f"{where}: no Prefect server; `ssclass up` starts one, or name yours as prefect_url in ssclass.toml"
+        )
+
+
+@click.command()
+@click.option("--detach", is_flag=True, help="Return once everything runs; `ssclass down` stops it.")
+@in_workspace
+def up(detach: bool, folder: Path | None) -> None:
+    """Run S3, Prefect, MLflow, listener and workers on this machine.
+
+    A part that ssclass.toml names by its URL (s3_endpoint, prefect_url, mlflow_uri) is yours, and is not started.
+    """
+    from ssclass.settings import load_settings
+    from ssclass.stack.manager import up as start
+
+    start(load_settings(folder), click.echo, detach=detach)
+
+
+@click.command()
+@in_workspace
+def down(folder: Path | None) -> None:
+    """Stop what `ssclass up` started."""
+    from ssclass.settings import load_settings
+    from ssclass.stack.manager import down as stop
+
+    stop(load_settings(folder), click.echo)
+
+
+@click.command()
+@click.option("--git", "git_url", is_flag=True, help="Tell the runs the URL of origin instead of this folder.")
+@click.option("--notify", multiple=True, help="Send notices to this URL: http(s)://… or mailto(s)://…; repeatable.")
+@in_workspace
+def deploy(git_url: bool, notify: tuple[str, ...], folder: Path | None) -> None:
+    """Bring the Prefect server up to prefect.yaml."""
+    from ssclass.stack.deployment import deploy as apply
+    from ssclass.stack.origin import Origin
+
+    settings = settings_at(folder)
+    needs_prefect(settings)
+    where = Origin(settings).url if git_url else str(settings.workspace)
+    changes = apply(settings, where, list(notify))
+    for line in changes:
+        click.echo(line)
+    click.echo(f"{settings.prefect_url}: {'up to date' if changes else 'nothing to change'}")
+
+
+@click.command()
+@click.option("--sqs", help="URL of the queue that S3 notifies.")
+@click.option("--webhook", help="[HOST:]PORT to be notified at, path /s3; the secret is $SSCLASS_WEBHOOK_SECRET.")
+@in_workspace
+def listen(sqs: str | None, webhook: str | None, folder: Path | None) -> None:
+    """Turn S3's notifications into Prefect events, and sweep for what they missed."""
+    import logging
+    import os
+    import signal
+    import threading
+
+    from ssclass.stack.listening import listen as run
+    from ssclass.stack.webhook import server
+
+    settings = settings_at(folder)
+    needs_prefect(settings)
+    serve = server(webhook, os.environ.get("SSCLASS_WEBHOOK_SECRET") or None) if webhook else None
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run(settings, sqs, serve, stop)
+
+
+@click.group()
+def bucket() -> None:
+    """Prepare the S3 bucket."""
+
+
+@bucket.command()
+@click.option("--notify", help="ARN of the queue or webhook that S3 tells of new batches.")
+@in_workspace
+def setup(notify: str | None, folder: Path | None) -> None:
+    """Make the bucket unless it is there, and have it tell of new batches."""
+    from ssclass.stack.manager import notify as announce
+    from ssclass.store import Store
+
+    store = Store(settings_at(folder))
+    store.make_bucket()
+    if notify:
+        announce(store, notify)
+    told = f", tells {notify} of markers under incoming/" if notify else ""
+    click.echo(f"s3://{store.bucket} is there{told}")
+
+
+COMMANDS = (up, down, deploy, listen, bucket)

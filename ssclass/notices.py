@@ -1,0 +1,57 @@
+"""Events that tell Prefect, and by its automations people, what happened.
+
+ssclass.batch.arrived    a hint: a batch may be waiting (payload: batch, count, source)
+ssclass.batch.held       a batch was held, a person decides (batch, reason)
+ssclass.model.promoted   the alias moved (version, key, reason, champion's scores)
+ssclass.model.rejected   the candidate was not better (key, reason, scores)
+ssclass.retrain.failed   a retrain ended without a decision (reason)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from ssclass.errors import FailedError
+from ssclass.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def post(event: str, resource: str, payload: dict[str, Any]) -> None:
+    """Give one event to the Prefect server of this process; FailedError unless it says that it took it.
+
+    Prefect's own `emit_event` sends later, and hides whether that worked.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    body = {
+        "id": str(uuid.uuid4()),
+        "event": event,
+        "occurred": datetime.now(UTC).isoformat(),
+        "resource": {"prefect.resource.id": resource, "prefect.resource.name": resource.rpartition(".")[2]},
+        "payload": payload,
+    }
+    try:
+        with get_client(sync_client=True) as client:
+            answer = client.request("POST", "/events", json=[body])
+    except (httpx.HTTPError, RuntimeError) as error:
+        raise FailedError(
+            f"Prefect did not take the event {event} ({error}); check prefect_url and that the server runs"
+        ) from error
+    if answer.status_code != 204:
+        raise FailedError(f"Prefect answered {answer.status_code} to the event {event}: {answer.text[:200]}")
+
+
+def tell(settings: Settings, event: str, resource: str, **payload: Any) -> None:
+    """Post a notice where there is a server to post to. A notice that fails is logged: the ledger has it all."""
+    if not (settings.prefect_url or os.environ.get("PREFECT__FLOW_RUN_ID")):
+        return
+    try:
+        post(event, resource, {"bucket": settings.bucket, "model": settings.model_name, **payload})
+    except FailedError as error:
+        log.warning("%s", error)

@@ -1,0 +1,149 @@
+"""Prefect automations: a killed run is noticed and run again, and people hear of decisions."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from ssclass.errors import ParamsError
+
+SILENT = 90  # seconds without a heartbeat (one every 30) after which a run counts as crashed
+STARTING = 150  # seconds from a worker's taking a run to its running; a worker killed in between leaves it pending
+NOTICES = ("ssclass.batch.held", "ssclass.model.promoted", "ssclass.model.rejected", "ssclass.retrain.failed")
+SUBJECT = "{{ event.event }} {{ event.resource.name }}"
+BODY = "{{ event.event }}: {{ event.payload.reason }}"
+PAYLOAD = (
+    '{"event": {{ event.event | tojson }}, "resource": {{ event.resource.id | tojson }}, '
+    '"occurred": "{{ event.occurred }}", "payload": {{ event.payload | tojson }} }'
+)
+
+
+def crash_automations(deployments: dict[str, str]) -> list[Any]:
+    """For deployment ids by name: lost runs become Crashed, and a crashed retrain runs again.
+
+    A crashed training is left alone: the retrain that waits for it, or its successor, asks for another.
+    """
+    ended = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
+    silent: dict[str, Any] = {
+        "name": "ssclass: a run that fell silent has crashed",
+        "trigger": {
+            "type": "event",
+            "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
+            "match_related": {"prefect.resource.id": [f"prefect.deployment.{each}" for each in deployments.values()]},
+            # Running: the first heartbeat comes only half a minute later
+            "after": ["prefect.flow-run.Running", "prefect.flow-run.heartbeat"],
+            "expect": ["prefect.flow-run.heartbeat", *ended],
+            "for_each": ["prefect.resource.id"],
+            "posture": "Proactive",
+            "threshold": 1,
+            "within": SILENT,
+        },
+        "actions": [
+            {
+                "type": "change-flow-run-state",
+                "state": "CRASHED",
+                "name": "Crashed",
+                "message": f"no heartbeat for {SILENT} s",
+            }
+        ],
+    }
+    unstarted = {
+        "name": "ssclass: a run that did not start has crashed",
+        "trigger": {
+            **silent["trigger"],
+            "after": ["prefect.flow-run.Pending"],
+            "expect": [f"prefect.flow-run.{each}" for each in ("Running", "AwaitingConcurrencySlot", "Late")] + ended,
+            "within": STARTING,
+        },
+        "actions": [
+            {
+                "type": "change-flow-run-state",
+                "state": "CRASHED",
+                "name": "Crashed",
+                "message": f"not started within {STARTING} s",
+            }
+        ],
+    }
+    again = {
+        "name": "ssclass: a crashed retrain runs again",
+        "trigger": {
+            "type": "event",
+            "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
+            "match_related": {"prefect.resource.id": [f"prefect.deployment.{deployments['retrain']}"]},
+            "expect": ["prefect.flow-run.Crashed"],
+            "posture": "Reactive",
+            "threshold": 1,
+            "within": 0,
+        },
+        "actions": [
+            {
+                "type": "run-deployment",
+                "source": "selected",
+                "deployment_id": deployments["retrain"],
+                "parameters": {
+                    "rerun": {
+                        "__prefect_kind": "json",
+                        "value": {
+                            "__prefect_kind": "jinja",
+                            "template": "{{ (flow_run.parameters.rerun or 0) + 1 }}",
+                        },
+                    }
+                },
+            }
+        ],
+    }
+    return [_automation(each) for each in (silent, unstarted, again)]
+
+
+def _automation(body: dict[str, Any]) -> Any:
+    from prefect.events.schemas.automations import AutomationCore
+
+    return AutomationCore.model_validate(body)
+
+
+def notice_automations(client: Any, deployments: dict[str, str], urls: list[str]) -> list[Any]:
+    """One automation a URL: ``http(s)://…`` gets a POST of JSON, ``mailto(s)://…`` (Apprise's form) a mail."""
+    found = []
+    for url in urls:
+        name = hashlib.sha256(url.encode()).hexdigest()[:8]
+        if url.startswith(("http://", "https://")):
+            kind, block = "webhook", _webhook_block(client, f"ssclass-webhook-{name}", url)
+            action = {"type": "call-webhook", "block_document_id": block, "payload": PAYLOAD}
+        elif url.startswith(("mailto://", "mailtos://")):
+            kind, block = "mail", _mail_block(client, f"ssclass-mail-{name}", url)
+            action = {"type": "send-notification", "block_document_id": block, "subject": SUBJECT, "body": BODY}
+        else:
+            raise ParamsError(
+                "--notify: a URL that starts with http:, https:, mailto: or mailtos:, as in mailtos://user:password@smtp.example.org?to=me@example.org"
+            )
+        trigger = {
+            "type": "event",
+            "match": {"prefect.resource.id": "ssclass.*"},
+            "expect": list(NOTICES),
+            "posture": "Reactive",
+            "threshold": 1,
+            "within": 0,
+        }
+        found.append(
+            _automation({"name": f"ssclass: notices by {kind} {name}", "trigger": trigger, "actions": [action]})
+        )
+    return found
+
+
+def _webhook_block(client: Any, name: str, url: str) -> Any:
+    from prefect.blocks.webhook import Webhook
+    from pydantic import SecretStr
+
+    return _saved(Webhook(method="POST", url=SecretStr(url), allow_private_urls=True), name)
+
+
+def _mail_block(client: Any, name: str, url: str) -> Any:
+    # Prefect's blocks hand any URL to Apprise, which speaks SMTP; no block of Prefect's own server is named for it.
+    from prefect.blocks.notifications import SlackWebhook
+    from pydantic import SecretStr
+
+    return _saved(SlackWebhook(url=SecretStr(url)), name)
+
+
+def _saved(block: Any, name: str) -> Any:
+    return block.save(name, overwrite=True)

@@ -1,0 +1,207 @@
+"""Bring a Prefect server up to prefect.yaml: pools, deployments, triggers. Doing it again changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+
+from ssclass.errors import FailedError, ParamsError
+from ssclass.settings import Settings
+from ssclass.stack.automations import crash_automations, notice_automations
+from ssclass.template import template
+
+FILE = "prefect.yaml"
+POOL_TYPE = "process"
+IGNORED = ("id", "created", "updated", "deployment_id", "flow_run_notification_policy_id")
+
+
+def deployments_file(settings: Settings) -> Path:
+    """The workspace's own prefect.yaml where it has one, else ours."""
+    own = settings.workspace / FILE
+    return own if own.exists() else template() / FILE
+
+
+def read_deployments(path: Path, where: str) -> list[dict[str, Any]]:
+    """The deployments of a prefect.yaml, with `{{ workspace }}` filled in; ParamsError when it is unusable."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        for each in found:
+            each["parameters"] = {
+                name: where if value == "{{ workspace }}" else value
+                for name, value in each.get("parameters", {}).items()
+            }
+            each["name"], each["flow_name"], each["entrypoint"], each["work_pool"]["name"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ParamsError(f"{path}: not usable as prefect.yaml ({error!r}); compare it with the one shipped") from error
+    return list(found)
+
+
+def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
+    """Make the server say what prefect.yaml says; one line for each thing that changed.
+
+    `where`: what the runs are told of the workspace, its folder or a git URL. `notify`: URLs that get notices.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    path = deployments_file(settings)
+    try:
+        with get_client(sync_client=True) as client:
+            return _Deployer(client).all(read_deployments(path, where), notify)
+    except PrefectHTTPStatusError as error:
+        raise FailedError(f"Prefect refused {path}: {error.response.text[:300]}; correct it there") from error
+    except (httpx.HTTPError, RuntimeError) as error:
+        raise FailedError(
+            f"Prefect at {settings.prefect_url}: {error}; start it with `ssclass up`, or correct prefect_url"
+        ) from error
+
+
+class _Deployer:
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.changes: list[str] = []
+
+    def all(self, deployments: list[dict[str, Any]], notify: list[str]) -> list[str]:
+        ids = {}
+        for spec in deployments:
+            self.pool(spec["work_pool"]["name"])
+        for spec in deployments:
+            ids[spec["name"]] = self.deployment(spec)
+        wanted = crash_automations(ids) + notice_automations(self.client, ids, notify)
+        for automation in wanted:
+            self.automation(automation)
+        return self.changes
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self.client.request("GET", path, params=query).json()
+
+    def pool(self, name: str) -> None:
+        from prefect.client.schemas.actions import WorkPoolCreate
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            self.client.read_work_pool(name)  # of any type: a Kubernetes pool made by hand stays what it is
+        except ObjectNotFound:
+            self.client.create_work_pool(WorkPoolCreate(name=name, type=POOL_TYPE))
+            self.changes.append(f"work pool {name}: made, type {POOL_TYPE}")
+
+    def deployment(self, spec: dict[str, Any]) -> str:
+        from prefect.exceptions import ObjectNotFound
+        from prefect.flows import load_flow_from_entrypoint
+        from prefect.utilities.callables import parameter_schema
+
+        flow: Any = load_flow_from_entrypoint(spec["entrypoint"])
+        full = f"{spec['flow_name']}/{spec['name']}"
+        limit = spec.get("concurrency_limit") or {}
+        body = {
+            "name": spec["name"],
+            "flow_id": str(self.client.create_flow_from_name(spec["flow_name"])),
+            "entrypoint": spec["entrypoint"],
+            "path": None,
+            "pull_steps": [],
+            "description": spec.get("description"),
+            "parameters": spec["parameters"],
+            "parameter_openapi_schema": parameter_schema(flow).model_dump(mode="json"),
+            "enforce_parameter_schema": True,
+            "work_pool_name": spec["work_pool"]["name"],
+            "job_variables": spec["work_pool"].get("job_variables", {}),
+            "schedules": [_schedule(each) for each in spec.get("schedules", [])],
+            "concurrency_limit": limit.get("limit"),
+            "concurrency_options": {"collision_strategy": limit["collision_strategy"]} if limit else None,
+        }
+        try:
+            before = self.client.read_deployment_by_name(full).model_dump(mode="json")
+        except ObjectNotFound:
+            before = None
+        changed = _differences(before, body)
+        if before is None or changed:
+            answer = self.client.request("POST", "/deployments/", json=body)
+            answer.raise_for_status()
+            identity = str(answer.json()["id"])
+            self.changes.append(f"deployment {full}: {'made' if before is None else 'changed ' + ', '.join(changed)}")
+        else:
+            identity = str(before["id"])
+        self.triggers(full, identity, spec.get("triggers", []))
+        return identity
+
+    def triggers(self, full: str, identity: str, specs: list[dict[str, Any]]) -> None:
+        from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
+        from pydantic import TypeAdapter
+
+        wanted = []
+        for number, spec in enumerate(specs, 1):
+            trigger = TypeAdapter(DeploymentTriggerTypes).validate_python({"name": f"{full} {number}", **spec})
+            trigger.set_deployment_id(UUID(identity))
+            wanted.append(trigger.as_automation())
+        owner = f"prefect.deployment.{identity}"
+        there = [
+            each for each in self.get(f"/automations/related-to/{owner}") if each["name"] in {w.name for w in wanted}
+        ]
+        if sorted(_core(each) for each in there) == sorted(_core(w.model_dump(mode="json")) for w in wanted):
+            return
+        self.client.delete_resource_owned_automations(owner)
+        for each in wanted:
+            self.client.create_automation(each)
+        self.changes.append(f"deployment {full}: {len(wanted)} trigger(s) set")
+
+    def automation(self, wanted: Any) -> None:
+        there = self.client.read_automations_by_name(wanted.name)
+        if any(_core(each.model_dump(mode="json")) == _core(wanted.model_dump(mode="json")) for each in there):
+            return
+        for each in there:
+            self.client.delete_automation(each.id)
+        self.client.create_automation(wanted)
+        self.changes.append(f"automation {wanted.name!r}: {'changed' if there else 'made'}")
+
+
+def _schedule(spec: dict[str, Any]) -> dict[str, Any]:
+    slug = spec.get("slug")
+    schedule = {name: value for name, value in spec.items() if name not in ("slug", "active", "parameters")}
+    return {"schedule": schedule, "active": spec.get("active", True), "slug": slug, **(
+        {"parameters": spec["parameters"]} if "parameters" in spec else {}
+    )}  # fmt: skip
+
+
+def _differences(before: dict[str, Any] | None, wanted: dict[str, Any]) -> list[str]:
+    """Names of the fields that the server has otherwise."""
+    if before is None:
+        return []
+    there = dict(before)
+    there["flow_id"] = str(there["flow_id"])
+    limit = (there.get("global_concurrency_limit") or {}).get("limit")
+    there["concurrency_limit"] = limit if limit is not None else there.get("concurrency_limit")
+    options = there.get("concurrency_options")
+    there["concurrency_options"] = options and {"collision_strategy": options["collision_strategy"]}
+    there["pull_steps"] = there.get("pull_steps") or []
+    there["schedules"] = [_brief(each) for each in there.get("schedules", [])]
+    mine = {**wanted, "schedules": [_brief(each) for each in wanted["schedules"]]}
+    return [name for name in mine if there.get(name) != mine[name]]
+
+
+def _brief(schedule: dict[str, Any]) -> dict[str, Any]:
+    inner = {name: value for name, value in schedule["schedule"].items() if value is not None and name != "day_or"}
+    return {"schedule": inner, "active": schedule["active"], "slug": schedule.get("slug")}
+
+
+def _core(automation: dict[str, Any]) -> str:
+    """An automation without what the server adds, in one spelling."""
+    kept = {name: automation.get(name) for name in ("name", "enabled", "trigger", "actions")}
+    return json.dumps(_without_ids(kept), sort_keys=True, default=str)
+
+
+def _without_ids(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {name: _without_ids(each) for name, each in value.items() if name != "id"}
+        # The server's trigger says by default what ours leaves out.
+        return {name: each for name, each in kept.items() if each not in (None, [], {}, "")}
+    if isinstance(value, list):
+        found = [_without_ids(each) for each in value]
+        return sorted(found, key=str) if all(isinstance(each, str) for each in found) else found
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -1,0 +1,67 @@
+"""How the stack and the loop are: what `ssclass status` says besides champion and data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssclass.settings import Settings
+from ssclass.stack.manager import Manager
+
+PATIENCE = 5.0  # seconds for a server to answer
+
+
+def loop(settings: Settings) -> dict[str, Any]:
+    """Parts by name with their state, and the last and next retrain. A part that is away is said to be, not raised."""
+    found: dict[str, Any] = {"parts": Manager(settings).states()}
+    if settings.prefect_url is None:
+        return found
+    import requests
+
+    def runs(states: list[str], order: str) -> list[Any]:
+        body: dict[str, Any] = {
+            "flows": {"name": {"any_": ["retrain"]}},
+            "flow_runs": {"state": {"type": {"any_": states}}},
+            "sort": order,
+            "limit": 1,
+        }
+        answer = requests.post(f"{settings.prefect_url}/flow_runs/filter", json=body, timeout=PATIENCE)
+        answer.raise_for_status()
+        return list(answer.json())
+
+    try:
+        last = runs(["COMPLETED", "FAILED", "CRASHED", "RUNNING", "CANCELLED"], "START_TIME_DESC")
+        coming = runs(["SCHEDULED"], "EXPECTED_START_TIME_ASC")
+        workers = {}
+        for pool in ("ssclass", "gpu"):
+            url = f"{settings.prefect_url}/work_pools/{pool}/workers/filter"
+            answer = requests.post(url, json={}, timeout=PATIENCE)
+            listed = answer.json() if answer.status_code == 200 else []
+            workers[pool] = sum(each["status"] == "ONLINE" for each in listed)
+    except requests.RequestException as error:
+        found["prefect"] = f"away ({type(error).__name__}); `ssclass up` starts one, or correct prefect_url"
+        return found
+    found["workers"] = workers
+    found["last"] = (last and {"state": last[0]["state"]["name"], "started": last[0]["start_time"]}) or None
+    found["next"] = coming[0]["expected_start_time"] if coming else None
+    return found
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    said = []
+    if found["parts"]:
+        said.append("stack      " + ", ".join(f"{name} {state.lower()}" for name, state in found["parts"].items()))
+    if "prefect" in found:
+        said.append(f"prefect    {found['prefect']}")
+    if "workers" in found:
+        last, coming = found["last"], found["next"]
+        told = f"last {last['state'].lower()}, {_minute(last['started'])}" if last else "none yet"
+        said.append(f"retrains   {told}; next {_minute(coming)}" if coming else f"retrains   {told}; none is scheduled")
+        for pool, online in found["workers"].items():
+            if not online:
+                said.append(f"workers    none online in pool {pool}; start one: prefect worker start --pool {pool}")
+    return said
+
+
+def _minute(time: str | None) -> str:
+    return (time or "not started")[:16].replace("T", " ") + (" UTC" if time else "")

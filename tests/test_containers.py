@@ -1,0 +1,110 @@
+"""Dockerfile, compose.yaml and the Kubernetes pool, as far as they can be checked without an engine."""
+
+import json
+import re
+import shlex
+
+import pytest
+import yaml
+
+from ssclass.cli import cli
+from ssclass.settings import CHECKOUT, Settings
+from ssclass.template import FILES
+
+DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())
+
+
+def let_through() -> list[str]:
+    """What .dockerignore, which refuses everything first, lets into the build."""
+    lines = (CHECKOUT / ".dockerignore").read_text().split()
+    assert lines[0] == "*"
+    return [line[1:] for line in lines if line.startswith("!")]
+
+
+def allowed(path: str) -> bool:
+    return any(re.fullmatch(each.replace(".", r"\.").replace("*", ".*"), path) for each in let_through())
+
+
+def test_what_the_dockerfile_copies_is_there_and_let_through():
+    copied = [
+        source
+        for line in re.findall(r"^COPY (?!--)(.+)$", DOCKERFILE, re.M)
+        for source in line.split()[:-1]
+        if source != "."
+    ]
+    assert "requirements.lock" in copied
+    for source in copied:
+        assert (CHECKOUT / source).exists(), source
+        assert allowed(source.split("/")[0]), source
+
+
+def test_the_image_can_make_workspaces_and_deployments():
+    for name in (*FILES, "prefect.yaml", ".dvc/config", "flows", "tasks", "ssclass"):
+        assert allowed(name), name
+
+
+def test_the_images_are_not_roots():
+    for target in ("cpu", "gpu"):
+        stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+        assert "USER 10001" in stage
+        assert 'ENTRYPOINT ["ssclass"]' in stage
+
+
+def test_the_images_have_the_packages_of_make_install():
+    assert "RUN make install" in DOCKERFILE
+    assert not re.search(r"pip install (?!.*--require-hashes)", DOCKERFILE)
+
+
+def test_the_gpu_lock_adds_only_cuda_and_agrees_with_the_main_one():
+    names = re.findall(r"^([a-z0-9-]+)==", (CHECKOUT / "requirements-gpu.lock").read_text(), re.M)
+    assert len(names) > 8
+    assert all(name.startswith("nvidia-") for name in names)
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_service_waits_for_services_that_are_there(name):
+    service = COMPOSE["services"][name]
+    for other, how in service.get("depends_on", {}).items():
+        assert other in COMPOSE["services"]
+        if how["condition"] == "service_healthy":
+            assert "healthcheck" in COMPOSE["services"][other], f"{other} would never count as healthy"
+    for volume in service.get("volumes", ()):
+        source = volume.split(":")[0]
+        assert source in COMPOSE["volumes"] or (CHECKOUT / source).exists()
+
+
+def test_compose_runs_commands_and_settings_that_exist():
+    def check(words: list[str]) -> None:
+        command = cli
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        command.make_context(command.name, list(words), resilient_parsing=False)
+
+    services = COMPOSE["services"]
+    check(list(services["listener"]["command"]))
+    script = (CHECKOUT / "containers" / "setup.sh").read_text()
+    for line in re.findall(r"^ssclass (.+)$", script, re.M):
+        check(shlex.split(line))
+    known = {f"SSCLASS_{name.upper()}" for name in Settings.model_fields} | {"SSCLASS_WEBHOOK_SECRET", "SSCLASS_HOME"}
+    named = {name for each in services.values() for name in each.get("environment", {}) if name.startswith("SSCLASS_")}
+    assert named
+    assert named <= known
+    assert set(re.findall(r"SSCLASS_[A-Z0-9_]+", script)) <= named
+
+
+def test_nothing_secret_has_a_default():
+    text = (CHECKOUT / "compose.yaml").read_text()
+    for name in ("POSTGRES_PASSWORD", "S3_PASSWORD", "WEBHOOK_SECRET"):
+        assert re.search(r"\$\{" + name + r":\?", text)
+        assert not re.search(r"\$\{" + name + r":?-", text)
+    assert all(port.startswith("127.0.0.1:") for each in COMPOSE["services"].values() for port in each.get("ports", ()))
+
+
+def test_the_kubernetes_job_asks_for_a_gpu_and_its_blanks_can_be_filled():
+    template = json.loads((CHECKOUT / "containers" / "kubernetes-pool.json").read_text())
+    blanks = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
+    assert blanks == set(template["variables"]["properties"])
+    pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["securityContext"]["runAsNonRoot"]

@@ -1,0 +1,271 @@
+"""What the stack makes of killed processes, lost events, absent servers and crowds. Slow: `make test-all`."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from running import Running, dump, eventually
+
+from ssclass.environment import free_port
+from ssclass.settings import CHECKOUT, home
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(900)]
+
+
+def one_decision(stack: Running, batch: str) -> dict:
+    """The only decision that has seen a batch, and that decided its data."""
+    eventually(f"{batch} is decided", lambda: batch in stack.decided(), within=400)
+    stack.idle()
+    decisions = [event.body for event in stack.state().decisions.values() if batch in event.body["batches"]]
+    assert len(decisions) == 1
+    commits = stack.workspace().git("log", "--format=%s", "--all").splitlines()
+    assert len({commit for commit in commits if decisions[0]["key"] in commit}) == 1
+    return dict(decisions[0])
+
+
+def trainings(stack: Running, key: str) -> list[dict]:
+    return [run for run in stack.runs("train") if run["parameters"]["key"] == key]
+
+
+@pytest.mark.parametrize("moment", ["before it runs", "in mid-training"])
+def test_a_worker_killed_is_replaced(stack: Running, moment: str):
+    name = f"worker-{uuid.uuid4().hex[:6]}"
+    stack.submit(name)
+    if moment == "in mid-training":
+        eventually("the training runs", lambda: stack.runs("train", "RUNNING"))
+    engine = stack.caught("gpu-worker")
+    worker = stack.pid("gpu-worker")
+    os.kill(worker, signal.SIGKILL)
+    os.kill(engine, signal.SIGKILL)
+    killed = datetime.now().astimezone()
+    decision = one_decision(stack, name)
+    runs = trainings(stack, decision["key"])
+    assert [run["state"]["type"] for run in runs] == ["CRASHED", "COMPLETED"], dump(runs)
+    again = time_of(runs[1]["start_time"]) - killed
+    print(f"killed {moment}: running again {again.total_seconds():.0f} s later")
+
+
+def test_the_finished_result_of_a_killed_retrain_is_adopted(stack: Running):
+    name = f"parent-{uuid.uuid4().hex[:6]}"
+    stack.submit(name)
+    child = stack.caught("gpu-worker")
+    (parent,) = stack.engines("retrain-worker")
+    os.kill(parent, signal.SIGKILL)
+    os.kill(child, signal.SIGCONT)
+    decision = one_decision(stack, name)
+    assert [run["state"]["type"] for run in trainings(stack, decision["key"])] == ["COMPLETED"], "trained again"
+
+
+def test_an_event_that_prefect_lost_is_made_good_by_the_sweep(stack: Running):
+    """Killed as soon as it has said 204: the bus and the queues were in its memory."""
+    name = f"lost-{uuid.uuid4().hex[:6]}"
+    prefect = stack.pid("prefect")
+    stack.submit(name)
+    eventually("the listener has told Prefect", lambda: f"webhook: {name}" in stack.log("listener"), within=60)
+    os.kill(prefect, signal.SIGKILL)
+    one_decision(stack, name)
+    no_slot_is_taken(stack)
+
+
+def test_a_server_killed_under_a_running_retrain_leaves_no_slot_taken(stack: Running):
+    name = f"slot-{uuid.uuid4().hex[:6]}"
+    stack.submit(name)
+    child = stack.caught("gpu-worker")
+    os.kill(stack.pid("prefect"), signal.SIGKILL)
+    os.kill(child, signal.SIGCONT)
+    one_decision(stack, name)
+    no_slot_is_taken(stack)
+
+
+def no_slot_is_taken(stack: Running) -> None:
+    def free() -> bool:
+        limits = stack.api("v2/concurrency_limits/filter", {})
+        return all(each["active_slots"] == 0 for each in limits if each["name"].startswith("deployment:"))
+
+    stack.idle()
+    eventually("every slot is free", free, within=400)
+
+
+def test_mlflow_away_for_a_minute_is_waited_for(stack: Running):
+    name = f"mlflow-{uuid.uuid4().hex[:6]}"
+    stack.stop("mlflow")
+    try:
+        stack.submit(name)
+        eventually("the training is done", lambda: trained_since(stack, name), within=300)
+    finally:
+        stack.start("mlflow")
+    one_decision(stack, name)
+
+
+def trained_since(stack: Running, batch: str) -> bool:
+    """A run that wants MLflow now: the training's, or the retrain that looks for its result."""
+    return batch in stack.state().ingested and bool(stack.runs("train", "RUNNING") or stack.runs("retrain", "RUNNING"))
+
+
+def test_git_away_for_a_minute_is_waited_for(stack: Running):
+    name = f"git-{uuid.uuid4().hex[:6]}"
+    origin = stack.folder.with_name("workspace.git")
+    gone = origin.with_name("gone.git")
+    stack.submit(name)
+    child = stack.caught("gpu-worker")
+    shutil.move(origin, gone)
+    try:
+        os.kill(child, signal.SIGCONT)
+        eventually("the retrain wants to push", lambda: not stack.runs("train", "RUNNING"), within=120)
+    finally:
+        shutil.move(gone, origin)
+    one_decision(stack, name)
+
+
+def test_ten_batches_at_once_are_few_trainings(stack: Running):
+    stack.idle()
+    before = len(stack.runs("train"))
+    names = [f"burst-{number}-{uuid.uuid4().hex[:6]}" for number in range(10)]
+    first = datetime.now().astimezone()
+    for name in names:
+        stack.submit(name, per_class=4)
+    eventually("all are decided", lambda: set(names) <= stack.decided(), within=400)
+    print(f"ten batches decided {(datetime.now().astimezone() - first).total_seconds():.0f} s after the first was sent")
+    stack.idle()
+    assert len(stack.runs("train")) - before <= 3
+    assert set(names) <= set(stack.state().ingested)
+
+
+def test_schedule_and_event_do_not_overlap(stack: Running):
+    stack.idle()
+    seen = {run["id"] for run in stack.runs("retrain")}
+    deployment = stack.api("deployments/name/retrain/retrain")
+    stack.submit(f"overlap-{uuid.uuid4().hex[:6]}")
+    for _ in range(2):
+        stack.api(f"deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+    eventually(
+        "three have run", lambda: len([r for r in stack.runs("retrain", "COMPLETED") if r["id"] not in seen]) >= 3
+    )
+    stack.idle()
+    runs = [run for run in stack.runs("retrain") if run["id"] not in seen]
+    spans = sorted((time_of(run["start_time"]), time_of(run["end_time"])) for run in runs)
+    for (_, end), (start, _) in pairwise(spans):
+        assert end <= start, dump(runs)
+
+
+def test_up_stops_cleanly_and_keeps_its_data(stack: Running):
+    """Down, then up: the ports, the data, the history are the same."""
+    stack.idle()
+    decided, ports = stack.decided(), stack.settings.s3_endpoint
+    runs = len(stack.runs("retrain"))
+    pids = [stack.pid(name) for name in stack.manager.states()]
+    stack.cli("down")
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    stack.cli("up", "--detach")
+    assert stack.settings.s3_endpoint == ports
+    assert stack.decided() == decided
+    assert len(stack.runs("retrain")) == runs
+    name = f"again-{uuid.uuid4().hex[:6]}"
+    stack.submit(name)
+    one_decision(stack, name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything(stack: Running, number: signal.Signals):
+    stack.idle()
+    stack.cli("down")
+    command = [sys.executable, "-m", "ssclass", "up"]
+    process = subprocess.Popen(command, cwd=stack.folder, env=stack.environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Ctrl-C"):
+                break
+        pids = [stack.pid(name) for name in stack.manager.states()]
+        assert len(pids) == 6
+        process.send_signal(number)
+        assert process.wait(90) == 0
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        stack.cli("up", "--detach")
+
+
+def time_of(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_worker_of_another_user_needs_nothing_of_ours_but_urls(stack: Running):
+    """Another uid, HOME and TMPDIR, unable to read the retrain's folders: git by its protocol, the rest by HTTP."""
+    stack.idle()
+    own = Path(tempfile.mkdtemp(prefix="other-user-"))
+    weights = own / "home"
+    shutil.copytree(home(), weights, ignore=shutil.ignore_patterns("clones", "uv", "pip"))
+    subprocess.run(["chown", "-R", "65534:65534", str(own)], check=True)
+    origin, port = stack.folder.with_name("workspace.git"), free_port()
+    settings = stack.settings
+    plan = json.loads((stack.manager.folder / "plan.json").read_text())
+    environment = {
+        "PATH": stack.environment["PATH"],
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(own),
+        "TMPDIR": str(own),
+        "SSCLASS_HOME": str(weights),
+        "SSCLASS_GIT": f"git://127.0.0.1:{port}/workspace.git",
+        "SSCLASS_BUCKET": settings.bucket,
+        "SSCLASS_S3_ENDPOINT": str(settings.s3_endpoint),
+        "SSCLASS_S3_REGION": "us-east-1",
+        "SSCLASS_MLFLOW_URI": str(settings.mlflow_uri),
+        "PREFECT_API_URL": str(settings.prefect_url),
+        "PREFECT_HOME": str(own / "prefect"),
+        "AWS_ACCESS_KEY_ID": plan["s3_user"],
+        "AWS_SECRET_ACCESS_KEY": plan["s3_password"],
+    }
+    daemon = ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all", f"--base-path={origin.parent}"]
+    worker = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        "gpu",
+        "--name",
+        "other",
+        "--type",
+        "process",
+    ]
+    log = own / "worker.log"
+    stack.stop("gpu-worker")
+    serving = subprocess.Popen([*daemon, str(origin.parent)], stderr=subprocess.DEVNULL)
+    with log.open("wb") as output:
+        working = subprocess.Popen(
+            worker, env=environment, cwd=own, user=65534, group=65534, extra_groups=[], stdout=output, stderr=output
+        )
+    try:
+        assert subprocess.run(["ls", str(stack.folder)], user=65534, group=65534, capture_output=True).returncode != 0
+        name = f"other-{uuid.uuid4().hex[:6]}"
+        stack.submit(name)
+        decision = one_decision(stack, name)
+        (run,) = trainings(stack, decision["key"])
+        assert run["state"]["type"] == "COMPLETED", log.read_text()
+        assert decision["key"][:8] in log.read_text(), "it was this worker"
+    finally:
+        working.send_signal(signal.SIGINT)
+        working.wait(60)
+        serving.terminate()
+        serving.wait(10)
+        stack.start("gpu-worker")
+        shutil.rmtree(own, ignore_errors=True)
