@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,10 +18,14 @@ from ssclass.gate import HELD
 from ssclass.ingest import build_shard, implausible, quarantine
 from ssclass.learning import champion_classifier, label_index
 from ssclass.ledger import Event, State
-from ssclass.shards import Receipt, Shard, iter_photos, read_shard
+from ssclass.shards import Receipt, Row, Shard, iter_photos, read_shard
 from ssclass.store import Store
 from ssclass.versioning import add_shard
 from ssclass.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ssclass.classifier import Classifier
+    from ssclass.features import Features
 
 INGESTED = "INGESTED"
 
@@ -63,13 +68,9 @@ def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
         batch = read_batch(store, ref, params.dataset.classes)
     except BatchError as error:
         return _hold(workspace, ref, {"reason": str(error)})
-    spool = workspace.scratch / "photos"
-    spool.mkdir(exist_ok=True)
-    told = _reporter(f"batch {ref.id}")
-    try:
-        receipt = build_shard(store, batch, params, workspace.dataset(), spool, out, told, state.next_version)
-    finally:
-        shutil.rmtree(spool)
+    with TemporaryDirectory(prefix="photos-", dir=workspace.scratch) as spool:
+        told = _reporter(f"batch {ref.id}")
+        receipt = build_shard(store, batch, params, workspace.dataset(), Path(spool), out, told, state.next_version)
     shard = read_shard(out)
 
     admitted = (ref.id, ref.etag) in state.admitted
@@ -118,19 +119,28 @@ def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path)
         lambda: iter_photos(path),
         progress=_reporter(f"features of {shard.batch_id}"),
     )
+    test = plausibility(champion, features, shard.rows, classes, *state.record_of(state.champion))
+    return {"key": state.champion, **test}
+
+
+def plausibility(
+    champion: Classifier,
+    features: Features,
+    rows: Sequence[Row],
+    classes: Sequence[str],
+    champion_right: int,
+    champion_n: int,
+) -> dict[str, Any]:
+    """How many of a batch's photos the champion has right, and `p`: how likely so few are, given its record.
+
+    `features` are of `rows`, in order. Photos of a class that the champion does not know are not counted.
+    """
     called = predicted(champion.predict(features), champion.classes, classes)
-    known = np.array([row.label in champion.classes for row in shard.rows])
-    hit = (called == label_index(shard.rows, classes))[known]
-    champion_right, champion_n = state.record_of(state.champion)
-    p = implausible(int(hit.sum()), len(hit), champion_right, champion_n)
-    return {
-        "key": state.champion,
-        "right": int(hit.sum()),
-        "n": len(hit),
-        "champion_right": champion_right,
-        "champion_n": champion_n,
-        "p": p,
-    }
+    known = np.array([row.label in champion.classes for row in rows])
+    hit = (called == label_index(rows, classes))[known]
+    right, n = int(hit.sum()), len(hit)
+    p = implausible(right, n, champion_right, champion_n)
+    return {"right": right, "n": n, "champion_right": champion_right, "champion_n": champion_n, "p": p}
 
 
 def _hold(workspace: Workspace, ref: BatchRef, body: dict[str, Any]) -> Taken:
