@@ -14,6 +14,7 @@ def quiet_libraries(settings: Settings) -> None:
     Values that are already in the environment win, except Prefect's API URL: only the settings give that.
     Inside a Prefect worker's process Prefect's own values stay.
     """
+    _reach_loopback()
     private = settings.private
     cache = home()
     for name, value in {
@@ -77,8 +78,16 @@ def leave_user_settings() -> None:
         AWS_EC2_METADATA_DISABLED="true",
         GIT_CONFIG_GLOBAL=str(empty),
         GIT_CONFIG_NOSYSTEM="1",
-        NO_PROXY="127.0.0.1,localhost",
     )
+    _reach_loopback()
+
+
+def _reach_loopback() -> None:
+    """Keep a proxy out of the way to this machine's own servers; where both names are set, the lower one counts."""
+    passed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if passed.strip() != "*" and "127.0.0.1" not in passed.split(","):
+        passed = ",".join(filter(None, [passed, "127.0.0.1", "localhost"]))
+    os.environ.update(no_proxy=passed, NO_PROXY=passed)
 
 
 def free_port() -> int:
