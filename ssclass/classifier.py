@@ -20,7 +20,6 @@ from ssclass.backbones import import_keras
 from ssclass.errors import NotFoundError
 from ssclass.extraction import moments_model
 from ssclass.features import Features, FeatureSpec
-from ssclass.weights import load_weights
 
 FORMAT = 1
 HEAD_FILE = "head.keras"
@@ -68,9 +67,13 @@ class Classifier:
     def export(self, path: Path) -> None:
         """Write one Keras model: uint8 [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]."""
         keras = import_keras()
-        features = moments_model(self.spec, load_weights(self.spec.backbone))
+        features = moments_model(self.spec)
         arrays = {name: features.output[name] for name in self.head.input}
-        keras.Model(features.input, self.head(arrays), name="ssclass").save(path)
+        model = keras.Model(features.input, self.head(arrays), name="ssclass")
+        # Keras's Resizing takes training=True as its default, and a plain call of the model hands that on to the
+        # layers after it: frozen, the batch norms of the head use what they learnt, however the model is called.
+        model.trainable = False
+        model.save(path)
 
     @classmethod
     def from_export(cls, path: Path, about: Path) -> Classifier:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass.backbones import find_backbone, import_keras
+from ssclass.errors import WeightsError
 from ssclass.images import decode
-from ssclass.weights import Weights, load_weights
+from ssclass.weights import load_weights
 
 if TYPE_CHECKING:
     from ssclass.features import FeatureSpec
@@ -23,12 +24,19 @@ BATCH = 32  # photos that go through the network together
 Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
 
 
-def moments_model(spec: FeatureSpec, weights: Weights) -> Any:
+def moments_model(spec: FeatureSpec) -> Any:
     """Keras model: uint8 [n, h, w, 3], RGB, any height and width, to the arrays of `spec`.
 
     Photos that :func:`ssclass.images.decode` made at `spec.size` pass through the first resize unchanged.
+    WeightsError when the backbone's weights are not to be had, or are others than those of `spec`.
     """
     keras = import_keras()
+    weights = load_weights(spec.backbone)
+    if weights.sha256 != spec.weights_sha256:
+        raise WeightsError(
+            f"weights of {spec.backbone}: sha256 {weights.sha256[:12]}… here, but {spec.weights_sha256[:12]}… is asked "
+            "for; bring those in with `ssclass weights import FILE`, or train anew with `ssclass retrain`"
+        )
     backbone = find_backbone(spec.backbone)
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name="resize")(images)
@@ -68,10 +76,7 @@ def _side_by_side(vectors: list[Any]) -> Any:
 @lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
 def make_extractor(spec: FeatureSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
-    weights = load_weights(spec.backbone)
-    if weights.sha256 != spec.weights_sha256:
-        raise ValueError(f"weights of {spec.backbone} changed while they were in use")
-    model = moments_model(spec, weights)
+    model = moments_model(spec)
     import tensorflow as tf
 
     # Without jit_compile: XLA is five times slower on these networks on a CPU.
