@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +18,14 @@ from ssclass.gate import HELD
 from ssclass.ingest import build_shard, implausible, quarantine
 from ssclass.learning import champion_classifier, label_index
 from ssclass.ledger import Event, State
-from ssclass.shards import Receipt, Shard, iter_photos, read_shard
+from ssclass.shards import Receipt, Row, Shard, iter_photos, read_shard
 from ssclass.store import Store
 from ssclass.versioning import add_shard
 from ssclass.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ssclass.classifier import Classifier
+    from ssclass.features import Features
 
 INGESTED = "INGESTED"
 
@@ -62,13 +68,18 @@ def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
         batch = read_batch(store, ref, params.dataset.classes)
     except BatchError as error:
         return _hold(workspace, ref, {"reason": str(error)})
-    spool = workspace.scratch / "photos"
-    spool.mkdir(exist_ok=True)
-    receipt = build_shard(store, batch, params, workspace.dataset(), spool, out, _reporter(f"batch {ref.id}"))
+    with TemporaryDirectory(prefix="photos-", dir=workspace.scratch) as spool:
+        told = _reporter(f"batch {ref.id}")
+        receipt = build_shard(store, batch, params, workspace.dataset(), Path(spool), out, told, state.next_version)
     shard = read_shard(out)
 
+    admitted = (ref.id, ref.etag) in state.admitted
+    holding = [each for each in receipt.warnings if each.code in params.ingest.hold]
+    if holding and not admitted:
+        reason = "; ".join(f"{each.code}: {each.detail}" for each in holding) + " (ingest.hold)"
+        return _hold(workspace, ref, {"reason": reason, "receipt": _brief(receipt)})
     test = _champion_test(workspace, state, shard, out)
-    if test and test["p"] < params.ingest.implausible and (ref.id, ref.etag) not in state.admitted:
+    if test and test["p"] < params.ingest.implausible and not admitted:
         reason = (
             f"the champion has {test['right']} of {test['n']} right, implausible for one with "
             f"{test['champion_right']} of {test['champion_n']} photos right that it had not learnt from "
@@ -108,19 +119,28 @@ def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path)
         lambda: iter_photos(path),
         progress=_reporter(f"features of {shard.batch_id}"),
     )
+    test = plausibility(champion, features, shard.rows, classes, *state.record_of(state.champion))
+    return {"key": state.champion, **test}
+
+
+def plausibility(
+    champion: Classifier,
+    features: Features,
+    rows: Sequence[Row],
+    classes: Sequence[str],
+    champion_right: int,
+    champion_n: int,
+) -> dict[str, Any]:
+    """How many of a batch's photos the champion has right, and `p`: how likely so few are, given its record.
+
+    `features` are of `rows`, in order. Photos of a class that the champion does not know are not counted.
+    """
     called = predicted(champion.predict(features), champion.classes, classes)
-    known = np.array([row.label in champion.classes for row in shard.rows])
-    hit = (called == label_index(shard.rows, classes))[known]
-    champion_right, champion_n = state.record_of(state.champion)
-    p = implausible(int(hit.sum()), len(hit), champion_right, champion_n)
-    return {
-        "key": state.champion,
-        "right": int(hit.sum()),
-        "n": len(hit),
-        "champion_right": champion_right,
-        "champion_n": champion_n,
-        "p": p,
-    }
+    known = np.array([row.label in champion.classes for row in rows])
+    hit = (called == label_index(rows, classes))[known]
+    right, n = int(hit.sum()), len(hit)
+    p = implausible(right, n, champion_right, champion_n)
+    return {"right": right, "n": n, "champion_right": champion_right, "champion_n": champion_n, "p": p}
 
 
 def _hold(workspace: Workspace, ref: BatchRef, body: dict[str, Any]) -> Taken:
@@ -137,6 +157,9 @@ def _brief(receipt: Receipt) -> dict[str, Any]:
         "duplicates": receipt.duplicates,
         "refused": reasons,
         "counts": receipt.counts,
+        "warnings": [asdict(each) for each in receipt.warnings],
+        "relabelled": len(receipt.relabel),
+        "removed": len(receipt.remove),
     }
 
 

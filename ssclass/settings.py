@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     )
     model_name: str = Field(default="ssclass", description="registered model and experiment in MLflow")
 
+    sqs: str | None = Field(default=None, description="URL of the SQS queue that S3 notifies")
     sweep: float = Field(default=300.0, gt=0, description="seconds between two sweeps of S3")
     patience: float = Field(default=60.0, ge=0, description="seconds to wait for a service that is away")
 

@@ -147,7 +147,7 @@ class Tracking:
         from mlflow.entities import Metric, Param
         from mlflow.utils.time import get_current_time_millis
 
-        from ssclass import report
+        from ssclass import compute, report
 
         now = get_current_time_millis()
         with self.named():
@@ -165,6 +165,7 @@ class Tracking:
                 for name, figure in report.figures(result).items():
                     figure.savefig(Path(folder) / name, dpi=100)
                 self.client.log_artifacts(run_id, folder, "figures")
+            self.client.set_tag(run_id, "device", compute.described())
             self._log_dataset(run_id, result, digest)
             self._log_model(run_id, result, model)
 

@@ -177,6 +177,7 @@ class Workspace:
                 self._clear_leftovers()
                 raise
             finally:
+                shutil.rmtree(self.private / "scratch", ignore_errors=True)
                 unfinished.unlink(missing_ok=True)
 
     def refresh(self) -> None:

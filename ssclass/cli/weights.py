@@ -1,0 +1,25 @@
+"""Commands about the backbone's weights: weights import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def weights() -> None:
+    """The backbone's weights."""
+
+
+@weights.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def import_(file: Path) -> None:
+    """Bring in a weights FILE that was fetched elsewhere, under Keras's own name for it."""
+    from ssclass.weights import import_weights
+
+    found = import_weights(file)
+    click.echo(f"weights of {found.backbone} (sha256 {found.sha256[:12]}…) are here now")
+
+
+COMMANDS = (weights,)
