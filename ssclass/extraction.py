@@ -40,18 +40,30 @@ def moments_model(spec: FeatureSpec) -> Any:
     backbone = find_backbone(spec.backbone)
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name="resize")(images)
-    views = [photo, keras.ops.flip(photo, axis=2)] if spec.flip else [photo]
     arrays = {}
     for size in spec.sizes:
-        shrink = keras.layers.Resizing(size, size, antialias=True, name=f"resize_{size}")
+        canvas = spec.canvas(size)
+        shrink = keras.layers.Resizing(canvas, canvas, antialias=True, name=f"resize_{size}")
+        whole = photo if canvas == spec.size else shrink(photo)
+        views = [_crop(whole, top, left, size, canvas) for top, left in spec.corners(size)]
+        if spec.flip:
+            views += [keras.ops.flip(view, axis=2) for view in views]
         trunk = backbone.trunk(weights.tensors, size)
         trunk.name = f"{spec.backbone}_{size}"
-        maps = [trunk(backbone.preprocess(view if size == spec.size else shrink(view))) for view in views]
+        maps = [trunk(backbone.preprocess(view)) for view in views]
         pool = keras.layers.GlobalAveragePooling2D()
         squares = [keras.layers.Multiply()([each, each]) for each in maps]
         arrays[f"{size}.out.mean"] = _side_by_side([pool(each) for each in maps])
         arrays[f"{size}.out.square"] = _side_by_side([pool(each) for each in squares])
     return keras.Model(images, arrays, name="features")
+
+
+def _crop(photo: Any, top: int, left: int, size: int, canvas: int) -> Any:
+    """Keras tensor [n, size, size, 3] out of [n, canvas, canvas, 3]."""
+    if size == canvas:
+        return photo
+    edges = ((top, canvas - size - top), (left, canvas - size - left))
+    return import_keras().layers.Cropping2D(edges, name=f"crop_{size}_{top}_{left}")(photo)
 
 
 def _side_by_side(vectors: list[Any]) -> Any:
@@ -61,7 +73,7 @@ def _side_by_side(vectors: list[Any]) -> Any:
     return layers.Concatenate(axis=1)(rows) if len(rows) > 1 else rows[0]
 
 
-@lru_cache(maxsize=1)  # ten new shards in one training: one network, not ten
+@lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
 def make_extractor(spec: FeatureSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
     model = moments_model(spec)

@@ -58,13 +58,14 @@ class FeatureParams(_Section):
 
     backbone: str = "mobilenet"
     sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (224,)
-    flip: bool = True
+    crops: Literal["none", "five"] = "five"
+    flip: bool = False
 
 
 class ModelParams(_Section):
     """What is trained."""
 
-    head: Literal["auto", "linear", "T1"] = "auto"
+    head: Literal["auto", "linear", "T1", "rbf"] = "auto"
 
 
 class TrainParams(_Section):

@@ -28,7 +28,7 @@ SHA256S = tuple(sha256 for sha256, _ in LISTED)
 def spec() -> FeatureSpec:
     """Small pictures: the same network, and quick."""
     needed_weights()
-    return feature_spec(FeatureParams(sizes=(96,)))
+    return feature_spec(FeatureParams(sizes=(96,), crops="none", flip=True))
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +75,24 @@ def test_the_second_view_is_the_mirror_image(spec: FeatureSpec, extractor: Extra
 
 def test_smaller_sizes_are_made_inside_the_network() -> None:
     needed_weights()
-    spec = feature_spec(FeatureParams(sizes=(64, 96), flip=False))
+    spec = feature_spec(FeatureParams(sizes=(64, 96), crops="none"))
     _, arrays = extract(spec, LISTED[:1], make_extractor(spec))
     assert {name: array.shape for name, array in arrays.items()} == {
         f"{size}.out.{moment}": (1, 1, 1024) for size in (64, 96) for moment in ("mean", "square")
     }
+
+
+def test_crops_are_views_of_the_corners_and_the_centre() -> None:
+    needed_weights()
+    spec = feature_spec(FeatureParams(sizes=(96,), crops="five", flip=True))
+    assert (spec.size, spec.views) == (128, 10)
+    pixels = decode(LISTED[0][1], 128)
+    alone = make_extractor(replace(spec, crops="none", flip=False))
+    found = make_extractor(spec)(pixels[None])["96.out.mean"][0]
+    for view, (top, left) in enumerate([(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]):
+        crop = pixels[top : top + 96, left : left + 96]
+        for row, picture in ((view, crop), (view + 5, crop[:, ::-1])):
+            np.testing.assert_allclose(found[row], alone(picture[None])["96.out.mean"][0, 0], atol=1e-4)
 
 
 def test_batches_keep_the_order_and_report_progress(spec: FeatureSpec) -> None:
@@ -183,10 +196,11 @@ def test_whatever_changes_the_features_changes_the_fingerprint(spec: FeatureSpec
         replace(spec, backbone="other"),
         replace(spec, weights_sha256="0" * 64),
         replace(spec, sizes=(128,)),
-        replace(spec, flip=False),
+        replace(spec, flip=not spec.flip),
+        replace(spec, crops="five" if spec.crops == "none" else "none"),
         replace(spec, decode_version=spec.decode_version + 1),
     ]
-    assert len({each.fingerprint for each in (spec, *others)}) == 6
+    assert len({each.fingerprint for each in (spec, *others)}) == 7
     assert replace(spec).fingerprint == spec.fingerprint
 
 
