@@ -69,15 +69,20 @@ def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
     except BatchError as error:
         return _hold(workspace, ref, {"reason": str(error)})
     with TemporaryDirectory(prefix="photos-", dir=workspace.scratch) as spool:
-        report = _reporter(f"batch {ref.id}")
-        receipt = build_shard(store, batch, params, workspace.dataset(), Path(spool), out, report)
+        told = _reporter(f"batch {ref.id}")
+        receipt = build_shard(store, batch, params, workspace.dataset(), Path(spool), out, told, state.next_version)
     shard = read_shard(out)
 
+    admitted = (ref.id, ref.etag) in state.admitted
+    holding = [each for each in receipt.warnings if each.code in params.ingest.hold]
+    if holding and not admitted:
+        reason = "; ".join(f"{each.code}: {each.detail}" for each in holding) + " (ingest.hold)"
+        return _hold(workspace, ref, {"reason": reason, "receipt": _brief(receipt)})
     test = _champion_test(workspace, state, shard, out)
-    if test and test["p"] < params.ingest.implausible and (ref.id, ref.etag) not in state.admitted:
+    if test and test["p"] < params.ingest.implausible and not admitted:
         reason = (
             f"the champion has {test['right']} of {test['n']} right, implausible for one with "
-            f"{test['champion_right']} of {test['champion_n']} held-out photos right "
+            f"{test['champion_right']} of {test['champion_n']} photos right that it had not learnt from "
             f"(p = {test['p']:.1e}, ingest.implausible {params.ingest.implausible:g})"
         )
         return _hold(workspace, ref, {"reason": reason, "champion_test": test, "receipt": _brief(receipt)})
@@ -114,8 +119,7 @@ def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path)
         lambda: iter_photos(path),
         progress=_reporter(f"features of {shard.batch_id}"),
     )
-    base = state.decisions[state.champion].body
-    test = plausibility(champion, features, shard.rows, classes, base["candidate"]["right"], base["holdout"]["size"])
+    test = plausibility(champion, features, shard.rows, classes, *state.record_of(state.champion))
     return {"key": state.champion, **test}
 
 
@@ -127,7 +131,7 @@ def plausibility(
     champion_right: int,
     champion_n: int,
 ) -> dict[str, Any]:
-    """How many of a batch's photos the champion has right, and `p`: how likely so few are, given its held-out score.
+    """How many of a batch's photos the champion has right, and `p`: how likely so few are, given its record.
 
     `features` are of `rows`, in order. Photos of a class that the champion does not know are not counted.
     """
@@ -153,6 +157,9 @@ def _brief(receipt: Receipt) -> dict[str, Any]:
         "duplicates": receipt.duplicates,
         "refused": reasons,
         "counts": receipt.counts,
+        "warnings": [asdict(each) for each in receipt.warnings],
+        "relabelled": len(receipt.relabel),
+        "removed": len(receipt.remove),
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ssclass.compute import share_gpus
 from ssclass.errors import ParamsError
 from ssclass.settings import home
 
@@ -86,6 +87,8 @@ def import_keras() -> Any:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a machine without GPU is not an error
         with _without_chatter():
             import keras  # noqa: F401
+
+            share_gpus()
     return sys.modules["keras"]
 
 

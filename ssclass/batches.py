@@ -187,12 +187,29 @@ def submit(store: Store, folder: Path, batch_id: str, classes: Sequence[str], pr
     The same batch again is a no-op; another content under an id in use is a BatchError. Every file of a folder
     counts, whatever it is called: what is no photo is refused by name at ingest. Hidden files are left out.
     """
+    files = [File(*each) for each in labelled_files(folder, classes)]
+    return upload(store, files, batch_id, progress)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to be sent: its key in the batch, its label, and the side that its sender wants it on, if any."""
+
+    path: Path
+    key: str
+    label: str
+    split: str | None = None
+
+
+def upload(store: Store, files: Sequence[File], batch_id: str, progress: Progress | None = None) -> int:
+    """Send files as a batch, its manifest last; see `submit`."""
     check_id(batch_id)
-    files = list(_labelled_files(folder, classes))
     prefix = f"{INCOMING}/{batch_id}/"
-    photos = [
-        {"key": key, "label": label, "sha256": _sha256(path), "size": path.stat().st_size} for path, key, label in files
-    ]
+    photos = []
+    for file in files:
+        photo: dict[str, Any] = {"key": file.key, "label": file.label}
+        photo |= {"sha256": file_sha256(file.path), "size": file.path.stat().st_size}
+        photos.append(photo | ({"split": file.split} if file.split else {}))
     manifest = json.dumps({"schema": 1, "photos": photos}, ensure_ascii=False, indent=1).encode()
     for marker in (MANIFEST, SUCCESS):
         there = store.get(prefix + marker, limit=MANIFEST_LIMIT)
@@ -201,20 +218,19 @@ def submit(store: Store, folder: Path, batch_id: str, classes: Sequence[str], pr
         if there is not None:
             raise BatchError(f"s3://{store.bucket}/{prefix}: there already, with another content; choose another --id")
 
-    def upload(item: tuple[Path, str, str]) -> None:
-        path, key, _ = item
-        with path.open("rb") as body:
-            store.put(prefix + key, body)
+    def send(file: File) -> None:
+        with file.path.open("rb") as body:
+            store.put(prefix + file.key, body)
 
     with ThreadPoolExecutor(UPLOADS) as pool:
-        for done, _ in enumerate(pool.map(upload, files), 1):
+        for done, _ in enumerate(pool.map(send, files), 1):
             if progress:
                 progress(done, len(files))
     store.put(prefix + MANIFEST, manifest)
     return len(files)
 
 
-def _labelled_files(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, str, str]]:
+def labelled_files(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, str, str]]:
     """(path, key, label) of every file in a class folder, sorted."""
     if not folder.is_dir():
         raise BatchError(f"{folder}: no such folder; name one that holds class folders ({', '.join(classes)})")
@@ -242,7 +258,8 @@ def _spelt(name: str) -> str:
     return "".join(f"\\x{ord(c):02x}" if ord(c) < 32 or ord(c) == 127 else c for c in text)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """sha256 of a file (64 hex digits); BatchError when it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,8 +8,10 @@ it where ssclass is not installed, since it holds standard Keras layers only.
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,6 @@ from ssclass.backbones import import_keras
 from ssclass.errors import NotFoundError
 from ssclass.extraction import moments_model
 from ssclass.features import Features, FeatureSpec
-from ssclass.weights import load_weights
 
 FORMAT = 1
 HEAD_FILE = "head.keras"
@@ -54,7 +55,7 @@ class Classifier:
     def save(self, folder: Path) -> None:
         """Write the head and what it is about into a folder, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.head.save(folder / HEAD_FILE)
+        _save_model(self.head, folder / HEAD_FILE)
         (folder / ABOUT_FILE).write_text(json.dumps(self.about(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -66,9 +67,13 @@ class Classifier:
     def export(self, path: Path) -> None:
         """Write one Keras model: uint8 [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]."""
         keras = import_keras()
-        features = moments_model(self.spec, load_weights(self.spec.backbone))
+        features = moments_model(self.spec)
         arrays = {name: features.output[name] for name in self.head.input}
-        keras.Model(features.input, self.head(arrays), name="ssclass").save(path)
+        model = keras.Model(features.input, self.head(arrays), name="ssclass")
+        # Keras's Resizing takes training=True as its default, and a plain call of the model hands that on to the
+        # layers after it: frozen, the batch norms of the head use what they learnt, however the model is called.
+        model.trainable = False
+        model.save(path)
 
     @classmethod
     def from_export(cls, path: Path, about: Path) -> Classifier:
@@ -89,6 +94,19 @@ def _read_about(path: Path) -> tuple[tuple[str, ...], FeatureSpec, str]:
         return tuple(about["classes"]), FeatureSpec(**spec), str(about["head"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotFoundError(f"{path}: not a classifier ({error}); train one with `ssclass retrain`") from error
+
+
+def _save_model(model: Any, path: Path) -> None:
+    """Save so that the same model gives the same bytes: DVC knows the file by them, and Keras writes the time in."""
+    with TemporaryDirectory(dir=path.parent) as scratch:
+        saved = Path(scratch) / path.name
+        model.save(saved)
+        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w") as target:
+            for name in sorted(source.namelist()):
+                content = source.read(name)
+                if name == "metadata.json":
+                    content = json.dumps(json.loads(content) | {"date_saved": ""}, sort_keys=True).encode()
+                target.writestr(zipfile.ZipInfo(name), content)  # ZipInfo's own date: 1980
 
 
 def _load_model(path: Path) -> Any:

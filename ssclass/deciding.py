@@ -101,6 +101,7 @@ def decision_event(workspace: Workspace, result: Result, verdict: Verdict, run_i
     compared = comparison(result)
     digest = holdout_digest(result)
     ours, theirs = right(result)
+    folds = result.cross_validation[result.head]
     seen = {batch for event in state.decisions.values() for batch in event.body["batches"]}
     return Event.now(
         "decision",
@@ -108,9 +109,10 @@ def decision_event(workspace: Workspace, result: Result, verdict: Verdict, run_i
         reason=verdict.reason,
         key=result.key,
         data_version=result.data_version,
-        batches=[batch for batch in state.ingested if batch not in seen],
+        batches=[batch for batch in state.ingested if batch not in seen and batch not in state.revoked],
         head=result.head,
         train_size=result.train_size,
+        cross_validated={"right": round(float(np.mean(folds)) * result.train_size), "n": result.train_size},
         holdout={
             "size": scores.n,
             "digest": digest,

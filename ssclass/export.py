@@ -43,7 +43,8 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD") -> int:
             with snapshot.open(f"{DATA}/{shard.batch_id}.parquet") as source:
                 for sha256, data in iter_photos(source, wanted):
                     row = rows[sha256]
-                    path = folder / row.split / row.label / f"{sha256[:16]}-{PurePosixPath(row.key).name}"
+                    name = PurePosixPath(row.key).name.removeprefix(f"{sha256[:16]}-")  # of an export that was imported
+                    path = folder / row.split / row.label / f"{sha256[:16]}-{name}"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
                     done += 1

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssclass.backbones import find_backbone, import_keras
+from ssclass.errors import WeightsError
 from ssclass.images import decode
-from ssclass.weights import Weights, load_weights
+from ssclass.weights import load_weights
 
 if TYPE_CHECKING:
     from ssclass.features import FeatureSpec
@@ -22,27 +24,46 @@ BATCH = 32  # photos that go through the network together
 Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
 
 
-def moments_model(spec: FeatureSpec, weights: Weights) -> Any:
+def moments_model(spec: FeatureSpec) -> Any:
     """Keras model: uint8 [n, h, w, 3], RGB, any height and width, to the arrays of `spec`.
 
     Photos that :func:`ssclass.images.decode` made at `spec.size` pass through the first resize unchanged.
+    WeightsError when the backbone's weights are not to be had, or are others than those of `spec`.
     """
     keras = import_keras()
+    weights = load_weights(spec.backbone)
+    if weights.sha256 != spec.weights_sha256:
+        raise WeightsError(
+            f"weights of {spec.backbone}: sha256 {weights.sha256[:12]}… here, but {spec.weights_sha256[:12]}… is asked "
+            "for; bring those in with `ssclass weights import FILE`, or train anew with `ssclass retrain`"
+        )
     backbone = find_backbone(spec.backbone)
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name="resize")(images)
-    views = [photo, keras.ops.flip(photo, axis=2)] if spec.flip else [photo]
     arrays = {}
     for size in spec.sizes:
-        shrink = keras.layers.Resizing(size, size, antialias=True, name=f"resize_{size}")
+        canvas = spec.canvas(size)
+        shrink = keras.layers.Resizing(canvas, canvas, antialias=True, name=f"resize_{size}")
+        whole = photo if canvas == spec.size else shrink(photo)
+        views = [_crop(whole, top, left, size, canvas) for top, left in spec.corners(size)]
+        if spec.flip:
+            views += [keras.ops.flip(view, axis=2) for view in views]
         trunk = backbone.trunk(weights.tensors, size)
         trunk.name = f"{spec.backbone}_{size}"
-        maps = [trunk(backbone.preprocess(view if size == spec.size else shrink(view))) for view in views]
+        maps = [trunk(backbone.preprocess(view)) for view in views]
         pool = keras.layers.GlobalAveragePooling2D()
         squares = [keras.layers.Multiply()([each, each]) for each in maps]
         arrays[f"{size}.out.mean"] = _side_by_side([pool(each) for each in maps])
         arrays[f"{size}.out.square"] = _side_by_side([pool(each) for each in squares])
     return keras.Model(images, arrays, name="features")
+
+
+def _crop(photo: Any, top: int, left: int, size: int, canvas: int) -> Any:
+    """Keras tensor [n, size, size, 3] out of [n, canvas, canvas, 3]."""
+    if size == canvas:
+        return photo
+    edges = ((top, canvas - size - top), (left, canvas - size - left))
+    return import_keras().layers.Cropping2D(edges, name=f"crop_{size}_{top}_{left}")(photo)
 
 
 def _side_by_side(vectors: list[Any]) -> Any:
@@ -52,12 +73,10 @@ def _side_by_side(vectors: list[Any]) -> Any:
     return layers.Concatenate(axis=1)(rows) if len(rows) > 1 else rows[0]
 
 
+@lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
 def make_extractor(spec: FeatureSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
-    weights = load_weights(spec.backbone)
-    if weights.sha256 != spec.weights_sha256:
-        raise ValueError(f"weights of {spec.backbone} changed while they were in use")
-    model = moments_model(spec, weights)
+    model = moments_model(spec)
     import tensorflow as tf
 
     # Without jit_compile: XLA is five times slower on these networks on a CPU.

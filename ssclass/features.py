@@ -5,8 +5,8 @@ but the bytes are in :attr:`FeatureSpec.fingerprint`; the bytes are in the shard
 those two keys can be deleted at any time: that costs time and changes nothing.
 
 Arrays are named ``<size>.<layer>.<moment>``: ``224.out.mean`` is the spatial mean over the backbone's last feature map
-for photos of 224 x 224 pixels, ``square`` the spatial mean of its squares. Each is float32 [photos, views, channels];
-view 0 is the photo, view 1 its mirror image.
+for views of 224 x 224 pixels, ``square`` the spatial mean of its squares. Each is float32 [photos, views, channels]: a
+photo, or five crops of it (corners and centre, each three quarters of its width and height), then the mirror images.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from ssclass.weights import load_weights
 if TYPE_CHECKING:
     from ssclass.shards import Shard
 
-LAYOUT_VERSION = 1  # of the arrays and of the graph between decode and arrays
+LAYOUT_VERSION = 2  # of the arrays and of the graph between decode and arrays
+
+CROP = 0.75  # a crop's share of the photo's width and height
 
 Progress = Callable[[int, int], None]  # (photos done, photos in all)
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class FeatureSpec:
     weights_sha256: str
     sizes: tuple[int, ...]
     flip: bool
+    crops: str = "none"
     decode_version: int = DECODE_VERSION
 
     @property
@@ -58,19 +61,30 @@ class FeatureSpec:
 
     @property
     def size(self) -> int:
-        """Side of the decoded photo, pixels; smaller sizes are made from it inside the network."""
-        return max(self.sizes)
+        """Side of the decoded photo, pixels; smaller ones and crops are made from it inside the network."""
+        return self.canvas(max(self.sizes))
+
+    def canvas(self, size: int) -> int:
+        """Side of the photo, pixels, whose views have `size`."""
+        return round(size / CROP) if self.crops == "five" else size
+
+    def corners(self, size: int) -> tuple[tuple[int, int], ...]:
+        """(top, left) of each view of `size` in its canvas, pixels."""
+        free = self.canvas(size) - size
+        if not free:
+            return ((0, 0),)
+        return (0, 0), (0, free), (free, 0), (free, free), (free // 2, free // 2)
 
     @property
     def views(self) -> int:
         """Views of each photo."""
-        return 2 if self.flip else 1
+        return len(self.corners(max(self.sizes))) * (2 if self.flip else 1)
 
 
 def feature_spec(params: FeatureParams) -> FeatureSpec:
     """The spec that params.yaml asks for; fetches the backbone's weights when they are not cached yet."""
     weights = load_weights(params.backbone)
-    return FeatureSpec(params.backbone, weights.sha256, params.sizes, params.flip)
+    return FeatureSpec(params.backbone, weights.sha256, params.sizes, params.flip, params.crops)
 
 
 @dataclass(frozen=True, eq=False)

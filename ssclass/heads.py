@@ -15,6 +15,8 @@ import numpy as np
 
 from ssclass.backbones import import_keras
 from ssclass.features import Features
+from ssclass.kernel import STRENGTHS as RIDGES
+from ssclass.kernel import WIDTH, KernelFit, best, fit_strengths, unit_roots
 from ssclass.linear import STRENGTHS, LinearFit, fit_path
 from ssclass.params import TrainParams
 from ssclass.t1 import T1Trainer
@@ -163,7 +165,70 @@ class T1Head:
         return self._trainer
 
 
-HEADS: dict[str, type[LinearHead] | type[T1Head]] = {"linear": LinearHead, "T1": T1Head}
+class RbfHead:
+    """Kernel ridge regression on the square roots of the pooled features, averaged over views (`ssclass.kernel`)."""
+
+    name = "rbf"
+
+    def __init__(self, size: int, classes: int, params: TrainParams) -> None:
+        self.arrays = (f"{size}.out.mean",)
+        self.classes = classes
+        self.seed = params.seed
+
+    def cross_validate(
+        self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
+    ) -> CrossValidation:
+        """Strength and temperature of each fold come from its own training photos; `strength` is their median."""
+        z = self._roots(features)
+        found = np.empty((len(labels), self.classes))
+        each_strength = np.empty((len(RIDGES), len(labels), self.classes))
+        chosen = []
+        for learn, judge in folds:
+            fits = list(fit_strengths(z[learn], labels[learn], self.classes, self.seed))
+            for number, fit in enumerate(fits):
+                each_strength[number, judge] = fit.probabilities(z[judge])
+            chosen.append(best(fits).strength)
+            found[judge] = each_strength[RIDGES.index(chosen[-1]), judge]
+            tick()
+        curves = {
+            "strength": list(RIDGES),
+            "cv_loss": [log_loss(each, labels) for each in each_strength],
+            "cv_accuracy": [_accuracy(each, labels) for each in each_strength],
+        }
+        return _judged(found, labels, folds, float(np.median(chosen)), curves)
+
+    def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
+        """Fit on all rows; leave-one-out chooses the strength again."""
+        fits = fit_strengths(self._roots(features), labels, self.classes, self.seed)
+        return Fitted(self._model(best(list(fits))))
+
+    def _roots(self, features: Features) -> np.ndarray:
+        return unit_roots(features.arrays[self.arrays[0]].mean(axis=1, dtype=np.float64))
+
+    def _model(self, fit: KernelFit) -> Any:
+        """GAP over views, root, unit length, Dense exponential (the kernel), Dense softmax."""
+        keras = import_keras()
+        # What `keras.ops.sqrt` makes, under a fixed name: the saved bytes must not depend on what was built before.
+        from keras.src.ops.numpy import Sqrt
+
+        layers = keras.layers
+        views = keras.Input((None, fit.landmarks.shape[1]), name=self.arrays[0])
+        mean = layers.ReLU(name="not_negative")(layers.GlobalAveragePooling1D(name="views")(views))
+        unit = layers.UnitNormalization(name="unit")(Sqrt(name="roots")(mean))
+        alike = layers.Dense(len(fit.landmarks), activation="exponential", name="kernel")
+        dense = layers.Dense(self.classes, activation="softmax", name="probabilities")
+        output = dense(alike(unit))
+        # exp(-g ||x - z||^2) = exp(2 g x'z - 2 g), x and z being of length one
+        alike.set_weights([2 * WIDTH * fit.landmarks.T, np.full(len(fit.landmarks), -2 * WIDTH)])
+        dense.set_weights([fit.weights / fit.temperature, fit.bias / fit.temperature])
+        return keras.Model({self.arrays[0]: views}, output, name="head")
+
+
+HEADS: dict[str, type[LinearHead] | type[T1Head] | type[RbfHead]] = {
+    "linear": LinearHead,
+    "T1": T1Head,
+    "rbf": RbfHead,
+}
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

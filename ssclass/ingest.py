@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from json import dumps
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from ssclass.batches import Batch, Entry, Progress
 from ssclass.dataset import Dataset, correct, count
+from ssclass.guards import warnings
 from ssclass.images import Picture, Refused, inspect
 from ssclass.params import Params
-from ssclass.shards import Receipt, Refusal, Row, Warned, write_shard
+from ssclass.shards import Receipt, Refusal, Row, write_shard
 from ssclass.split import Place, Torn, assign
 from ssclass.store import Store
 
 QUARANTINE = "quarantine"
 THREADS = 8  # each holds one photo: at most ingest.max_bytes, and 4 million pixels (images.LARGE)
-FLOOD = 0.1, 5  # a group with more than this share of a batch, and more photos than this, is worth a warning
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,11 @@ def build_shard(
     scratch: Path,
     out: Path,
     progress: Progress | None = None,
+    sequence: int | None = None,
 ) -> Receipt:
     """Write the shard of a batch to `out`, beside nothing else; what was refused and why is in the receipt.
+
+    `sequence` is the number of the data version that it makes; default: one more than the data set's last shard.
 
     `scratch` is an empty folder for the photos on their way (the size of the batch). Memory does not grow with the
     batch. StoreError when S3 fails; a photo never fails the batch.
@@ -90,12 +93,12 @@ def build_shard(
         batch_id=batch.ref.id,
         marker=batch.ref.marker,
         etag=batch.ref.etag,
-        sequence=dataset.next_sequence,
+        sequence=sequence or dataset.next_sequence,
         accepted=len(rows),
         duplicates=duplicates,
         counts=count(rows),
         refused=tuple(sorted(refused, key=lambda item: order.get(item.key, -1))),
-        warnings=tuple(_warnings(rows, at.classes)),
+        warnings=tuple(warnings(rows, relabel, remove, dataset, params)),
         relabel=relabel,
         remove=remove,
     )
@@ -191,22 +194,6 @@ def _row(photo: _Taken, place: Place) -> Row:
         width=seen.width,
         height=seen.height,
     )
-
-
-def _warnings(rows: list[Row], classes: Sequence[str]) -> Iterator[Warned]:
-    if not rows:
-        return
-    if absent := [name for name in classes if name not in {row.label for row in rows}]:
-        yield Warned("class missing", f"no photo of {', '.join(absent)}")
-    share, few = FLOOD
-    for group, size in Counter(row.group for row in rows).items():
-        if size > max(few, share * len(rows)):
-            yield Warned("flood", f"{size} of {len(rows)} photos are near-copies of one ({group[:12]})")
-        labels = sorted({row.label for row in rows if row.group == group}) if size > 1 else []
-        if len(labels) > 1:
-            yield Warned(
-                "copies differ in label", f"near-copies in group {group[:12]} are labelled {' and '.join(labels)}"
-            )
 
 
 def quarantine(store: Store, batch: Batch, receipt: Receipt, progress: Progress | None = None) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,9 +41,13 @@ def silent(what: str, done: int, total: int) -> None:
     """Report to nobody."""
 
 
-def decision_key(dataset: Dataset, params: Params) -> str:
-    """What a decision depends on (hex, 16): the rows, the params that matter, the code. Same key, same answer."""
-    text = f"{dataset.digest} {params.result_digest} {code_digest()}"
+def decision_key(dataset: Dataset, params: Params, revoked: Iterable[str] = ()) -> str:
+    """What a decision depends on (hex, 16): the rows, the params that matter, the code. Same key, same answer.
+
+    `revoked` batches are in it, as taking the newest one out gives rows that were decided on before, when the
+    champion was another: that is a new question.
+    """
+    text = " ".join([dataset.digest, params.result_digest, code_digest(), *sorted(revoked)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

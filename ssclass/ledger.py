@@ -6,6 +6,7 @@ Events are only ever appended; nothing is kept anywhere else that this file does
     decision           PROMOTED, REJECTED or HELD, with the reason and the scores
     admit, drop        a person's answer to a HELD batch
     revoke             a person took an ingested batch out again
+    forget             photos were taken out of every version of the data set, for good
     rollback           a person made an earlier champion the champion; freezes promotion
     freeze, unfreeze   promotion stops, and may go on
 """
@@ -22,7 +23,7 @@ from ssclass.errors import WorkspaceError
 from ssclass.gate import HELD, PROMOTED
 
 VERSION = 1
-KINDS = ("ingest", "decision", "admit", "drop", "revoke", "rollback", "freeze", "unfreeze")
+KINDS = ("ingest", "decision", "admit", "drop", "revoke", "forget", "rollback", "freeze", "unfreeze")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class State:
 
     `champion` is the decision key of the champion's run, None before the first promotion. A batch is held,
     admitted, dropped or ingested by (id, marker etag): a batch sent again with another marker is another case.
+    `next_version` is the number of the next data version: revoked ones keep theirs.
     """
 
     champions: list[str] = field(default_factory=list)
@@ -60,10 +62,12 @@ class State:
     admitted: set[tuple[str, str]] = field(default_factory=set)
     dropped: set[tuple[str, str]] = field(default_factory=set)
     revoked: dict[str, Event] = field(default_factory=dict)
+    next_version: int = 1
 
     def apply(self, event: Event) -> None:
         """Take one event in."""
         body = event.body
+        self.next_version = max(self.next_version, body.get("sequence", 0) + 1)
         match event.kind:
             case "ingest":
                 self.ingested[body["batch"]] = event
@@ -98,6 +102,20 @@ class State:
             for batch, event in self.ingested.items()
             if batch not in seen and event.body.get("receipt", {}).get("accepted")
         ]
+
+    def record_of(self, key: str) -> tuple[int, int]:
+        """Right and total of a model on photos that it had not learnt from: what is known of its accuracy.
+
+        Its newest score on held-out photos (the set grows), and its cross-validation on the training split, without
+        which a champion with few held-out photos could not hold anything.
+        """
+        own = self.decisions[key].body
+        right, n = own["candidate"]["right"], own["holdout"]["size"]
+        for event in self.decisions.values():
+            if event.body["champion"] and event.body["champion"]["key"] == key:
+                right, n = event.body["champion"]["right"], event.body["holdout"]["size"]
+        folds = own.get("cross_validated", {"right": 0, "n": 0})
+        return right + folds["right"], n + folds["n"]
 
     def number_of(self, key: str) -> int:
         """The how-manyth champion a decision key became: 1 for the first."""

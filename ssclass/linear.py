@@ -19,7 +19,7 @@ import numpy as np
 
 from ssclass.backbones import import_keras
 
-STRENGTHS = tuple(float(f"{10 ** (half / 2):.2g}") for half in range(2, -9, -1))  # 10 to 1e-4, strong to weak
+STRENGTHS = tuple(float(f"{10 ** (half / 2):.2g}") for half in range(2, -7, -1))  # 10 to 1e-3, strong to weak
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def fit_path(x: np.ndarray, labels: np.ndarray, classes: int, strengths: Sequenc
             loss, gradient = objective(flat.reshape(-1, classes), strength)
             return float(loss), gradient.numpy().ravel()
 
-        at = minimize(value, at, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-10, "gtol": 1e-6}).x
+        at = minimize(value, at, jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-9, "gtol": 1e-5}).x
         kernel, bias = at.reshape(-1, classes)[:-1] / scale, at.reshape(-1, classes)[-1]
         yield LinearFit(kernel, bias - mean @ kernel)
 

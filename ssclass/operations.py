@@ -7,6 +7,7 @@ from typing import Any
 from ssclass.errors import LostRaceError, NotFoundError
 from ssclass.ledger import Event, State
 from ssclass.reporting import reconcile
+from ssclass.versioning import drop_shard
 from ssclass.workspace import Workspace
 
 RACES = 10
@@ -51,6 +52,36 @@ def roll_back(workspace: Workspace, number: int | None) -> Event:
     event = _append(workspace, "rollback", f"Roll back to champion {number or 'before'}", body)
     reconcile(workspace)
     return event
+
+
+def revoke(workspace: Workspace, batch: str, reason: str) -> Event:
+    """Take an ingested batch out: a new data version without its shard. What it was stays in the older ones.
+
+    NotFoundError when it is not in the data set.
+    """
+    for _ in range(RACES):
+        with workspace.turn():
+            state = workspace.state()
+            if batch not in state.ingested or batch in state.revoked:
+                held = any(name == batch for name, _ in state.held)
+                remedy = f"`ssclass batch drop {batch}` keeps it out" if held else "`ssclass batch list` shows what is"
+                raise NotFoundError(f"{batch}: not in the data set; {remedy}")
+            ingest = state.ingested[batch].body
+            drop_shard(workspace.root, batch)
+            event = Event.now(
+                "revoke",
+                batch=batch,
+                etag=ingest["etag"],
+                md5=ingest["md5"],
+                sequence=state.next_version,
+                reason=reason,
+            )
+            try:
+                workspace.publish(f"Revoke {batch}: {reason}", [event], tags=[f"data/{state.next_version}"])
+            except LostRaceError:
+                continue
+            return event
+    raise LostRaceError(f"{workspace.root}: lost the race to push {RACES} times; see who else writes to origin")
 
 
 def answer_held(workspace: Workspace, batch: str, answer: str) -> Event:

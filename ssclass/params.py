@@ -36,12 +36,20 @@ class DatasetParams(_Section):
         return value
 
 
+Code = Literal["class missing", "flood", "copies differ in label", "unlike balance", "unlike size", "many corrections"]
+
+
 class IngestParams(_Section):
-    """What is refused, and what is held."""
+    """What is refused, what is held, and when a person is told."""
 
     implausible: Annotated[float, Field(ge=0, lt=1)] = 1e-3
+    hold: tuple[Code, ...] = ("many corrections",)
+    flood: Annotated[float, Field(gt=0, le=1)] = 0.1
+    balance: Annotated[float, Field(gt=0, le=1)] = 0.3
+    growth: Annotated[float, Field(gt=1)] = 10
+    corrections: Annotated[float, Field(gt=0, le=1)] = 0.1
     max_bytes: Annotated[int, Field(gt=0)] = 20_000_000
-    max_pixels: Annotated[int, Field(gt=0)] = 64_000_000
+    max_pixels: Annotated[int, Field(gt=0)] = 65_000_000
     min_side: Annotated[int, Field(gt=0)] = 32
 
 
@@ -50,13 +58,14 @@ class FeatureParams(_Section):
 
     backbone: str = "mobilenet"
     sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (224,)
-    flip: bool = True
+    crops: Literal["none", "five"] = "five"
+    flip: bool = False
 
 
 class ModelParams(_Section):
     """What is trained."""
 
-    head: Literal["auto", "linear", "T1"] = "auto"
+    head: Literal["auto", "linear", "T1", "rbf"] = "auto"
 
 
 class TrainParams(_Section):

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     )
     model_name: str = Field(default="ssclass", description="registered model and experiment in MLflow")
 
+    sqs: str | None = Field(default=None, description="URL of the SQS queue that S3 notifies")
     sweep: float = Field(default=300.0, gt=0, description="seconds between two sweeps of S3")
     patience: float = Field(default=60.0, ge=0, description="seconds to wait for a service that is away")
 
@@ -116,8 +117,8 @@ def load_settings(workspace: Path | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ParamsError(
-            f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; correct it there or in SSCLASS_{field.upper()}"
-        ) from error
+        known = first["type"] != "extra_forbidden"
+        remedy = f"correct it there or in SSCLASS_{field.upper()}" if known else "remove it there"
+        raise ParamsError(f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; {remedy}") from error
     except ValueError as error:
         raise ParamsError(f"{folder / SETTINGS_FILE}: not readable as TOML ({error}); mend it there") from error

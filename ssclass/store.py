@@ -109,6 +109,37 @@ class Store:
         with self._named(key):
             self.client.delete_object(Bucket=self.bucket, Key=key)
 
+    def versions(self, prefix: str) -> Iterator[tuple[str, str, int]]:
+        """(key, version id, bytes) of every version under a prefix; without versioning, of each object."""
+        from botocore.exceptions import ClientError
+
+        with self._named(prefix):
+            try:
+                pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
+                for page in pages:
+                    for item in page.get("Versions", ()):
+                        yield item["Key"], item["VersionId"], item["Size"]
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "NotImplemented":
+                    raise
+                for found in self.list(prefix):
+                    yield found.key, "null", found.size
+
+    def get_version(self, key: str, version: str) -> bytes:
+        """The bytes of one version of an object."""
+        with self._named(key):
+            which = {} if version == "null" else {"VersionId": version}
+            with self.client.get_object(Bucket=self.bucket, Key=key, **which)["Body"] as body:
+                return bytes(body.read())
+
+    def erase(self, key: str, version: str | None = None) -> None:
+        """Remove a version of an object, or all of them, leaving no older one behind."""
+        for name, each, _ in list(self.versions(key)):
+            if name == key and version in (None, each):
+                with self._named(key):
+                    which = {} if each == "null" else {"VersionId": each}
+                    self.client.delete_object(Bucket=self.bucket, Key=key, **which)
+
     def make_bucket(self) -> None:
         """Create the bucket unless it is there."""
         with self._named():
@@ -118,6 +149,25 @@ class Store:
             )
             with suppress(self.client.exceptions.BucketAlreadyOwnedByYou):
                 self.client.create_bucket(Bucket=self.bucket, **place)
+
+    def lifecycle(self) -> tuple[dict[str, Any], ...]:
+        """The bucket's lifecycle rules."""
+        from botocore.exceptions import ClientError
+
+        with self._named():
+            try:
+                return tuple(self.client.get_bucket_lifecycle_configuration(Bucket=self.bucket)["Rules"])
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NoSuchLifecycleConfiguration":
+                    return ()
+                raise
+
+    def set_lifecycle(self, rules: Sequence[dict[str, Any]]) -> None:
+        """Replace the bucket's lifecycle rules."""
+        with self._named():
+            self.client.put_bucket_lifecycle_configuration(
+                Bucket=self.bucket, LifecycleConfiguration={"Rules": [*rules]}
+            )
 
     @staticmethod
     def _absent_is_none(call: Any) -> Any:

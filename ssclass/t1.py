@@ -52,7 +52,7 @@ class T1Trainer:
             variable for layer in (*learning, self.dropout, self.hidden_dropout) for variable in layer.variables
         ]
         self._state += self.optimizer.variables
-        self._start = [np.array(variable) for variable in self._state]
+        self._start = [variable.numpy() for variable in self._state]
         self._epoch, self._infer = self._trace()
 
     def fit(
@@ -106,6 +106,16 @@ class T1Trainer:
         classify.set_weights([self._with_first_class(value) for value in self.score.get_weights()])
         return model
 
+    def pool(self, mean: Any, square: Any) -> Any:
+        """Batch norm of a batch of maps, in training, then their pooling: [n, channels] of both moments to the same."""
+        import tensorflow as tf
+
+        mu = tf.reduce_mean(mean, axis=0)
+        var = tf.maximum(tf.reduce_mean(square, axis=0) - mu**2, 0)
+        for moving, now in ((self.norm.moving_mean, mu), (self.norm.moving_variance, var)):
+            moving.assign(moving * MOMENTUM + now * (1 - MOMENTUM))
+        return self.norm.gamma * (mean - mu) * tf.math.rsqrt(var + EPSILON) + self.norm.beta
+
     def _with_first_class(self, value: np.ndarray) -> np.ndarray:
         """sigmoid(z) is the second of softmax(0, z): a column of zeros makes the one unit two classes."""
         return np.concatenate([np.zeros_like(value), value], axis=-1) if self.classes == 2 else value
@@ -122,20 +132,12 @@ class T1Trainer:
             score = self.score(self.hidden_dropout(self.hidden_norm(hidden, training=training), training=training))
             return tf.concat([tf.zeros_like(score), score], axis=-1) if self.classes == 2 else score
 
-        def pool(mean: Any, square: Any) -> Any:
-            """Batch norm of the maps, then their pooling, by the formula above."""
-            mu = tf.reduce_mean(mean, axis=0)
-            var = tf.reduce_mean(square, axis=0) - mu**2
-            for moving, now in ((self.norm.moving_mean, mu), (self.norm.moving_variance, var)):
-                moving.assign(moving * MOMENTUM + now * (1 - MOMENTUM))
-            return self.norm.gamma * (mean - mu) * tf.math.rsqrt(var + EPSILON) + self.norm.beta
-
         def epoch(mean: Any, square: Any, labels: Any, order: Any) -> Any:
             loss_sum, right = tf.constant(0.0), tf.constant(0.0)
             for step in order:
                 own = tf.gather(labels, step[:, 0])
                 with tf.GradientTape() as tape:
-                    found = scores(pool(tf.gather_nd(mean, step), tf.gather_nd(square, step)), training=True)
+                    found = scores(self.pool(tf.gather_nd(mean, step), tf.gather_nd(square, step)), training=True)
                     loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(own, found))
                 self.optimizer.apply(tape.gradient(loss, self._trainable))
                 loss_sum += loss

@@ -85,10 +85,16 @@ class Tracking:
             found = self.client.get_experiment_by_name(self.name)
             if found is not None:
                 return str(found.experiment_id)
-            location = None if self.settings.mlflow_uri else (self.settings.private / "mlflow" / "artifacts").as_uri()
-            made = str(self.client.create_experiment(self.name, artifact_location=location))
+            made = str(self.client.create_experiment(self.name, artifact_location=self._artifacts()))
             self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view()))
             return made
+
+    def _artifacts(self) -> str | None:
+        """Where artifacts go: beside a database in a file; None where a server decides it."""
+        uri = self.settings.tracking_uri
+        if not uri.startswith("sqlite:///"):
+            return None
+        return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "artifacts").as_uri()
 
     def page(self, server: str) -> str:
         """The address of the run table on an MLflow server, with the columns that matter."""
@@ -147,7 +153,7 @@ class Tracking:
         from mlflow.entities import Metric, Param
         from mlflow.utils.time import get_current_time_millis
 
-        from ssclass import report
+        from ssclass import compute, report
 
         now = get_current_time_millis()
         with self.named():
@@ -165,6 +171,7 @@ class Tracking:
                 for name, figure in report.figures(result).items():
                     figure.savefig(Path(folder) / name, dpi=100)
                 self.client.log_artifacts(run_id, folder, "figures")
+            self.client.set_tag(run_id, "device", compute.described())
             self._log_dataset(run_id, result, digest)
             self._log_model(run_id, result, model)
 

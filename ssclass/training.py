@@ -41,12 +41,12 @@ def train(
 
     `labels` int [n] index `params.dataset.classes`; `groups` name the near-duplicate group of each photo; `progress`
     gets fits done and fits in all. With head `auto` the head with the higher cross-validated accuracy is taken, of
-    equals the first in the order linear, T1. BatchError when there is too little to cross-validate.
+    equals the first in the order linear, T1, rbf. BatchError when there is too little to cross-validate.
     """
     classes = params.dataset.classes
     folds = grouped_folds(labels, groups, classes, params.train.folds, params.train.seed)
     names = list(HEADS) if params.model.head == "auto" else [params.model.head]
-    heads = {name: HEADS[name](spec.size, len(classes), params.train) for name in names}
+    heads = {name: HEADS[name](max(spec.sizes), len(classes), params.train) for name in names}
     total, done = len(folds) * len(heads) + 1, 0
 
     def tick() -> None:

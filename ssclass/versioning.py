@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 
 from ssclass.errors import StoreError, WorkspaceError
 from ssclass.settings import Settings
+from ssclass.store import Store
 
 DATA, CANDIDATE = "data", "candidate"
 EMPTY_DIR = "d751713988987e9331980363e24189ce.dir"
@@ -113,6 +114,39 @@ def add_shard(root: Path, shard: Path) -> Tracked:
             targets.append(f"{root / 'dvc.yaml'}:train")
         repo.push(targets=targets)
         return next(each for each in after if each.path == path)
+
+
+def erase_objects(root: Path, store: Store, md5s: Iterable[str]) -> None:
+    """Delete objects from DVC's cache here and from its remote, every version of them."""
+    with repository(root) as repo:
+        remote = repo.cloud.get_remote_odb("store", hash_name="md5")
+        for md5 in md5s:
+            Path(repo.cache.local.oid_to_path(md5)).unlink(missing_ok=True)
+            store.erase(remote.oid_to_path(md5).removeprefix("s3://").removeprefix(f"{store.bucket}/"))
+
+
+def drop_shard(root: Path, batch: str) -> None:
+    """Take a shard out of data.dvc, and push the new listing; the other shards need not be here."""
+    from dvc_data.hashfile.meta import Meta
+    from dvc_data.hashfile.tree import Tree
+
+    name = f"{batch}.parquet"
+    with repository(root) as repo:
+        stage, out = next((each, out) for each in repo.index.stages for out in each.outs if out.def_path == DATA)
+        listing: Any = Tree()  # type: ignore[no-untyped-call]
+        size = 0
+        for key, meta, oid in out.get_dir_cache():
+            if key != (name,):
+                listing.add(key, meta, oid)
+                size += meta.size or 0 if meta else 0
+        listing.digest()
+        for store in (out.cache, repo.cloud.get_remote_odb("store", hash_name="md5")):
+            store.add(listing.path, listing.fs, listing.oid)
+        out.obj, out.hash_info = listing, listing.hash_info
+        out.meta = Meta(size=size, nfiles=len(listing), isdir=True)
+        stage.md5 = stage.compute_md5() if stage.md5 else None
+        stage.dump()
+    (root / DATA / name).unlink(missing_ok=True)
 
 
 def commit_stages(root: Path) -> None:

@@ -67,15 +67,16 @@ def open_question(folder: str) -> str | None:
     """The decision key of the data, params and code as they are; None when it is decided or there is no data."""
     workspace = workspace_at(folder)
     dataset = workspace.dataset()
-    key = learning.decision_key(dataset, workspace.params)
-    return None if not dataset.rows or key in workspace.state().decisions else key
+    state = workspace.state()
+    key = learning.decision_key(dataset, workspace.params, state.revoked)
+    return None if not dataset.rows or key in state.decisions else key
 
 
 @task
 def check_key(folder: str, key: str) -> None:
     """Stop where this machine would train something else than was asked for."""
     workspace = workspace_at(folder)
-    ours = learning.decision_key(workspace.dataset(), workspace.params)
+    ours = learning.decision_key(workspace.dataset(), workspace.params, workspace.state().revoked)
     if ours != key:
         raise WorkspaceError(
             f"{key}: this machine's code ({code_digest()}) makes it {ours}; install the same ssclass on every worker"

@@ -41,7 +41,7 @@ def clean_environment(**more: str) -> dict[str, str]:
     return kept | {"PATH": path, "PYTHONPATH": str(CHECKOUT)} | more
 
 
-def eventually(what: str, found: Callable[[], Any], within: float = 180.0) -> Any:
+def eventually(what: str, found: Callable[[], Any], within: float = 300.0) -> Any:
     """What `found` gives once that is true; the test fails when it never is. `within` is patience, not a budget."""
     end = time.monotonic() + within
     while time.monotonic() < end:

@@ -55,3 +55,21 @@ def test_a_held_batch_waits_for_a_person():
 def test_a_damaged_line_is_named(line, said):
     with pytest.raises(WorkspaceError, match=said):
         parse(event("unfreeze").line() + line + "\n")
+
+
+def test_what_is_known_of_a_champion_grows_with_the_held_out_set():
+    def scored(key, verdict, candidate, champion, n, **more):
+        return event(
+            "decision",
+            decision=verdict,
+            key=key,
+            candidate={"right": candidate},
+            champion=champion,
+            holdout={"size": n},
+            **more,
+        )
+
+    first = scored("a", "PROMOTED", 5, None, 5, cross_validated={"right": 50, "n": 59})
+    assert fold([first]).record_of("a") == (55, 64)
+    later = scored("b", "REJECTED", 7, {"key": "a", "right": 8}, 9)
+    assert fold([first, later]).record_of("a") == (58, 68)

@@ -42,6 +42,7 @@ def test_a_batch_becomes_a_decision_by_itself(delivered: Running):
     assert tracking.alias() == "1"
     (run,) = tracking.runs(event.body["key"])
     assert run.data.tags["decision"] == "PROMOTED"
+    assert run.data.tags["device"] == "CPU", "or the name of the GPU that a worker has"
     assert run.info.run_id == event.body["run_id"]
 
 

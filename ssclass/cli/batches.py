@@ -1,12 +1,16 @@
-"""Commands about batches: submit, batch admit, batch drop."""
+"""Commands about batches: submit, batch list, show, admit, drop."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ssclass.cli.common import FOLDER, in_workspace, workspace_at
+from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, workspace_at
+
+if TYPE_CHECKING:
+    from ssclass.stories import Story
 
 
 @click.command()
@@ -39,9 +43,126 @@ def submit(source: Path, batch_id: str | None, folder: Path | None) -> None:
     )
 
 
+@click.command(name="import")
+@click.argument("source")
+@click.option("--id", "name", help="Name of the batches; default: the folder's name.")
+@click.option("--size", type=click.IntRange(min=1), default=5000, show_default=True, help="Photos in a batch.")
+@in_workspace
+def import_(source: str, name: str | None, size: int, folder: Path | None) -> None:
+    """Send a data set in class folders, on disk or at s3://…, as batches; train/ and test/ keep their sides."""
+    import re
+    from tempfile import TemporaryDirectory
+
+    from ssclass import progress
+    from ssclass.importing import fetch, import_folder
+    from ssclass.store import Store
+
+    workspace = workspace_at(folder)
+    called = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-")[:90] or "import"
+    workspace.private.mkdir(exist_ok=True)
+    with progress.shown(), TemporaryDirectory(dir=workspace.private) as scratch:
+        local = Path(source)
+        if source.startswith("s3://"):
+            local = Path(scratch)
+            fetch(workspace.settings, source, local, lambda done, total: progress.report("download", done, total))
+        sent = import_folder(
+            Store(workspace.settings),
+            local,
+            called,
+            workspace.params.dataset.classes,
+            size,
+            lambda done, total: progress.report("upload", done, total),
+        )
+    for batch, count in sent.items():
+        click.echo(f"batch {batch}: {count} photos")
+    click.echo("`ssclass retrain` takes them in")
+
+
 @click.group()
 def batch() -> None:
-    """Decide on held batches."""
+    """See what became of batches, and decide on held ones."""
+
+
+@batch.command(name="list")
+@in_workspace
+@as_json
+def list_(folder: Path | None, as_json: bool) -> None:
+    """Show every batch and what became of it."""
+    from ssclass.stories import stories
+
+    found = stories(workspace_at(folder))
+    if as_json:
+        print_json([each.as_dict() for each in found])
+        return
+    print_table(
+        ("batch", "received (UTC)", "status", "in", "there already", "refused", "warnings", "data", "decision"),
+        [_line(each) for each in found],
+    )
+
+
+def _line(each: Story) -> tuple[object, ...]:
+    receipt = each.receipt or {}
+    refused = receipt.get("refused", {})
+    return (
+        each.batch,
+        (each.received or "")[:16].replace("T", " "),
+        each.status,
+        receipt.get("accepted"),
+        receipt.get("duplicates"),
+        sum(refused.values()) if receipt else None,
+        ", ".join(sorted({item["code"] for item in receipt.get("warnings", ())})),
+        each.data_version,
+        each.decision and each.decision["decision"],
+    )
+
+
+@batch.command()
+@click.argument("batch_id")
+@in_workspace
+@as_json
+def show(batch_id: str, folder: Path | None, as_json: bool) -> None:
+    """Tell the story of a batch: what arrived, what was refused and why, what it changed."""
+    from ssclass.stories import story
+
+    told = story(workspace_at(folder), batch_id)
+    if as_json:
+        print_json(told.as_dict())
+        return
+    for line in _telling(told):
+        click.echo(line)
+
+
+def _telling(told: Story) -> list[str]:
+    lines = [f"{told.batch}  {told.status}{f': {told.reason}' if told.reason else ''}"]
+    if told.received:
+        lines.append(f"received   {told.received[:19].replace('T', ' ')} UTC")
+    receipt = told.receipt
+    if receipt:
+        lines.append(f"photos     {receipt['accepted']} in, {receipt['duplicates']} there already")
+        for label, sides in receipt["counts"].items():
+            lines.append(f"           {label}: {sides['train']} to train, {sides['holdout']} held out")
+        refused = receipt["refused"]
+        if isinstance(refused, dict):
+            lines += [f"refused    {count} {reason}" for reason, count in refused.items()]
+        else:
+            lines += [f"refused    {item['key']}: {item['reason']} ({item['detail']})" for item in refused]
+        lines += [f"relabelled {sha256} → {label}" for sha256, label in (receipt.get("relabel") or {}).items()]
+        lines += [f"removed    {sha256}" for sha256 in receipt.get("remove") or ()]
+        lines += [f"warning    {item['code']}: {item['detail']}" for item in receipt.get("warnings", ())]
+    if test := told.champion_test:
+        lines.append(
+            f"champion   {test['right']} of {test['n']} right before it learnt from them (p = {test['p']:.2g}, "
+            f"run/{test['key']})"
+        )
+    if told.data_version:
+        lines.append(f"data       {told.data_version}")
+    if told.decision:
+        lines.append(
+            f"decision   {told.decision['decision']}: {told.decision['reason']} (run/{told.decision['key']}, "
+            f"{told.decision['data_version']})"
+        )
+    lines += [f"{event['at'][:19].replace('T', ' ')}  {event.get('decision', event['event'])}" for event in told.events]
+    return lines
 
 
 @batch.command()
@@ -66,4 +187,24 @@ def drop(batch_id: str, folder: Path | None) -> None:
     click.echo(f"{batch_id} stays out; its photos remain in incoming/{batch_id}/")
 
 
-COMMANDS = (submit, batch)
+@batch.command()
+@click.argument("batch_id")
+@click.option("--reason", default="by hand", help="Why; shown by `batch show` and in the ledger.")
+@in_workspace
+def revoke(batch_id: str, reason: str, folder: Path | None) -> None:
+    """Take an ingested batch out again: a new data version without it, which the next retrain learns from."""
+    from ssclass.lineage import decisions_with
+    from ssclass.operations import revoke as take_out
+
+    workspace = workspace_at(folder)
+    event = take_out(workspace, batch_id, reason)
+    click.echo(f"{batch_id} is out since data/{event.body['sequence']}; `ssclass retrain` learns without it")
+    state = workspace.state()
+    learnt = {each.body["key"] for each in decisions_with(workspace.events(), batch_id)}
+    if state.champion in learnt:
+        earlier = [number for number, key in enumerate(state.champions, 1) if key not in learnt]
+        remedy = f"; `ssclass rollback {earlier[-1]}` goes back to one that has not" if earlier else ""
+        click.echo(f"the champion in force has learnt from it{remedy}")
+
+
+COMMANDS = (submit, import_, batch)

@@ -1,8 +1,9 @@
-"""Commands about the data set: export, data diff."""
+"""Commands about the data set: export, data diff, lineage, forget."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -60,4 +61,62 @@ def diff(before: str, after: str, folder: Path | None, as_json: bool) -> None:
     print_table(("change", "class", "split", "photos"), rows or [("none", "", "", 0)])
 
 
-COMMANDS = (export, data)
+@click.command()
+@click.argument("name")
+@in_workspace
+@as_json
+def lineage(name: str, folder: Path | None, as_json: bool) -> None:
+    """Tell where NAME comes from and where it went: a champion's number, a run key, data/N, a batch, a sha256."""
+    from ssclass.lineage import lineage as trace
+
+    found = trace(workspace_at(folder), name)
+    if as_json:
+        print_json(found)
+        return
+    for field, value in found.items():
+        if not isinstance(value, list):
+            click.echo(f"{field:<13} {'–' if value is None else value}")
+    for field, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            print_table(tuple(value[0]), [_cells(item) for item in value], title=field)
+        elif isinstance(value, list):
+            click.echo(f"{field:<13} {', '.join(map(str, value)) or 'none'}")
+
+
+def _cells(item: dict[str, Any]) -> list[object]:
+    return [
+        ", ".join(f"{name} {sum(sides.values())}" for name, sides in cell.items()) if isinstance(cell, dict) else cell
+        for cell in item.values()
+    ]
+
+
+@click.command()
+@click.argument("sha256s", nargs=-1, required=True, metavar="SHA256...")
+@click.option("--reason", default="by request", help="Why; kept in the ledger.")
+@click.option("--yes", is_flag=True, help="Do not ask; old data versions lose these photos for good.")
+@in_workspace
+@as_json
+def forget(sha256s: tuple[str, ...], reason: str, yes: bool, folder: Path | None, as_json: bool) -> None:
+    """Take photos out of every store and every version, for good."""
+    from dataclasses import asdict
+
+    from ssclass.forgetting import forget as take_out
+
+    workspace = workspace_at(folder)
+    if not yes:
+        click.confirm(
+            f"Forget {len(sha256s)} photos for good? Old data versions with them can no longer be pulled.", abort=True
+        )
+    done = take_out(workspace, sha256s, reason)
+    if as_json:
+        print_json(asdict(done))
+        return
+    click.echo(f"forgotten: rewritten {', '.join(done.batches) or 'no shard'}; {len(done.objects)} objects in S3 gone")
+    for model in done.models:
+        click.echo(f"saw it: run/{model['key']} ({model['decision']}, {model['use']})")
+    if done.tags:
+        click.echo(f"can no longer be pulled: {', '.join(done.tags)}")
+    click.echo("other clones: delete their .ssclass/ and .dvc/cache/; copies that were exported are not ours to find")
+
+
+COMMANDS = (export, data, lineage, forget)

@@ -67,7 +67,7 @@ def deploy(git_url: bool, notify: tuple[str, ...], folder: Path | None) -> None:
 
 
 @click.command()
-@click.option("--sqs", help="URL of the queue that S3 notifies.")
+@click.option("--sqs", help="URL of the queue that S3 notifies; default: sqs in ssclass.toml.")
 @click.option("--webhook", help="[HOST:]PORT to be notified at, path /s3; the secret is $SSCLASS_WEBHOOK_SECRET.")
 @in_workspace
 def listen(sqs: str | None, webhook: str | None, folder: Path | None) -> None:
@@ -87,7 +87,7 @@ def listen(sqs: str | None, webhook: str | None, folder: Path | None) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run(settings, sqs, serve, stop)
+    run(settings, sqs or settings.sqs, serve, stop)
 
 
 @click.group()

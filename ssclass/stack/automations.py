@@ -8,7 +8,7 @@ from typing import Any
 from ssclass.errors import ParamsError
 
 SILENT = 90  # seconds without a heartbeat (one every 30) after which a run counts as crashed
-STARTING = 150  # seconds from a worker's taking a run to its running; a worker killed in between leaves it pending
+STARTING = 120  # seconds from a worker's taking a run to its running; a worker killed in between leaves it pending
 NOTICES = ("ssclass.batch.held", "ssclass.model.promoted", "ssclass.model.rejected", "ssclass.retrain.failed")
 SUBJECT = "{{ event.event }} {{ event.resource.name }}"
 BODY = "{{ event.event }}: {{ event.payload.reason }}"

@@ -1,0 +1,56 @@
+"""Commands about the services that a workspace uses: bucket setup, doctor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ssclass.cli.common import as_json, in_workspace, print_json, settings_at
+
+
+@click.group()
+def bucket() -> None:
+    """Prepare the bucket."""
+
+
+@bucket.command()
+@click.option("--print", "only_print", is_flag=True, help="Change nothing: print bucket, rules and policies as JSON.")
+@in_workspace
+def setup(only_print: bool, folder: Path | None) -> None:
+    """Make the bucket, its folders and lifecycle rules; --print gives the roles' policies."""
+    from ssclass.access import FOLDERS, plan
+    from ssclass.access import setup as prepare
+    from ssclass.store import Store
+
+    settings = settings_at(folder)
+    if only_print:
+        print_json(plan(settings.bucket))
+        return
+    prepare(Store(settings))
+    click.echo(f"s3://{settings.bucket}: {', '.join(f'{name}/' for name in FOLDERS)}, lifecycle rules")
+    click.echo("policies for sender, pipeline and reader: `ssclass bucket setup --print`")
+
+
+@click.command()
+@in_workspace
+@as_json
+def doctor(folder: Path | None, as_json: bool) -> None:
+    """Probe S3, DVC, git, MLflow, Prefect and the GPU for real; say how to mend what fails."""
+    from ssclass.doctor import FAILED, examine
+
+    found = []
+    for each in examine(settings_at(folder)):
+        found.append(each)
+        if not as_json:
+            click.echo(f"{each.state:<7} {each.part}: {each.detail}")
+            if each.remedy:
+                click.echo(f"        → {each.remedy}")
+    if as_json:
+        print_json([each.as_dict() for each in found])
+    if any(each.state == FAILED for each in found):
+        sys.exit(1)
+
+
+COMMANDS = (bucket, doctor)

@@ -1,0 +1,172 @@
+"""The policies of `ssclass bucket setup` against every call that the code makes, whoever makes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from conftest import CLASSES, Command
+
+from ssclass.access import ROLES, plan, policy, setup
+from ssclass.arrivals import take_in, waiting
+from ssclass.batches import submit
+from ssclass.drawings import draw, junk
+from ssclass.features import FeatureMemo, Features, FeatureSpec
+from ssclass.store import Store
+from ssclass.template import create
+from ssclass.versioning import repository
+from ssclass.workspace import Workspace
+
+ACTIONS = {
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "DeleteObject": "s3:DeleteObject",
+    "DeleteObjects": "s3:DeleteObject",
+    "ListObjectsV2": "s3:ListBucket",
+    "ListObjects": "s3:ListBucket",
+    "HeadBucket": "s3:ListBucket",
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """An action as AWS names it, the key it is about, and the prefix of a listing."""
+
+    action: str
+    key: str
+    prefix: str | None = None
+
+
+@contextmanager
+def recorded(bucket: str) -> Iterator[set[Call]]:
+    """Every S3 call of this process while the block runs, by boto3 or by DVC's aiobotocore."""
+    from botocore.hooks import HierarchicalEmitter
+
+    calls: set[Call] = set()
+    emit = HierarchicalEmitter._emit
+
+    def note(event_name: str, arguments: dict[str, Any]) -> None:
+        if not event_name.startswith("before-send.s3."):
+            return
+        operation = event_name.rsplit(".", 1)[1]
+        at = urlsplit(arguments["request"].url)
+        key = unquote(at.path).lstrip("/").removeprefix(bucket).lstrip("/")
+        if operation == "CopyObject":
+            source = arguments["request"].headers["x-amz-copy-source"]
+            source = source.decode() if isinstance(source, bytes) else source
+            calls.add(Call("s3:GetObject", unquote(source).lstrip("/").removeprefix(f"{bucket}/")))
+            calls.add(Call("s3:PutObject", key))
+            return
+        prefix = parse_qs(at.query).get("prefix", [""])[0] if operation.startswith("List") else None
+        calls.add(Call(ACTIONS[operation], key, prefix))
+
+    def spy(self: Any, event_name: str, kwargs: dict[str, Any], *args: Any, **more: Any) -> Any:
+        note(event_name, kwargs)
+        return emit(self, event_name, kwargs, *args, **more)
+
+    from aiobotocore.hooks import AioHierarchicalEmitter
+
+    aio = AioHierarchicalEmitter._emit
+
+    async def aio_spy(self: Any, event_name: str, kwargs: dict[str, Any], *args: Any, **more: Any) -> Any:
+        note(event_name, kwargs)
+        return await aio(self, event_name, kwargs, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HierarchicalEmitter, "_emit", spy)
+        patch.setattr(AioHierarchicalEmitter, "_emit", aio_spy)
+        yield calls
+
+
+def allows(document: dict[str, Any], bucket: str, call: Call) -> bool:
+    """What IAM would answer, for the little of its language that the policies use."""
+    resource = f"arn:aws:s3:::{bucket}" + (f"/{call.key}" if call.key else "")
+    for statement in document["Statement"]:
+        if call.action not in statement["Action"]:
+            continue
+        if not any(fnmatchcase(resource, pattern) for pattern in statement["Resource"]):
+            continue
+        wanted = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
+        if wanted is None or any(fnmatchcase(call.prefix or "", pattern) for pattern in wanted):
+            return True
+    return False
+
+
+def refused(calls: set[Call], bucket: str, role: str) -> list[Call]:
+    document = policy(bucket, role)
+    return sorted((call for call in calls if not allows(document, bucket, call)), key=str)
+
+
+@pytest.fixture
+def workspace(s3: Store, tmp_path: Path) -> Workspace:
+    at = {"bucket": s3.bucket, "s3_endpoint": s3.settings.s3_endpoint or "", "s3_region": "us-east-1"}
+    return create(tmp_path / "workspace", at)
+
+
+def test_each_role_may_do_what_the_code_does_for_it(workspace: Workspace, tmp_path: Path) -> None:
+    bucket = workspace.settings.bucket
+    setup(Store(workspace.settings))
+    draw(tmp_path / "one", CLASSES, 4, 1)
+    junk(tmp_path / "one" / "sushi")
+    with recorded(bucket) as calls:
+        for _ in range(2):
+            submit(Store(workspace.settings), tmp_path / "one", "one", CLASSES)
+    assert Call("s3:PutObject", "incoming/one/manifest.json") in calls
+    assert refused(calls, bucket, "sender") == []
+    assert refused(calls, bucket, "pipeline") != []
+
+    with recorded(bucket) as calls:
+        with workspace.turn():
+            for ref in waiting(Store(workspace.settings), workspace.state()):
+                take_in(workspace, ref)
+        memo, spec = FeatureMemo(tmp_path / "memo", Store(workspace.settings)), FeatureSpec("b", "w", (32,), False)
+        memo.get(spec, "digest", ())
+        memo.put(spec, "digest", Features((), {}))
+    assert Call("s3:PutObject", "quarantine/one/reasons.json") in calls
+    assert any(call.action == "s3:PutObject" and call.key.startswith("dvc/") for call in calls)
+    assert refused(calls, bucket, "pipeline") == []
+    assert refused(calls, bucket, "sender") != []
+
+    clone = create(tmp_path / "clone", {}, git=workspace.git("remote", "get-url", "origin"))
+    with recorded(bucket) as calls, repository(clone.root) as repo:
+        repo.pull(targets=[str(clone.root / "data.dvc")])
+    assert (clone.root / "data" / "one.parquet").exists()
+    assert any(call.action == "s3:GetObject" for call in calls)
+    assert refused(calls, bucket, "reader") == []
+
+
+def test_no_role_may_do_everything() -> None:
+    for role in ROLES:
+        for statement in policy("photos", role)["Statement"]:
+            assert not any("*" in action for action in statement["Action"])
+            assert all(resource.startswith("arn:aws:s3:::photos") for resource in statement["Resource"])
+    assert not allows(policy("photos", "pipeline"), "photos", Call("s3:DeleteObject", "incoming/one/1.jpg"))
+    assert not allows(policy("photos", "reader"), "photos", Call("s3:GetObject", "incoming/one/1.jpg"))
+    assert not allows(policy("photos", "reader"), "photos", Call("s3:ListBucket", "", "incoming/"))
+
+
+def test_setup_makes_bucket_folders_and_rules_and_leaves_others_rules(s3: Store, ssclass: Command, tmp_path) -> None:
+    theirs = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 1}}
+    s3.set_lifecycle([theirs])
+    for _ in range(2):
+        setup(s3)
+    assert [found.key for found in s3.list("")] == sorted(plan(s3.bucket)["folders"])
+    rules = {rule["ID"]: rule for rule in s3.lifecycle()}
+    assert set(rules) == {"theirs", "ssclass-quarantine", "ssclass-features", "ssclass-results", "ssclass-parts"}
+    assert rules["ssclass-quarantine"]["Expiration"]["Days"] == 180
+
+    create(tmp_path / "workspace", {"bucket": s3.bucket, "s3_endpoint": s3.settings.s3_endpoint or ""})
+    said = ssclass("bucket", "setup", "--print", "--workspace", tmp_path / "workspace")
+    assert json.loads(said.stdout) == plan(s3.bucket)

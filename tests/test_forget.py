@@ -1,0 +1,109 @@
+"""After `forget`, a byte search over every store finds nothing of a photo; everything else is as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import CLASSES, Command
+
+from ssclass.arrivals import take_in, waiting
+from ssclass.batches import submit
+from ssclass.drawings import draw
+from ssclass.errors import InputError, NotFoundError
+from ssclass.features import FeatureMemo, Features, FeatureSpec
+from ssclass.forgetting import forget
+from ssclass.ledger import Event
+from ssclass.lineage import lineage
+from ssclass.store import Store
+from ssclass.template import create
+from ssclass.versioning import repository
+from ssclass.workspace import Workspace
+
+SPEC = FeatureSpec("b", "w", (32,), False)
+
+
+@pytest.fixture
+def workspace(s3: Store, tmp_path: Path) -> Workspace:
+    """Two batches of a versioned bucket; one photo of the first comes again in the second, with the other label."""
+    versioning = {"Status": "Enabled"}
+    s3.client.put_bucket_versioning(Bucket=s3.bucket, VersioningConfiguration=versioning)
+    at = {"bucket": s3.bucket, "s3_endpoint": s3.settings.s3_endpoint or "", "s3_region": "us-east-1"}
+    made = create(tmp_path / "workspace", at)
+    for number in (1, 2):
+        draw(tmp_path / str(number), CLASSES, 4, number)
+    shutil.copy(sorted((tmp_path / "1" / "sushi").iterdir())[0], tmp_path / "2" / "sandwich" / "again.jpg")
+    for number in (1, 2):
+        submit(s3, tmp_path / str(number), f"day-{number}", CLASSES)
+        with made.turn():
+            for ref in waiting(s3, made.state()):
+                take_in(made, ref)
+    memo = FeatureMemo(made.private, s3)
+    for shard in made.dataset().shards:
+        memo.put(SPEC, shard.photos_digest, Features(tuple(row.sha256 for row in shard.rows), {}))
+    body = {"decision": "REJECTED", "reason": "…", "key": "k1", "data_version": "data/2", "batches": ["day-1", "day-2"]}
+    with made.turn():
+        made.publish("Reject", [Event.now("decision", **body, run_id="r", code="c", params="p")], tags=["run/k1"])
+    return made
+
+
+def found_in(workspace: Workspace, store: Store, needles: list[bytes]) -> list[str]:
+    """Where any of the needles is: each version in the bucket, each file of workspace and origin, git's objects."""
+    places = [(key, store.get_version(key, version)) for key, version, _ in store.versions("")]
+    for root in (workspace.root, Path(f"{workspace.root}.git")):
+        places += [(str(path), path.read_bytes()) for path in root.rglob("*") if path.is_file()]
+        dump = ["git", "-C", str(root), "cat-file", "--batch", "--batch-all-objects"]
+        places.append((f"git of {root}", subprocess.run(dump, capture_output=True, check=True).stdout))
+    wide = [needle.decode().encode("utf-32-le") for needle in needles if len(needle) == 64]  # in .npz
+    return sorted({name for name, data in places if any(needle in data for needle in [*needles, *wide])})
+
+
+def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(workspace, s3, tmp_path, ssclass: Command) -> None:
+    picture = sorted((tmp_path / "1" / "sushi").iterdir())[0].read_bytes()
+    sha256 = hashlib.sha256(picture).hexdigest()
+    needles = [sha256.encode(), picture[len(picture) // 2 :][:200]]
+    before = workspace.dataset()
+    assert sha256 in before.by_sha256
+    where = "\n".join(found_in(workspace, s3, needles))
+    for part in (
+        "incoming/day-1",
+        "incoming/day-2",
+        "quarantine/day-2",
+        "dvc/files",
+        ".dvc/cache",
+        "features/",
+    ):
+        assert part in where
+
+    said = ssclass("forget", sha256, "--yes", "--json", "--workspace", workspace.root)
+    assert said.returncode == 0, said.stderr
+    done = json.loads(said.stdout)
+    assert done["batches"] == ["day-1"]
+    assert [model["key"] for model in done["models"]] == ["k1"]
+    assert done["tags"] == ["data/1", "data/2", "run/k1"]
+    workspace.refresh()
+    assert found_in(workspace, s3, needles) == []
+    with workspace.snapshot() as snapshot:  # the shards' own memo is compressed, so a search would see nothing
+        kept = {f"{each.md5}.parquet" for each in snapshot.files("data")}
+    assert {path.name for path in (workspace.private / "shards").iterdir()} <= kept
+
+    after = workspace.dataset()
+    assert [row.sha256 for row in after.rows] == [row.sha256 for row in before.rows if row.sha256 != sha256]
+    assert workspace.data_version == "data/3"
+    assert waiting(s3, workspace.state()) == []
+    clone = create(tmp_path / "clone", {}, git=workspace.git("remote", "get-url", "origin"))
+    with repository(clone.root) as repo:
+        repo.pull(targets=[str(clone.root / "data.dvc")])
+    assert clone.dataset().digest == after.digest
+    assert lineage(workspace, "day-1")["data_version"] == "data/1"
+    with pytest.raises(NotFoundError, match="nothing to forget"):
+        forget(workspace, [sha256], "again")
+
+
+def test_a_sha256_must_be_whole(workspace) -> None:
+    with pytest.raises(InputError, match="64 hex digits"):
+        forget(workspace, ["abc123"], "…")

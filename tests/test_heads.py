@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from model_fixtures import clouds
+
+from ssclass.backbones import import_keras
+from ssclass.features import Features
+from ssclass.heads import HEADS, CrossValidation, Head
+from ssclass.linear import STRENGTHS, fit_path
+from ssclass.params import TrainParams
+from ssclass.t1 import EPSILON, T1Trainer
+from ssclass.training import grouped_folds
+
+QUICK = TrainParams(epochs=12)
+
+
+def head_named(name: str, classes: int, params: TrainParams = QUICK) -> Head:
+    return HEADS[name](224, classes, params)
+
+
+def judged(head: Head, features: Features, labels: np.ndarray) -> CrossValidation:
+    classes = [str(each) for each in range(int(labels.max()) + 1)]
+    folds = grouped_folds(labels, features.sha256s, classes, 3, 0)
+    return head.cross_validate(features, labels, folds, lambda: None)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_linear_head_is_scikit_learns_logistic_regression(classes: int) -> None:
+    from scipy.special import softmax
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels = clouds(40, classes, apart=1.0)
+    x = features.arrays["224.out.mean"].mean(axis=1, dtype=np.float64)
+    scale = np.sqrt(x.var(axis=0).mean())
+    for strength, fit in zip(STRENGTHS, fit_path(x, labels, classes, STRENGTHS), strict=True):
+        # scikit-learn sums the losses and, of two classes, penalises the difference of the two columns, ||w||^2 / 4.
+        halved = 2 if classes == 2 else 1
+        reference = LogisticRegression(C=halved / (strength * len(x)), max_iter=5000, tol=1e-8).fit(x / scale, labels)
+        expected = reference.predict_proba(x / scale)
+        np.testing.assert_allclose(softmax(x @ fit.kernel + fit.bias, axis=1), expected, atol=2e-3)
+        np.testing.assert_allclose(fit.probabilities(x), expected, atol=2e-3)
+
+
+def test_t1_normalises_by_moments_as_keras_does_on_the_maps() -> None:
+    keras = import_keras()
+    draw = np.random.default_rng(0)
+    maps = draw.normal(2, 3, (32, 5, 5, 8)).astype(np.float32)
+    reference = keras.layers.BatchNormalization(momentum=0.9, epsilon=EPSILON)
+    pooled = reference(maps, training=True).numpy().mean(axis=(1, 2))
+
+    trainer = T1Trainer(8, 2, QUICK)
+    found = trainer.pool(maps.mean(axis=(1, 2)), (maps**2).mean(axis=(1, 2)))
+    np.testing.assert_allclose(found, pooled, atol=1e-4)
+    np.testing.assert_allclose(trainer.norm.moving_mean, reference.moving_mean, atol=1e-5)
+    np.testing.assert_allclose(trainer.norm.moving_variance, reference.moving_variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_head_learns_what_can_be_learnt(name: str, classes: int) -> None:
+    features, labels = clouds(40, classes, apart=6.0)
+    head = head_named(name, classes)
+    found = judged(head, features, labels)
+    assert found.mean > 0.9
+    assert found.probabilities.shape == (len(labels), classes)
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
+
+    fresh, truth = clouds(40, classes, apart=6.0, seed=1)
+    model = head.fit(features, labels, found).model
+    answers = model({name: fresh.arrays[name] for name in head.arrays}).numpy()
+    assert (answers.argmax(axis=1) == truth).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_finds_nothing_where_there_is_nothing(name: str) -> None:
+    features, labels = clouds(100, 2, apart=0.0)
+    assert judged(head_named(name, 2), features, labels).mean < 0.65
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_same_photos_and_seed_give_the_same_bits(name: str) -> None:
+    features, labels = clouds(30, 2, apart=2.0)
+
+    def weights(seed: int) -> list[bytes]:
+        head = head_named(name, 2, TrainParams(epochs=5, seed=seed))
+        return [
+            value.tobytes() for value in head.fit(features, labels, judged(head, features, labels)).model.get_weights()
+        ]
+
+    assert weights(0) == weights(0)
+    if name == "T1":
+        assert weights(0) != weights(1)
+
+
+def test_what_was_trained_before_leaves_no_trace() -> None:
+    features, labels = clouds(30, 2, apart=2.0)
+    head = head_named("T1", 2)
+    nothing = CrossValidation((), np.empty((0, 2)))
+    alone = head.fit(features, labels, nothing).model.get_weights()
+    judged(head, features, labels)
+    after = head.fit(features, labels, nothing).model.get_weights()
+    assert all(np.array_equal(one, other) for one, other in zip(alone, after, strict=True))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_t1_exports_what_it_trained(classes: int) -> None:
+    features, labels = clouds(30, classes, apart=2.0)
+    trainer = T1Trainer(16, classes, QUICK)
+    moments = features.arrays["224.out.mean"], features.arrays["224.out.square"]
+    rows = np.arange(len(labels))
+    trainer.fit(moments, labels, rows, rows[:0])
+    exported = trainer.export("224.out.mean")({"224.out.mean": moments[0]}).numpy()
+    np.testing.assert_allclose(exported, trainer.probabilities(moments[0]), atol=1e-6)
+
+
+def test_curves_are_per_epoch_for_t1_and_per_strength_for_linear() -> None:
+    features, labels = clouds(30, 2, apart=2.0)
+    t1 = judged(head_named("T1", 2), features, labels).curves
+    assert {name: len(curve) for name, curve in t1.items()} == dict.fromkeys(
+        ("loss", "accuracy", "cv_loss", "cv_accuracy"), QUICK.epochs
+    )
+    assert t1["loss"][-1] < t1["loss"][0]
+    linear = judged(head_named("linear", 2), features, labels)
+    assert linear.curves["strength"] == list(STRENGTHS)
+    assert linear.strength == STRENGTHS[int(np.argmin(linear.curves["cv_loss"]))]
+
+
+def test_heads_hold_standard_layers_only() -> None:
+    features, labels = clouds(10, 2, apart=2.0)
+    for name in HEADS:
+        head = head_named(name, 2)
+        model = head.fit(features, labels, CrossValidation((), np.empty((0, 2)), strength=0.1)).model
+        assert all(type(layer).__module__.startswith("keras.src.layers") for layer in model.layers)

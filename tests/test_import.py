@@ -1,0 +1,93 @@
+"""A data set that people have becomes batches; what is held out there stays held out; export and import agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import CLASSES, Command
+
+from ssclass.arrivals import take_in, waiting
+from ssclass.batches import list_batches, read_batch
+from ssclass.drawings import draw
+from ssclass.errors import BatchError
+from ssclass.export import export
+from ssclass.importing import find_files, import_folder
+from ssclass.store import Store
+from ssclass.template import create
+from ssclass.workspace import Workspace
+
+
+def workspace_in(folder: Path, s3: Store, bucket: str) -> Workspace:
+    at = {"bucket": bucket, "s3_endpoint": s3.settings.s3_endpoint or "", "s3_region": "us-east-1"}
+    made = create(folder, at)
+    Store(made.settings).make_bucket()
+    return made
+
+
+def take_all(workspace: Workspace) -> None:
+    with workspace.turn():
+        for ref in waiting(Store(workspace.settings), workspace.state()):
+            take_in(workspace, ref)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def divided(tmp_path: Path) -> Path:
+    """train/ and test/ with class folders."""
+    draw(tmp_path / "have" / "train", CLASSES, 8, 1)
+    draw(tmp_path / "have" / "test", CLASSES, 3, 2)
+    return tmp_path / "have"
+
+
+def test_held_out_photos_stay_held_out_and_export_import_export_is_one_tree(s3, divided, tmp_path) -> None:
+    first = workspace_in(tmp_path / "first", s3, s3.bucket)
+    sent = import_folder(Store(first.settings), divided, "have", CLASSES)
+    assert sent == {"have": 22}
+    assert import_folder(Store(first.settings), divided, "have", CLASSES) == sent, "again changes nothing"
+    take_all(first)
+    rows = first.dataset().rows
+    assert {row.split for row in rows if row.key.startswith("test/")} == {"holdout"}
+    assert {row.split for row in rows if row.key.startswith("train/")} == {"train"}
+    assert export(first, tmp_path / "out") == len(rows) == 22
+    assert sorted(tree(tmp_path / "out").values()) == sorted(tree(divided).values())
+
+    second = workspace_in(tmp_path / "second", s3, f"{s3.bucket}-2")
+    import_folder(Store(second.settings), tmp_path / "out", "again", CLASSES, size=9)
+    take_all(second)
+    assert [shard.batch_id for shard in second.dataset().shards] == ["again-001", "again-002", "again-003"]
+    export(second, tmp_path / "out2")
+    assert tree(tmp_path / "out2") == tree(tmp_path / "out")
+
+
+def test_big_sets_become_several_fair_batches(s3, tmp_path) -> None:
+    draw(tmp_path / "have", CLASSES, 12, 3)
+    assert import_folder(s3, tmp_path / "have", "big", CLASSES, size=12) == {"big-001": 12, "big-002": 12}
+    for ref in list_batches(s3):
+        assert {entry.label for entry in read_batch(s3, ref, CLASSES).entries} == set(CLASSES)
+
+
+def test_a_set_in_s3_is_imported_by_the_command(s3, divided, tmp_path, ssclass: Command) -> None:
+    workspace = workspace_in(tmp_path / "workspace", s3, f"{s3.bucket}-2")
+    for name, data in tree(divided).items():
+        s3.put(f"old/set/{name}", data)
+    done = ssclass("import", f"s3://{s3.bucket}/old/set", "--workspace", workspace.root)
+    assert done.returncode == 0, done.stderr
+    assert "batch set: 22 photos" in done.stdout
+    store = Store(workspace.settings)
+    (ref,) = list_batches(store)
+    assert {entry.split for entry in read_batch(store, ref, CLASSES).entries} == {"train", "holdout"}
+    nothing = ssclass("import", f"s3://{s3.bucket}/none", "--workspace", workspace.root)
+    assert nothing.returncode == 2
+    assert "nothing there" in nothing.stderr
+
+
+def test_a_folder_without_classes_is_refused_by_name(tmp_path) -> None:
+    (tmp_path / "train" / "cats").mkdir(parents=True)
+    with pytest.raises(BatchError, match="no class folders"):
+        find_files(tmp_path, CLASSES)
+    with pytest.raises(BatchError, match="no such folder"):
+        find_files(tmp_path / "none", CLASSES)

