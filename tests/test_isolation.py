@@ -137,7 +137,8 @@ def root() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="ssclass-test-"))
     folder.chmod(0o755)
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
+    shutil.rmtree(folder)
 
 
 def check(told: dict[str, object], root: Path) -> None:
@@ -170,9 +171,8 @@ def test_a_home_that_cannot_be_written_to_does_no_harm(root: Path):
     person = Person.make(root)
     if os.geteuid() == 0:
         stranger = Person(root, STRANGER, person.home)
-        subprocess.run(
-            ["chown", "-R", f"{STRANGER}:{STRANGER}", *(root / name for name in ("tmp", "here", "work", "cache"))]
-        )
+        own = [root / name for name in ("tmp", "here", "work", "cache")]
+        subprocess.run(["chown", "-R", f"{STRANGER}:{STRANGER}", *own], check=True)
         try:
             reaches = stranger.run("-c", "import ssclass, mlflow").returncode == 0
         except PermissionError:  # Python itself is in root's own folders
