@@ -40,10 +40,10 @@ demo: install ## run the pipeline end to end on PHOTOS=DIR (class folders), or o
 	@.venv/bin/ssclass demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
 
 test: dev ## run the tests; ARGS="-k gate" for some of them
-	@.venv/bin/pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)
+	@.venv/bin/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-all: dev ## run the tests, the slow ones too
-	@.venv/bin/pytest -n 2 --dist loadgroup $(ARGS)
+	@.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: dev ## check style and format
 	@.venv/bin/ruff check && .venv/bin/ruff format --check

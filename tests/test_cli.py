@@ -130,7 +130,7 @@ TABLE = (
     Bad("bad params", "submit {drawings}", 2, ("params.yaml: train.folds", "correct that value"), bad_params),
     Bad("no yaml", "submit {drawings}", 2, ("params.yaml: not readable as YAML", "mend it there"), no_yaml),
     Bad("bad toml", "status", 2, ("ssclass.toml: not readable as TOML", "mend it there"), bad_toml),
-    Bad("bad setting", "status", 2, ("ssclass.toml: colour", "correct it there"), bad_setting),
+    Bad("bad setting", "status", 2, ("ssclass.toml: colour", "remove it there"), bad_setting),
     Bad(
         "damaged ledger",
         "history",

@@ -17,11 +17,13 @@ def bucket() -> None:
 
 @bucket.command()
 @click.option("--print", "only_print", is_flag=True, help="Change nothing: print bucket, rules and policies as JSON.")
+@click.option("--notify", help="ARN of the queue or webhook that S3 tells of new batches.")
 @in_workspace
-def setup(only_print: bool, folder: Path | None) -> None:
+def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
     """Make the bucket, its folders and lifecycle rules; --print gives the roles' policies."""
     from ssclass.access import FOLDERS, plan
     from ssclass.access import setup as prepare
+    from ssclass.stack.manager import notify as announce
     from ssclass.store import Store
 
     settings = settings_at(folder)
@@ -29,6 +31,9 @@ def setup(only_print: bool, folder: Path | None) -> None:
         print_json(plan(settings.bucket))
         return
     prepare(Store(settings))
+    if notify:
+        announce(Store(settings), notify)
+        click.echo(f"s3://{settings.bucket} tells {notify} of markers under incoming/")
     click.echo(f"s3://{settings.bucket}: {', '.join(f'{name}/' for name in FOLDERS)}, lifecycle rules")
     click.echo("policies for sender, pipeline and reader: `ssclass bucket setup --print`")
 

@@ -90,25 +90,4 @@ def listen(sqs: str | None, webhook: str | None, folder: Path | None) -> None:
     run(settings, sqs or settings.sqs, serve, stop)
 
 
-@click.group()
-def bucket() -> None:
-    """Prepare the S3 bucket."""
-
-
-@bucket.command()
-@click.option("--notify", help="ARN of the queue or webhook that S3 tells of new batches.")
-@in_workspace
-def setup(notify: str | None, folder: Path | None) -> None:
-    """Make the bucket unless it is there, and have it tell of new batches."""
-    from ssclass.stack.manager import notify as announce
-    from ssclass.store import Store
-
-    store = Store(settings_at(folder))
-    store.make_bucket()
-    if notify:
-        announce(store, notify)
-    told = f", tells {notify} of markers under incoming/" if notify else ""
-    click.echo(f"s3://{store.bucket} is there{told}")
-
-
-COMMANDS = (up, down, deploy, listen, bucket)
+COMMANDS = (up, down, deploy, listen)
