@@ -17,7 +17,7 @@ from running import Running, dump, eventually
 
 from ssclass.tracking import Tracking
 
-pytestmark = pytest.mark.xdist_group("stack")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
 
 
 @pytest.fixture(scope="module")
