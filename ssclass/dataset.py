@@ -64,10 +64,16 @@ class Dataset:
 
     def batch_of(self, sha256: str) -> str:
         """The batch that a photo came with; NotFoundError when none did."""
-        for shard in reversed(self.shards):
-            if any(row.sha256 == sha256 for row in shard.rows):
-                return shard.batch_id
-        raise NotFoundError(f"photo {sha256}: in no batch of the data set; `ssclass export DIR` shows what is in it")
+        if sha256 not in self._batches:
+            raise NotFoundError(
+                f"photo {sha256}: in no batch of the data set; `ssclass export DIR` shows what is in it"
+            )
+        return self._batches[sha256]
+
+    @cached_property
+    def _batches(self) -> dict[str, str]:
+        """sha256 → the newest batch that has it."""
+        return {row.sha256: shard.batch_id for shard in self.shards for row in shard.rows}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """class → split → photos."""
