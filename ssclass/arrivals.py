@@ -50,9 +50,8 @@ def waiting(store: Store, state: State) -> list[BatchRef]:
     """Marked batches that nobody has decided on yet, in the order in which they are taken."""
     return [
         ref
-        for ref in list_batches(store)
-        if ref.id not in state.ingested
-        and (ref.id, ref.etag) not in state.dropped
+        for ref in list_batches(store, known=state.ingested)
+        if (ref.id, ref.etag) not in state.dropped
         and ((ref.id, ref.etag) not in state.held or (ref.id, ref.etag) in state.admitted)
     ]
 

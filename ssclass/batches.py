@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -124,8 +124,11 @@ def check_id(batch_id: str) -> None:
         )
 
 
-def list_batches(store: Store) -> list[BatchRef]:
-    """Every batch whose marker is there, in the order (marker time, id)."""
+def list_batches(store: Store, known: Collection[str] = ()) -> list[BatchRef]:
+    """Every batch whose marker is there, in the order (marker time, id).
+
+    `known` ids are left out, and cost nothing: a year of batches is one listing, not a request each.
+    """
 
     def find(name: str) -> BatchRef | None:
         for marker in (MANIFEST, SUCCESS):
@@ -134,7 +137,8 @@ def list_batches(store: Store) -> list[BatchRef]:
         return None
 
     with ThreadPoolExecutor(UPLOADS) as pool:
-        refs = [ref for ref in pool.map(find, store.folders(f"{INCOMING}/")) if ref]
+        names = [name for name in store.folders(f"{INCOMING}/") if name not in known]
+        refs = [ref for ref in pool.map(find, names) if ref]
     return sorted(refs, key=lambda ref: (ref.time, ref.id))
 
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -144,7 +144,7 @@ class Workspace:
             memo.parent.mkdir(parents=True, exist_ok=True)
             with snapshot.open(tracked.path) as source:
                 copy_metadata(source, memo)
-        return read_shard(memo)
+        return _remembered(memo)
 
     @property
     def data_version(self) -> str:
@@ -252,6 +252,12 @@ class Workspace:
             f"{self.root}: git push to origin failed: {said.strip().splitlines()[-1]}; check the access to it and "
             "run this again"
         )
+
+
+@lru_cache(4096)
+def _remembered(memo: Path) -> Shard:
+    """A shard from its memo, which is named after its content: a retrain asks for all of them several times."""
+    return read_shard(memo)
 
 
 def _was_refused(stderr: str) -> bool:

@@ -172,3 +172,13 @@ def test_a_folder_with_an_unsafe_name_is_a_batch_that_cannot_be_read(s3: Store) 
     ref = send(s3, "not ok", {"schema": 1, "photos": [{"key": "a.jpg", "label": "sushi"}]})
     with pytest.raises(BatchError, match="batch id 'not ok'"):
         read_batch(s3, ref, CLASSES)
+
+
+def test_batches_that_are_known_cost_no_request(s3: Store) -> None:
+    for n in range(5):
+        s3.put(f"incoming/b{n}/_SUCCESS", b"")
+    asked: list[str] = []
+    s3.client.meta.events.register("before-call.s3.HeadObject", lambda params, **_: asked.append(params["url_path"]))
+    assert [ref.id for ref in list_batches(s3, known={"b0", "b1", "b2", "b4"})] == ["b3"]
+    assert asked
+    assert all("/b3/" in path for path in asked)
