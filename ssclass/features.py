@@ -89,10 +89,14 @@ def feature_spec(params: FeatureParams) -> FeatureSpec:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of some photos: `arrays` float32 [photos, views, channels], rows in the order of `sha256s`."""
+    """Features of some photos: `arrays` float32 [photos, views, channels], rows in the order of `sha256s`.
+
+    `groups`: the near-duplicate group of each photo, where photos are learnt from; without, each is its own.
+    """
 
     sha256s: tuple[str, ...]
     arrays: dict[str, np.ndarray]
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sha256s)
@@ -100,16 +104,16 @@ class Features:
     def take(self, sha256s: Iterable[str]) -> Features:
         """The rows of these photos, in this order; KeyError names one that is not here."""
         at = {sha256: row for row, sha256 in enumerate(self.sha256s)}
-        wanted = tuple(sha256s)
-        return Features(wanted, self._rows([at[sha256] for sha256 in wanted]))
+        return self.rows([at[sha256] for sha256 in sha256s])
 
     def rows(self, rows: Sequence[int] | np.ndarray) -> Features:
         """The rows of these numbers, in this order."""
-        return Features(tuple(self.sha256s[row] for row in rows), self._rows(rows))
-
-    def _rows(self, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         index = np.asarray(rows, dtype=np.intp)
-        return {name: array[index] for name, array in self.arrays.items()}
+        return Features(
+            tuple(self.sha256s[row] for row in index),
+            {name: array[index] for name, array in self.arrays.items()},
+            tuple(self.groups[row] for row in index) if self.groups else (),
+        )
 
 
 def concat(parts: Sequence[Features]) -> Features:

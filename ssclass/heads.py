@@ -15,13 +15,14 @@ import numpy as np
 
 from ssclass.backbones import import_keras
 from ssclass.features import Features
+from ssclass.folds import Fold, set_aside
 from ssclass.kernel import STRENGTHS as RIDGES
 from ssclass.kernel import WIDTH, KernelFit, best, fit_strengths, unit_roots
 from ssclass.linear import STRENGTHS, LinearFit, fit_path
 from ssclass.params import TrainParams
+from ssclass.schedules import watches
 from ssclass.t1 import T1Trainer
 
-Fold = tuple[np.ndarray, np.ndarray]  # row numbers: to learn from, to judge on
 Curves = dict[str, list[float]]
 Tick = Callable[[], None]  # called once after each fit
 
@@ -143,18 +144,23 @@ class T1Head:
         found = np.empty((len(labels), self.classes))
         curves = []
         for learn, judge in folds:
-            curves.append(trainer.fit(moments, labels, learn, judge))
+            curves.append(trainer.fit(moments, labels, *self._watched(features, labels, learn), judge))
             found[judge] = trainer.probabilities(moments[0][judge])
             tick()
-        mean = {name: np.mean([each[name] for each in curves], axis=0).tolist() for name in curves[0]}
-        return _judged(found, labels, folds, None, mean)
+        return _judged(found, labels, folds, None, _mean_curves(curves))
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Train on all rows."""
         trainer = self._ready(features)
         rows = np.arange(len(labels))
-        curves = trainer.fit(self._moments(features), labels, rows, rows[:0])
+        curves = trainer.fit(self._moments(features), labels, *self._watched(features, labels, rows), rows[:0])
         return Fitted(trainer.export(self.arrays[0]), curves)
+
+    def _watched(self, features: Features, labels: np.ndarray, learn: np.ndarray) -> Fold:
+        """Rows to learn from, and rows to watch the training by where the params ask for that."""
+        if not watches(self.params):
+            return learn, learn[:0]
+        return set_aside(labels, features.groups or features.sha256s, learn, self.params.seed)
 
     def _moments(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
         return features.arrays[self.arrays[0]], features.arrays[self._square]
@@ -239,6 +245,17 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def _accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def _mean_curves(folds: Sequence[Curves]) -> Curves:
+    """Each curve's mean over the folds; where some stopped early, over those that went on."""
+    names, epochs = folds[0], max(len(each["loss"]) for each in folds)
+    return {
+        name: [
+            float(np.mean([each[name][epoch] for each in folds if epoch < len(each[name])])) for epoch in range(epochs)
+        ]
+        for name in names
+    }
 
 
 def _judged(

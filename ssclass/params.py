@@ -76,6 +76,8 @@ class TrainParams(_Section):
     epochs: Annotated[int, Field(ge=1)] = 60
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    schedule: Literal["constant", "cosine", "cyclical", "plateau"] = "constant"
+    early_stopping: Annotated[int, Field(ge=0)] = 0
 
 
 class GateParams(_Section):

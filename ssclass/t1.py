@@ -18,6 +18,7 @@ import numpy as np
 
 from ssclass.backbones import import_keras
 from ssclass.params import TrainParams
+from ssclass.schedules import EarlyStopping, learning_rates
 
 HIDDEN = 256
 BATCH = 32
@@ -48,17 +49,24 @@ class T1Trainer:
         self._trainable = [variable for layer in learning for variable in layer.trainable_variables]
         self.optimizer = keras.optimizers.Adam(params.learning_rate)
         self.optimizer.build(self._trainable)
-        self._state = [
-            variable for layer in (*learning, self.dropout, self.hidden_dropout) for variable in layer.variables
-        ]
-        self._state += self.optimizer.variables
+        self._weights = [variable for layer in learning for variable in layer.weights]
+        self._state = [*self._weights, *self.optimizer.variables]
+        self._state += [variable for layer in (self.dropout, self.hidden_dropout) for variable in layer.variables]
         self._start = [variable.numpy() for variable in self._state]
         self._epoch, self._infer = self._trace()
 
     def fit(
-        self, moments: tuple[np.ndarray, np.ndarray], labels: np.ndarray, learn: np.ndarray, judge: np.ndarray
+        self,
+        moments: tuple[np.ndarray, np.ndarray],
+        labels: np.ndarray,
+        learn: np.ndarray,
+        watch: np.ndarray,
+        judge: np.ndarray,
     ) -> dict[str, list[float]]:
-        """Train on the rows `learn`; curves per epoch: loss and accuracy, and cv_loss and cv_accuracy on `judge`.
+        """Train on the rows `learn`, guided by the rows `watch` where there are some, judged on the rows `judge`.
+
+        Curves per epoch: learning_rate (at its end), loss, accuracy, val_loss and val_accuracy on `watch`, cv_loss and
+        cv_accuracy on `judge`.
 
         `moments` are spatial mean and mean square, float32 [n, views, channels]. Each epoch takes one view of each
         photo, drawn anew: the mirrored view is the augmentation. The last batch of an epoch is filled up from the
@@ -73,18 +81,26 @@ class T1Trainer:
         steps = -(-len(learn) // batch)
         mean, square = (tf.constant(each[learn]) for each in moments)
         own = tf.constant(labels[learn], tf.int32)
-        curves: dict[str, list[float]] = {"loss": [], "accuracy": []}
-        for _ in range(self.params.epochs):
+        curves: dict[str, list[float]] = {}
+        stopping = EarlyStopping(self.params.early_stopping, self._weights)
+        for epoch in range(self.params.epochs):
             rows = np.resize(draw.permutation(len(learn)), (steps, batch))
             views = draw.integers(moments[0].shape[1], size=rows.shape)
-            loss, accuracy = self._epoch(mean, square, own, tf.constant(np.stack([rows, views], axis=-1), tf.int32))
-            curves["loss"].append(float(loss))
-            curves["accuracy"].append(float(accuracy))
-            if len(judge):
-                found = self.probabilities(moments[0][judge])
-                own_probability = found[np.arange(len(judge)), labels[judge]]
-                curves.setdefault("cv_loss", []).append(float(-np.log(np.maximum(own_probability, 1e-12)).mean()))
-                curves.setdefault("cv_accuracy", []).append(float((found.argmax(axis=1) == labels[judge]).mean()))
+            rates = learning_rates(self.params, epoch, steps, curves.get("val_loss", ()))
+            order = tf.constant(np.stack([rows, views], axis=-1), tf.int32)
+            loss, accuracy = self._epoch(mean, square, own, order, tf.constant(rates))
+            now = {"learning_rate": float(rates[-1]), "loss": float(loss), "accuracy": float(accuracy)}
+            for name, seen in (("val", watch), ("cv", judge)):
+                if len(seen):
+                    found = self.probabilities(moments[0][seen])
+                    right = found[np.arange(len(seen)), labels[seen]]
+                    now[f"{name}_loss"] = float(-np.log(np.maximum(right, 1e-12)).mean())
+                    now[f"{name}_accuracy"] = float((found.argmax(axis=1) == labels[seen]).mean())
+            for name, value in now.items():
+                curves.setdefault(name, []).append(value)
+            if len(watch) and stopping.ends(now["val_loss"]):
+                break
+        stopping.restore()
         return curves
 
     def probabilities(self, mean: np.ndarray) -> np.ndarray:
@@ -126,15 +142,18 @@ class T1Trainer:
 
         moments = tf.TensorSpec((None, None, self.channels), tf.float32)
         order = tf.TensorSpec((None, None, 2), tf.int32)
+        rates = tf.TensorSpec((None,), tf.float32)
 
         def scores(pooled: Any, training: bool) -> Any:
             hidden = self.hidden(self.dropout(pooled, training=training))
             score = self.score(self.hidden_dropout(self.hidden_norm(hidden, training=training), training=training))
             return tf.concat([tf.zeros_like(score), score], axis=-1) if self.classes == 2 else score
 
-        def epoch(mean: Any, square: Any, labels: Any, order: Any) -> Any:
+        def epoch(mean: Any, square: Any, labels: Any, order: Any, rates: Any) -> Any:
             loss_sum, right = tf.constant(0.0), tf.constant(0.0)
-            for step in order:
+            for number in tf.range(tf.shape(order)[0]):
+                step = order[number]
+                self.optimizer.learning_rate.assign(rates[number])
                 own = tf.gather(labels, step[:, 0])
                 with tf.GradientTape() as tape:
                     found = scores(self.pool(tf.gather_nd(mean, step), tf.gather_nd(square, step)), training=True)
@@ -152,6 +171,6 @@ class T1Trainer:
 
         labels = tf.TensorSpec((None,), tf.int32)
         return (
-            tf.function(epoch, input_signature=[moments, moments, labels, order]),
+            tf.function(epoch, input_signature=[moments, moments, labels, order, rates]),
             tf.function(infer, input_signature=[moments]),
         )

@@ -109,7 +109,7 @@ def test_t1_exports_what_it_trained(classes: int) -> None:
     trainer = T1Trainer(16, classes, QUICK)
     moments = features.arrays["224.out.mean"], features.arrays["224.out.square"]
     rows = np.arange(len(labels))
-    trainer.fit(moments, labels, rows, rows[:0])
+    trainer.fit(moments, labels, rows, rows[:0], rows[:0])
     exported = trainer.export("224.out.mean")({"224.out.mean": moments[0]}).numpy()
     np.testing.assert_allclose(exported, trainer.probabilities(moments[0]), atol=1e-6)
 
@@ -118,7 +118,7 @@ def test_curves_are_per_epoch_for_t1_and_per_strength_for_linear() -> None:
     features, labels = clouds(30, 2, apart=2.0)
     t1 = judged(head_named("T1", 2), features, labels).curves
     assert {name: len(curve) for name, curve in t1.items()} == dict.fromkeys(
-        ("loss", "accuracy", "cv_loss", "cv_accuracy"), QUICK.epochs
+        ("learning_rate", "loss", "accuracy", "cv_loss", "cv_accuracy"), QUICK.epochs
     )
     assert t1["loss"][-1] < t1["loss"][0]
     linear = judged(head_named("linear", 2), features, labels)
