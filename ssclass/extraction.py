@@ -13,10 +13,10 @@ import numpy as np
 
 from ssclass.backbones import find_backbone, import_keras
 from ssclass.errors import WeightsError
-from ssclass.images import decode
 from ssclass.weights import load_weights
 
 if TYPE_CHECKING:
+    from ssclass.augmentation import CopySpec
     from ssclass.features import FeatureSpec
 
 BATCH = 32  # photos that go through the network together
@@ -86,7 +86,7 @@ def make_extractor(spec: FeatureSpec) -> Extractor:
 
 
 def extract(
-    spec: FeatureSpec,
+    spec: FeatureSpec | CopySpec,
     photos: Iterable[tuple[str, bytes]],
     extractor: Extractor,
     progress: Callable[[int], None] = lambda done: None,
@@ -98,7 +98,7 @@ def extract(
     sha256s: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
-        for batch, images in _decoded(pool, photos, spec.size):
+        for batch, images in _decoded(pool, photos, spec.pixels):
             parts.append(extractor(images))
             sha256s += batch
             progress(len(sha256s))
@@ -107,13 +107,13 @@ def extract(
 
 
 def _decoded(
-    pool: ThreadPoolExecutor, photos: Iterable[tuple[str, bytes]], size: int
+    pool: ThreadPoolExecutor, photos: Iterable[tuple[str, bytes]], pixels: Callable[[str, bytes], np.ndarray]
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Batches of decoded photos, the next one always in the making."""
     source = iter(photos)
 
     def submit() -> list[tuple[str, Future[np.ndarray]]]:
-        return [(sha256, pool.submit(decode, data, size)) for sha256, data in islice(source, BATCH)]
+        return [(sha256, pool.submit(pixels, sha256, data)) for sha256, data in islice(source, BATCH)]
 
     ready, coming = submit(), submit()
     while ready:

@@ -18,7 +18,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,14 @@ import numpy as np
 
 from ssclass.errors import StoreError
 from ssclass.extraction import Extractor, extract, make_extractor
-from ssclass.images import DECODE_VERSION
+from ssclass.images import DECODE_VERSION, decode
 from ssclass.params import FeatureParams
 from ssclass.store import Store
 from ssclass.weights import load_weights
 
 if TYPE_CHECKING:
-    from ssclass.shards import Shard
+    from ssclass.augmentation import CopySpec
+    from ssclass.shards import Row, Shard
 
 LAYOUT_VERSION = 2  # of the arrays and of the graph between decode and arrays
 
@@ -80,6 +81,24 @@ class FeatureSpec:
         """Views of each photo."""
         return len(self.corners(max(self.sizes))) * (2 if self.flip else 1)
 
+    @property
+    def name(self) -> str:
+        """For a person, after "features of …"."""
+        return ""
+
+    @property
+    def network(self) -> FeatureSpec:
+        """What the pixels go through."""
+        return self
+
+    def pixels(self, sha256: str, data: bytes) -> np.ndarray:
+        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
+        return decode(data, self.size)
+
+    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """sha256s of the photos of a shard that have such features: all of them."""
+        return tuple(row.sha256 for row in rows)
+
 
 def feature_spec(params: FeatureParams) -> FeatureSpec:
     """The spec that params.yaml asks for; fetches the backbone's weights when they are not cached yet."""
@@ -91,12 +110,14 @@ def feature_spec(params: FeatureParams) -> FeatureSpec:
 class Features:
     """Features of some photos: `arrays` float32 [photos, views, channels], rows in the order of `sha256s`.
 
-    `groups`: the near-duplicate group of each photo, where photos are learnt from; without, each is its own.
+    What is learnt from has more: `groups`, the near-duplicate group of each photo (without, each is its own), and
+    `copies`, the arrays of its altered copies, [photos, copies, views, …].
     """
 
     sha256s: tuple[str, ...]
     arrays: dict[str, np.ndarray]
     groups: tuple[str, ...] = ()
+    copies: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sha256s)
@@ -113,7 +134,13 @@ class Features:
             tuple(self.sha256s[row] for row in index),
             {name: array[index] for name, array in self.arrays.items()},
             tuple(self.groups[row] for row in index) if self.groups else (),
+            {name: array[index] for name, array in self.copies.items()},
         )
+
+    def with_copies(self, copies: Sequence[Features]) -> Features:
+        """The same with the features of copies of the same photos, one a copy."""
+        arrays = {name: np.stack([each.arrays[name] for each in copies], axis=1) for name in self.arrays if copies}
+        return replace(self, copies=arrays)
 
 
 def concat(parts: Sequence[Features]) -> Features:
@@ -132,11 +159,11 @@ class FeatureMemo:
         self.store = store
 
     @staticmethod
-    def key(spec: FeatureSpec, photos_digest: str) -> str:
+    def key(spec: FeatureSpec | CopySpec, photos_digest: str) -> str:
         """Where it lies under the bucket, and under the local folder."""
         return f"features/{spec.fingerprint}/{photos_digest}.npz"
 
-    def get(self, spec: FeatureSpec, photos_digest: str, sha256s: tuple[str, ...]) -> Features | None:
+    def get(self, spec: FeatureSpec | CopySpec, photos_digest: str, sha256s: tuple[str, ...]) -> Features | None:
         """The features of exactly these photos; None when they are not remembered or the memory is damaged."""
         key = self.key(spec, photos_digest)
         path = self.local / key
@@ -157,7 +184,7 @@ class FeatureMemo:
         _write_whole(path, packed)
         return found
 
-    def put(self, spec: FeatureSpec, photos_digest: str, features: Features) -> None:
+    def put(self, spec: FeatureSpec | CopySpec, photos_digest: str, features: Features) -> None:
         """Remember in both places. S3 out of reach is only logged: the memo is never a dependency."""
         key = self.key(spec, photos_digest)
         packed = _pack(features)
@@ -170,7 +197,7 @@ class FeatureMemo:
 
 
 def shard_features(
-    spec: FeatureSpec,
+    spec: FeatureSpec | CopySpec,
     memo: FeatureMemo,
     shard: Shard,
     open_photos: Callable[[], Iterable[tuple[str, bytes]]],
@@ -179,15 +206,18 @@ def shard_features(
 ) -> Features:
     """Features of a shard's photos in the shard's order, from the memo or else computed and remembered.
 
+    Of copies only those of its training photos, under the same key: who forgets a photo finds them by it.
     `open_photos` and `extractor` are called only on a miss.
     """
-    sha256s = tuple(row.sha256 for row in shard.rows)
+    sha256s = spec.photos(shard.rows)
     if not sha256s:
         return Features((), {})
     if (found := memo.get(spec, shard.photos_digest, sha256s)) is not None:
         progress(len(sha256s), len(sha256s))
         return found
-    found_sha256s, arrays = extract(spec, open_photos(), extractor(spec), lambda done: progress(done, len(sha256s)))
+    wanted = set(sha256s)
+    photos = ((sha256, data) for sha256, data in open_photos() if sha256 in wanted)
+    found_sha256s, arrays = extract(spec, photos, extractor(spec.network), lambda done: progress(done, len(sha256s)))
     features = Features(found_sha256s, arrays).take(sha256s)
     memo.put(spec, shard.photos_digest, features)
     return features

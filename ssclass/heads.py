@@ -7,7 +7,7 @@ Two classes are the case N = 2 of softmax: a sigmoid of z is the softmax of (0, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -89,11 +89,11 @@ class LinearHead:
         self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
     ) -> CrossValidation:
         """Every strength on every fold; the strength with the lowest out-of-fold log loss is chosen."""
-        x = self._mean(features)
+        x = examples(features, self.arrays[0])
         found = np.empty((len(STRENGTHS), len(labels), self.classes))
         for learn, judge in folds:
-            for number, fit in enumerate(fit_path(x[learn], labels[learn], self.classes, STRENGTHS)):
-                found[number, judge] = fit.probabilities(x[judge])
+            for number, fit in enumerate(self._path(x[learn], labels[learn], STRENGTHS)):
+                found[number, judge] = fit.probabilities(x[judge, 0])
             tick()
         losses = [log_loss(probabilities, labels) for probabilities in found]
         best = int(np.argmin(losses))
@@ -107,11 +107,13 @@ class LinearHead:
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Fit at the strength that cross-validation chose."""
         path = [strength for strength in STRENGTHS if strength >= (found.strength or 0)]
-        *_, fit = fit_path(self._mean(features), labels, self.classes, path)
+        *_, fit = self._path(examples(features, self.arrays[0]), labels, path)
         return Fitted(self._model(fit))
 
-    def _mean(self, features: Features) -> np.ndarray:
-        return np.asarray(features.arrays[self.arrays[0]].mean(axis=1, dtype=np.float64))
+    def _path(self, x: np.ndarray, labels: np.ndarray, strengths: Sequence[float]) -> Iterator[LinearFit]:
+        """Photos and copies are rows alike; as each photo has as many copies, each counts as much as before."""
+        rows = x.reshape(-1, x.shape[-1])
+        return fit_path(rows, np.repeat(labels, x.shape[1]), self.classes, strengths)
 
     def _model(self, fit: LinearFit) -> Any:
         """GAP over views, Dense softmax."""
@@ -139,12 +141,13 @@ class T1Head:
         self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
     ) -> CrossValidation:
         """One training a fold, each from the same seeded start."""
-        moments = self._moments(features)
+        moments, copies = self._moments(features.arrays), self._moments(features.copies)
         trainer = self._ready(features)
         found = np.empty((len(labels), self.classes))
         curves = []
         for learn, judge in folds:
-            curves.append(trainer.fit(moments, labels, *self._watched(features, labels, learn), judge))
+            rows = *self._watched(features, labels, learn), judge
+            curves.append(trainer.fit(moments, labels, *rows, copies))
             found[judge] = trainer.probabilities(moments[0][judge])
             tick()
         return _judged(found, labels, folds, None, _mean_curves(curves))
@@ -152,8 +155,10 @@ class T1Head:
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Train on all rows."""
         trainer = self._ready(features)
-        rows = np.arange(len(labels))
-        curves = trainer.fit(self._moments(features), labels, *self._watched(features, labels, rows), rows[:0])
+        everything = np.arange(len(labels))
+        rows = *self._watched(features, labels, everything), everything[:0]
+        moments, copies = self._moments(features.arrays), self._moments(features.copies)
+        curves = trainer.fit(moments, labels, *rows, copies)
         return Fitted(trainer.export(self.arrays[0]), curves)
 
     def _watched(self, features: Features, labels: np.ndarray, learn: np.ndarray) -> Fold:
@@ -162,8 +167,8 @@ class T1Head:
             return learn, learn[:0]
         return set_aside(labels, features.groups or features.sha256s, learn, self.params.seed)
 
-    def _moments(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
-        return features.arrays[self.arrays[0]], features.arrays[self._square]
+    def _moments(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        return tuple(arrays[name] for name in (self.arrays[0], self._square) if name in arrays)
 
     def _ready(self, features: Features) -> T1Trainer:
         if self._trainer is None:
@@ -190,9 +195,9 @@ class RbfHead:
         each_strength = np.empty((len(RIDGES), len(labels), self.classes))
         chosen = []
         for learn, judge in folds:
-            fits = list(fit_strengths(z[learn], labels[learn], self.classes, self.seed))
+            fits = self._fits(z[learn], labels[learn])
             for number, fit in enumerate(fits):
-                each_strength[number, judge] = fit.probabilities(z[judge])
+                each_strength[number, judge] = fit.probabilities(z[judge, 0])
             chosen.append(best(fits).strength)
             found[judge] = each_strength[RIDGES.index(chosen[-1]), judge]
             tick()
@@ -205,11 +210,13 @@ class RbfHead:
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Fit on all rows; leave-one-out chooses the strength again."""
-        fits = fit_strengths(self._roots(features), labels, self.classes, self.seed)
-        return Fitted(self._model(best(list(fits))))
+        return Fitted(self._model(best(self._fits(self._roots(features), labels))))
+
+    def _fits(self, z: np.ndarray, labels: np.ndarray) -> list[KernelFit]:
+        return list(fit_strengths(z[:, 0], labels, self.classes, self.seed, copies=z[:, 1:]))
 
     def _roots(self, features: Features) -> np.ndarray:
-        return unit_roots(features.arrays[self.arrays[0]].mean(axis=1, dtype=np.float64))
+        return unit_roots(examples(features, self.arrays[0]))
 
     def _model(self, fit: KernelFit) -> Any:
         """GAP over views, root, unit length, Dense exponential (the kernel), Dense softmax."""
@@ -235,6 +242,17 @@ HEADS: dict[str, type[LinearHead] | type[T1Head] | type[RbfHead]] = {
     "T1": T1Head,
     "rbf": RbfHead,
 }
+
+
+def examples(features: Features, name: str) -> np.ndarray:
+    """An array of the photos and of their copies, the mean over views: float64 [n, 1 + copies, channels].
+
+    The photo comes first.
+    """
+    photos = features.arrays[name].mean(axis=1, dtype=np.float64)[:, None]
+    if name not in features.copies:
+        return np.asarray(photos)
+    return np.concatenate([photos, features.copies[name].mean(axis=2, dtype=np.float64)], axis=1)
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

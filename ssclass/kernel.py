@@ -8,7 +8,9 @@ With targets t = +1 for the own class and -1 for the others, less their mean, an
 space that the landmarks span (Nystroem: Phi = K_nm K_mm^-1/2; all photos are landmarks while there are at most
 `LANDMARKS`, and then this is kernel ridge itself), minimise ||Phi w - t||^2 + strength ||w||^2. The leave-one-out
 residual is e_i = (t_i - f_i) / (1 - h_i), h the diagonal of the hat matrix (Allen's PRESS), so every strength is
-tried in closed form. Probabilities are softmax(f / temperature), the temperature being that with the lowest
+tried in closed form. A photo's altered copies are rows like it, of weight 1 / (1 + copies) each; it is left out with
+them, which makes (t_i - f_i) and (1 - h_i) a vector and a matrix a photo, of which the photo's own entry counts. They
+are no landmarks. Probabilities are softmax(f / temperature), the temperature being that with the lowest
 leave-one-out log loss: it never changes which class wins.
 """
 
@@ -48,9 +50,9 @@ class KernelFit:
 
 
 def unit_roots(mean: np.ndarray) -> np.ndarray:
-    """z as above, float64 [n, d], of activations [n, d]; a row of zeros stays one."""
+    """z as above, float64 [..., d], of activations [..., d]; a row of zeros stays one."""
     roots = np.sqrt(np.maximum(mean, 0, dtype=np.float64))
-    return np.asarray(roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-12))
+    return np.asarray(roots / np.maximum(np.linalg.norm(roots, axis=-1, keepdims=True), 1e-12))
 
 
 def kernel(x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -59,27 +61,39 @@ def kernel(x: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def fit_strengths(
-    z: np.ndarray, labels: np.ndarray, classes: int, seed: int, strengths: Sequence[float] = STRENGTHS
+    z: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    seed: int,
+    strengths: Sequence[float] = STRENGTHS,
+    copies: np.ndarray | None = None,
 ) -> Iterator[KernelFit]:
-    """One fit a strength; z float64 [n, d] as of `unit_roots`, labels int [n]. `seed` draws the landmarks."""
+    """One fit a strength; z float64 [n, d] as of `unit_roots`, labels int [n]. `seed` draws the landmarks.
+
+    `copies`: z of the altered copies of each photo, [n, copies, d].
+    """
     landmarks = z
     if len(z) > LANDMARKS:
         landmarks = z[np.sort(np.random.default_rng(seed).choice(len(z), LANDMARKS, replace=False))]
     values, vectors = np.linalg.eigh(kernel(landmarks, landmarks))
     solid = values > TINY * values[-1]
     whiten = vectors[:, solid] / np.sqrt(values[solid])
-    phi = kernel(z, landmarks) @ whiten
-    values, turn = np.linalg.eigh(phi.T @ phi)
+    rows = z[:, None] if copies is None else np.concatenate([z[:, None], copies], axis=1)
+    n, each, _ = rows.shape
+    phi = kernel(rows.reshape(n * each, -1), landmarks) @ whiten
+    values, turn = np.linalg.eigh(phi.T @ phi / each)
     values, phi, whiten = np.maximum(values, 0), phi @ turn, whiten @ turn
 
     targets = 2.0 * np.eye(classes)[labels] - 1
     bias = targets.mean(axis=0)
-    projected = phi.T @ (targets - bias)
+    wanted = np.repeat(targets - bias, each, axis=0)
+    projected = phi.T @ wanted / each
+    blocks = phi.reshape(n, each, -1)
     for strength in strengths:
         shrink = 1 / (values + strength)
         weights = shrink[:, None] * projected
-        hat = (phi**2) @ shrink
-        residual = (targets - bias - phi @ weights) / np.maximum(1 - hat, 1e-9)[:, None]
+        rest = np.eye(each) * (1 + 1e-9) - (blocks * shrink) @ blocks.transpose(0, 2, 1) / each
+        residual = np.linalg.solve(rest, (wanted - phi @ weights).reshape(n, each, -1))[:, 0]
         yield KernelFit(
             landmarks,
             whiten @ weights,

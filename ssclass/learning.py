@@ -29,6 +29,9 @@ from ssclass.versioning import CANDIDATE, DATA
 from ssclass.workspace import Workspace
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ssclass.augmentation import CopySpec
     from ssclass.classifier import Classifier
     from ssclass.features import Features, FeatureSpec
     from ssclass.training import Trained
@@ -114,8 +117,11 @@ class Result:
         return score(np.array(self.candidate), labels, self.classes), champion
 
 
-def features_of(workspace: Workspace, spec: FeatureSpec, progress: Progress = silent) -> Features:
-    """Features of every photo of the data set, computed only for shards never seen under this fingerprint."""
+def features_of(workspace: Workspace, spec: FeatureSpec | CopySpec, progress: Progress = silent) -> Features:
+    """Features of every photo of the data set, computed only for shards never seen under this fingerprint.
+
+    Of copies those of every training photo.
+    """
     from ssclass.features import FeatureMemo, concat, shard_features
     from ssclass.store import Store
 
@@ -131,10 +137,41 @@ def features_of(workspace: Workspace, spec: FeatureSpec, progress: Progress = si
                     yield from iter_photos(source)
 
             def report(done: int, total: int, batch: str = shard.batch_id) -> None:
-                progress(f"features of {batch}", done, total)
+                progress(f"features of {batch}{spec.name}", done, total)
 
             parts.append(shard_features(spec, memo, shard, photos, progress=report))
     return concat(parts)
+
+
+def lessons(workspace: Workspace, spec: FeatureSpec, rows: Sequence[Row], progress: Progress = silent) -> Features:
+    """Features of training rows and of their altered copies, as many as params.yaml asks for."""
+    from ssclass.augmentation import CopySpec
+
+    augment = workspace.params.augment
+    sha256s = [row.sha256 for row in rows]
+    copies = [CopySpec(spec, augment, number) for number in range(augment.copies)]
+    features = features_of(workspace, spec, progress).take(sha256s)
+    return features.with_copies([features_of(workspace, copy, progress).take(sha256s) for copy in copies])
+
+
+def contact_sheet(workspace: Workspace, photos: int = 8) -> dict[str, Figure]:
+    """``augmentation.png``: a few training photos of the newest batch, each beside its altered copies; else nothing.
+
+    Made anew for each run, and kept nowhere else: a photo that is to be forgotten is not in one more place.
+    """
+    from ssclass.augmentation import contact_sheet
+
+    augment = workspace.params.augment
+    if not augment.copies:
+        return {}
+    dataset = workspace.dataset()
+    shown = {row.sha256 for row in dataset.train[-photos:]}
+    found: dict[str, bytes] = {}
+    with workspace.snapshot() as snapshot:
+        for batch in sorted({dataset.batch_of(sha256) for sha256 in shown}):
+            with snapshot.open(f"{DATA}/{batch}.parquet") as source:
+                found.update(iter_photos(source, shown))
+    return {"augmentation.png": contact_sheet(sorted(found.items()), augment)}
 
 
 def label_index(rows: Sequence[Row], classes: Sequence[str]) -> NDArray[np.int64]:
@@ -166,7 +203,7 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
         )
     with watch.step("features"):
         spec = feature_spec(params.features)
-        features = features_of(workspace, spec, progress).take(row.sha256 for row in rows)
+        features = lessons(workspace, spec, rows, progress)
     with watch.step("training"):
         trained = train(
             features,

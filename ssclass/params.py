@@ -62,6 +62,23 @@ class FeatureParams(_Section):
     flip: bool = False
 
 
+class AugmentParams(_Section):
+    """Altered copies of training photos: how many, and by how much at most, either way."""
+
+    copies: Annotated[int, Field(ge=0, le=20)] = 0
+    seed: int = 0
+    rotation: Annotated[float, Field(ge=0, le=180)] = 20
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    shear: Annotated[float, Field(ge=0, le=60)] = 10
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    crop: Annotated[float, Field(ge=0, lt=1)] = 0
+    flip: Literal["none", "horizontal", "vertical", "both"] = "horizontal"
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.1
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.1
+    colour: Annotated[float, Field(ge=0, le=1)] = 0.1
+    fill: Literal["reflect", "nearest", "wrap", "constant"] = "reflect"
+
+
 class ModelParams(_Section):
     """What is trained."""
 
@@ -93,6 +110,7 @@ class Params(_Section):
     dataset: DatasetParams
     ingest: IngestParams = IngestParams()
     features: FeatureParams = FeatureParams()
+    augment: AugmentParams = AugmentParams()
     model: ModelParams = ModelParams()
     train: TrainParams = TrainParams()
     gate: GateParams = GateParams()

@@ -57,20 +57,21 @@ class T1Trainer:
 
     def fit(
         self,
-        moments: tuple[np.ndarray, np.ndarray],
+        moments: tuple[np.ndarray, ...],
         labels: np.ndarray,
         learn: np.ndarray,
         watch: np.ndarray,
         judge: np.ndarray,
+        copies: tuple[np.ndarray, ...] = (),
     ) -> dict[str, list[float]]:
         """Train on the rows `learn`, guided by the rows `watch` where there are some, judged on the rows `judge`.
 
         Curves per epoch: learning_rate (at its end), loss, accuracy, val_loss and val_accuracy on `watch`, cv_loss and
         cv_accuracy on `judge`.
 
-        `moments` are spatial mean and mean square, float32 [n, views, channels]. Each epoch takes one view of each
-        photo, drawn anew: the mirrored view is the augmentation. The last batch of an epoch is filled up from the
-        first, so that no batch norm sees a batch of one.
+        `moments` are spatial mean and mean square, float32 [n, views, channels], `copies` the same of altered copies,
+        [n, copies, views, channels]. Each epoch takes one view of each photo or of one of its copies, drawn anew. The
+        last batch of an epoch is filled up from the first, so that no batch norm sees a batch of one.
         """
         import tensorflow as tf
 
@@ -79,13 +80,17 @@ class T1Trainer:
         draw = np.random.default_rng(self.params.seed)
         batch = min(BATCH, len(learn))
         steps = -(-len(learn) // batch)
-        mean, square = (tf.constant(each[learn]) for each in moments)
+        arrays = [each[learn] for each in moments]
+        for number, altered in enumerate(copies):
+            more = altered[learn].reshape(len(learn), -1, *altered.shape[3:])
+            arrays[number] = np.concatenate([arrays[number], more], axis=1)
+        mean, square = (tf.constant(each) for each in arrays)
         own = tf.constant(labels[learn], tf.int32)
         curves: dict[str, list[float]] = {}
         stopping = EarlyStopping(self.params.early_stopping, self._weights)
         for epoch in range(self.params.epochs):
             rows = np.resize(draw.permutation(len(learn)), (steps, batch))
-            views = draw.integers(moments[0].shape[1], size=rows.shape)
+            views = draw.integers(arrays[0].shape[1], size=rows.shape)
             rates = learning_rates(self.params, epoch, steps, curves.get("val_loss", ()))
             order = tf.constant(np.stack([rows, views], axis=-1), tf.int32)
             loss, accuracy = self._epoch(mean, square, own, order, tf.constant(rates))

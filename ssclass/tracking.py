@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
@@ -22,6 +22,8 @@ from ssclass.ledger import Event, State
 from ssclass.settings import Settings
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ssclass.learning import Result
 
 ALIAS = "champion"
@@ -148,8 +150,19 @@ class Tracking:
         with self.named():
             self.client.delete_run(run_id)
 
-    def log_result(self, run_id: str, result: Result, params: dict[str, Any], model: Path, digest: str) -> None:
-        """Everything about a result but its decision: params, metrics, curves, figures, dataset, model."""
+    def log_result(
+        self,
+        run_id: str,
+        result: Result,
+        params: dict[str, Any],
+        model: Path,
+        digest: str,
+        figures: Mapping[str, Figure] | None = None,
+    ) -> None:
+        """Everything about a result but its decision: params, metrics, curves, figures, dataset, model.
+
+        `figures`, by file name: more of them than the result gives.
+        """
         from mlflow.entities import Metric, Param
         from mlflow.utils.time import get_current_time_millis
 
@@ -168,7 +181,7 @@ class Tracking:
                 params=[Param(name, str(value)[:500]) for name, value in _flat(params)],
             )
             with tempfile.TemporaryDirectory() as folder:
-                for name, figure in report.figures(result).items():
+                for name, figure in {**report.figures(result), **(figures or {})}.items():
                     figure.savefig(Path(folder) / name, dpi=100)
                 self.client.log_artifacts(run_id, folder, "figures")
             self.client.set_tag(run_id, "device", compute.described())

@@ -122,7 +122,8 @@ def log_run(folder: str, key: str) -> str:
     run_id = tracking.open_run(key)
     params = workspace.params.model_dump(mode="json")
     model = learning.exported(workspace, key)
-    tracking.log_result(run_id, Result.read(place / "result.json"), params, model, workspace.dataset().digest)
+    result, digest = Result.read(place / "result.json"), workspace.dataset().digest
+    tracking.log_result(run_id, result, params, model, digest, learning.contact_sheet(workspace))
     results.note_run(workspace, key, run_id)
     return run_id
 
