@@ -24,6 +24,7 @@ from ssclass.versioning import add_shard
 from ssclass.workspace import Workspace
 
 if TYPE_CHECKING:
+    from ssclass.adopted import Adopted
     from ssclass.classifier import Classifier
     from ssclass.features import Features
 
@@ -116,14 +117,15 @@ def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path)
         memo,
         shard,
         lambda: iter_photos(path),
-        progress=_reporter(f"features of {shard.batch_id}"),
+        champion.extractor,
+        _reporter(f"features of {shard.batch_id}"),
     )
     test = plausibility(champion, features, shard.rows, classes, *state.record_of(state.champion))
     return {"key": state.champion, **test}
 
 
 def plausibility(
-    champion: Classifier,
+    champion: Classifier | Adopted,
     features: Features,
     rows: Sequence[Row],
     classes: Sequence[str],

@@ -47,6 +47,11 @@ class CopySpec:
         about = [self.network.fingerprint, _amounts(self.augment), self.number, ALTER_VERSION]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
+    @property
+    def size(self) -> int:
+        """Side of the decoded photo, pixels."""
+        return self.network.size
+
     def pixels(self, sha256: str, data: bytes) -> np.ndarray:
         """The copy of a photo: uint8 [S, S, 3], S the side that the network wants; raises Refused."""
         return copy(sha256, self.number, decode(data, self.network.size), self.augment)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ssclass.backbones import import_keras
 from ssclass.errors import NotFoundError
-from ssclass.extraction import moments_model
+from ssclass.extraction import Extractor, make_extractor, moments_model
 from ssclass.features import Features, FeatureSpec
 
 FORMAT = 1
@@ -42,6 +42,10 @@ class Classifier:
         arrays = {name: features.arrays[name] for name in self.head.input}
         return np.asarray(self.head(arrays, training=False), dtype=np.float64)
 
+    def extractor(self, spec: FeatureSpec) -> Extractor:
+        """The network that makes the features."""
+        return make_extractor(spec)
+
     def about(self) -> dict[str, Any]:
         """What ``classifier.json`` says."""
         return {
@@ -55,17 +59,17 @@ class Classifier:
     def save(self, folder: Path) -> None:
         """Write the head and what it is about into a folder, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        _save_model(self.head, folder / HEAD_FILE)
+        save_model(self.head, folder / HEAD_FILE)
         (folder / ABOUT_FILE).write_text(json.dumps(self.about(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Classifier:
         """The classifier of a folder that :meth:`save` wrote; NotFoundError when it is none."""
         classes, spec, name = _read_about(folder / ABOUT_FILE)
-        return cls(classes, spec, name, _load_model(folder / HEAD_FILE))
+        return cls(classes, spec, name, load_model(folder / HEAD_FILE))
 
-    def export(self, path: Path) -> None:
-        """Write one Keras model: uint8 [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]."""
+    def whole(self) -> Any:
+        """One Keras model: uint8 [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]."""
         keras = import_keras()
         features = moments_model(self.spec)
         arrays = {name: features.output[name] for name in self.head.input}
@@ -73,30 +77,38 @@ class Classifier:
         # Keras's Resizing takes training=True as its default, and a plain call of the model hands that on to the
         # layers after it: frozen, the batch norms of the head use what they learnt, however the model is called.
         model.trainable = False
-        model.save(path)
+        return model
+
+    def export(self, path: Path) -> None:
+        """Write the whole model."""
+        self.whole().save(path)
 
     @classmethod
     def from_export(cls, path: Path, about: Path) -> Classifier:
         """The classifier inside an export, given the ``classifier.json`` that belongs to it."""
         classes, spec, name = _read_about(about)
-        return cls(classes, spec, name, _load_model(path).get_layer("head"))
+        return cls(classes, spec, name, load_model(path).get_layer("head"))
 
 
 def _read_about(path: Path) -> tuple[tuple[str, ...], FeatureSpec, str]:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise NotFoundError(
-                f"{path}: format {about['format']}; this ssclass reads format {FORMAT}; install the one it came from"
-            )
-        spec = dict(about["spec"])
-        spec["sizes"] = tuple(spec["sizes"])
-        return tuple(about["classes"]), FeatureSpec(**spec), str(about["head"])
+        return read_about(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotFoundError(f"{path}: not a classifier ({error}); train one with `ssclass retrain`") from error
 
 
-def _save_model(model: Any, path: Path) -> None:
+def read_about(about: dict[str, Any]) -> tuple[tuple[str, ...], FeatureSpec, str]:
+    """Classes, spec and head's name out of what :meth:`Classifier.about` gave; NotFoundError for another format."""
+    if about["format"] != FORMAT:
+        raise NotFoundError(
+            f"classifier of format {about['format']}: this ssclass reads format {FORMAT}; install the one it came from"
+        )
+    spec = dict(about["spec"])
+    spec["sizes"] = tuple(spec["sizes"])
+    return tuple(about["classes"]), FeatureSpec(**spec), str(about["head"])
+
+
+def save_model(model: Any, path: Path) -> None:
     """Save so that the same model gives the same bytes: DVC knows the file by them, and Keras writes the time in."""
     with TemporaryDirectory(dir=path.parent) as scratch:
         saved = Path(scratch) / path.name
@@ -109,7 +121,8 @@ def _save_model(model: Any, path: Path) -> None:
                 target.writestr(zipfile.ZipInfo(name), content)  # ZipInfo's own date: 1980
 
 
-def _load_model(path: Path) -> Any:
+def load_model(path: Path) -> Any:
+    """A Keras model from a .keras file, nothing of it run but Keras; NotFoundError when it is none."""
     try:
         return import_keras().models.load_model(path, compile=False)
     except (OSError, ValueError) as error:

@@ -94,14 +94,19 @@ def holdout_digest(result: Result) -> str:
     return hashlib.sha256(" ".join(sorted(result.holdout)).encode()).hexdigest()[:16]
 
 
-def decision_event(workspace: Workspace, result: Result, verdict: Verdict, run_id: str) -> Event:
-    """The ledger's line for a decision."""
+def decision_event(
+    workspace: Workspace, result: Result, verdict: Verdict, run_id: str, adopted: dict[str, Any] | None = None
+) -> Event:
+    """The ledger's line for a decision; `adopted` says where a model came from that has learnt from none of our photos.
+
+    The batches of such a decision are still to be learnt from.
+    """
     state = workspace.state()
     scores, champion_scores = result.scores()
     compared = comparison(result)
     digest = holdout_digest(result)
     ours, theirs = right(result)
-    folds = result.cross_validation[result.head]
+    folds = result.cross_validation.get(result.head, [])
     seen = {batch for event in state.decisions.values() for batch in event.body["batches"]}
     return Event.now(
         "decision",
@@ -109,10 +114,12 @@ def decision_event(workspace: Workspace, result: Result, verdict: Verdict, run_i
         reason=verdict.reason,
         key=result.key,
         data_version=result.data_version,
-        batches=[batch for batch in state.ingested if batch not in seen and batch not in state.revoked],
+        batches=[
+            batch for batch in state.ingested if adopted is None and batch not in seen and batch not in state.revoked
+        ],
         head=result.head,
         train_size=result.train_size,
-        cross_validated={"right": round(float(np.mean(folds)) * result.train_size), "n": result.train_size},
+        cross_validated={"right": round(float(np.mean(folds or [0])) * result.train_size), "n": result.train_size},
         holdout={
             "size": scores.n,
             "digest": digest,
@@ -127,6 +134,7 @@ def decision_event(workspace: Workspace, result: Result, verdict: Verdict, run_i
         code=code_digest(),
         params=workspace.params.result_digest[:16],
         seconds=round(sum(result.seconds.values()), 1),
+        **({} if adopted is None else {"adopted": adopted}),
     )
 
 
@@ -138,11 +146,11 @@ def _brief(scores: Scores, right: int | None) -> dict[str, Any]:
     }
 
 
-def record(workspace: Workspace, result: Result, run_id: str) -> Event:
+def record(workspace: Workspace, result: Result, run_id: str, adopted: dict[str, Any] | None = None) -> Event:
     """Judge, and make the verdict one pushed commit with the tag ``run/<key>``; LostRaceError when another was "
     "first."""
     verdict = ask_gate(workspace, result)
-    event = decision_event(workspace, result, verdict, run_id)
+    event = decision_event(workspace, result, verdict, run_id, adopted)
     commit_stages(workspace.root)
     workspace.publish(f"{verdict.decision} {result.key}: {verdict.reason}", [event], tags=[f"run/{result.key}"])
     return event

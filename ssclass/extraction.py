@@ -16,8 +16,7 @@ from ssclass.errors import WeightsError
 from ssclass.weights import load_weights
 
 if TYPE_CHECKING:
-    from ssclass.augmentation import CopySpec
-    from ssclass.features import FeatureSpec
+    from ssclass.features import FeatureSpec, Spec
 
 BATCH = 32  # photos that go through the network together
 
@@ -76,17 +75,21 @@ def _side_by_side(vectors: list[Any]) -> Any:
 @lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
 def make_extractor(spec: FeatureSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
-    model = moments_model(spec)
+    return compiled(moments_model(spec), spec.size)
+
+
+def compiled(model: Any, size: int) -> Extractor:
+    """A Keras model of images, with a dict of outputs, as a function of a uint8 array [n, size, size, 3]."""
     import tensorflow as tf
 
     # Without jit_compile: XLA is five times slower on these networks on a CPU.
-    shape = tf.TensorSpec((None, spec.size, spec.size, 3), tf.uint8)
+    shape = tf.TensorSpec((None, size, size, 3), tf.uint8)
     run = tf.function(lambda images: model(images, training=False), input_signature=[shape])
     return lambda images: {name: value.numpy() for name, value in run(images).items()}
 
 
 def extract(
-    spec: FeatureSpec | CopySpec,
+    spec: Spec,
     photos: Iterable[tuple[str, bytes]],
     extractor: Extractor,
     progress: Callable[[int], None] = lambda done: None,

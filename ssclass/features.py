@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -32,7 +32,6 @@ from ssclass.store import Store
 from ssclass.weights import load_weights
 
 if TYPE_CHECKING:
-    from ssclass.augmentation import CopySpec
     from ssclass.shards import Row, Shard
 
 LAYOUT_VERSION = 2  # of the arrays and of the graph between decode and arrays
@@ -43,8 +42,40 @@ Progress = Callable[[int, int], None]  # (photos done, photos in all)
 log = logging.getLogger(__name__)
 
 
+class Spec(Protocol):
+    """What decides features, beside the photos; where a spec does not say otherwise, of each photo as it is."""
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Side of the decoded photo, pixels."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """For a person, after "features of …"."""
+        return ""
+
+    @property
+    def network(self) -> Spec:
+        """What the pixels go through."""
+        return self
+
+    def pixels(self, sha256: str, data: bytes) -> np.ndarray:
+        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
+        return decode(data, self.size)
+
+    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """sha256s of the photos of a shard that have such features: all of them."""
+        return tuple(row.sha256 for row in rows)
+
+
 @dataclass(frozen=True)
-class FeatureSpec:
+class FeatureSpec(Spec):
     """Everything but the photos that decides what the features are."""
 
     backbone: str
@@ -80,24 +111,6 @@ class FeatureSpec:
     def views(self) -> int:
         """Views of each photo."""
         return len(self.corners(max(self.sizes))) * (2 if self.flip else 1)
-
-    @property
-    def name(self) -> str:
-        """For a person, after "features of …"."""
-        return ""
-
-    @property
-    def network(self) -> FeatureSpec:
-        """What the pixels go through."""
-        return self
-
-    def pixels(self, sha256: str, data: bytes) -> np.ndarray:
-        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
-        return decode(data, self.size)
-
-    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
-        """sha256s of the photos of a shard that have such features: all of them."""
-        return tuple(row.sha256 for row in rows)
 
 
 def feature_spec(params: FeatureParams) -> FeatureSpec:
@@ -159,11 +172,11 @@ class FeatureMemo:
         self.store = store
 
     @staticmethod
-    def key(spec: FeatureSpec | CopySpec, photos_digest: str) -> str:
+    def key(spec: Spec, photos_digest: str) -> str:
         """Where it lies under the bucket, and under the local folder."""
         return f"features/{spec.fingerprint}/{photos_digest}.npz"
 
-    def get(self, spec: FeatureSpec | CopySpec, photos_digest: str, sha256s: tuple[str, ...]) -> Features | None:
+    def get(self, spec: Spec, photos_digest: str, sha256s: tuple[str, ...]) -> Features | None:
         """The features of exactly these photos; None when they are not remembered or the memory is damaged."""
         key = self.key(spec, photos_digest)
         path = self.local / key
@@ -184,7 +197,7 @@ class FeatureMemo:
         _write_whole(path, packed)
         return found
 
-    def put(self, spec: FeatureSpec | CopySpec, photos_digest: str, features: Features) -> None:
+    def put(self, spec: Spec, photos_digest: str, features: Features) -> None:
         """Remember in both places. S3 out of reach is only logged: the memo is never a dependency."""
         key = self.key(spec, photos_digest)
         packed = _pack(features)
@@ -197,11 +210,11 @@ class FeatureMemo:
 
 
 def shard_features(
-    spec: FeatureSpec | CopySpec,
+    spec: Spec,
     memo: FeatureMemo,
     shard: Shard,
     open_photos: Callable[[], Iterable[tuple[str, bytes]]],
-    extractor: Callable[[FeatureSpec], Extractor] = make_extractor,
+    extractor: Callable[[Any], Extractor] = make_extractor,
     progress: Progress = lambda done, total: None,
 ) -> Features:
     """Features of a shard's photos in the shard's order, from the memo or else computed and remembered.

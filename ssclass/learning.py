@@ -31,9 +31,10 @@ from ssclass.workspace import Workspace
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ssclass.augmentation import CopySpec
+    from ssclass.adopted import Adopted
     from ssclass.classifier import Classifier
-    from ssclass.features import Features, FeatureSpec
+    from ssclass.extraction import Extractor
+    from ssclass.features import Features, FeatureSpec, Spec
     from ssclass.training import Trained
 
 Progress = Callable[[str, int, int], None]
@@ -117,7 +118,9 @@ class Result:
         return score(np.array(self.candidate), labels, self.classes), champion
 
 
-def features_of(workspace: Workspace, spec: FeatureSpec | CopySpec, progress: Progress = silent) -> Features:
+def features_of(
+    workspace: Workspace, spec: Spec, extractor: Callable[[Any], Extractor], progress: Progress = silent
+) -> Features:
     """Features of every photo of the data set, computed only for shards never seen under this fingerprint.
 
     Of copies those of every training photo.
@@ -139,19 +142,22 @@ def features_of(workspace: Workspace, spec: FeatureSpec | CopySpec, progress: Pr
             def report(done: int, total: int, batch: str = shard.batch_id) -> None:
                 progress(f"features of {batch}{spec.name}", done, total)
 
-            parts.append(shard_features(spec, memo, shard, photos, progress=report))
+            parts.append(shard_features(spec, memo, shard, photos, extractor, report))
     return concat(parts)
 
 
 def lessons(workspace: Workspace, spec: FeatureSpec, rows: Sequence[Row], progress: Progress = silent) -> Features:
     """Features of training rows and of their altered copies, as many as params.yaml asks for."""
     from ssclass.augmentation import CopySpec
+    from ssclass.extraction import make_extractor
+
+    def of(each: Spec) -> Features:
+        return features_of(workspace, each, make_extractor, progress).take(sha256s)
 
     augment = workspace.params.augment
     sha256s = [row.sha256 for row in rows]
     copies = [CopySpec(spec, augment, number) for number in range(augment.copies)]
-    features = features_of(workspace, spec, progress).take(sha256s)
-    return features.with_copies([features_of(workspace, copy, progress).take(sha256s) for copy in copies])
+    return of(spec).with_copies([of(copy) for copy in copies])
 
 
 def contact_sheet(workspace: Workspace, photos: int = 8) -> dict[str, Figure]:
@@ -239,27 +245,27 @@ def curves(trained: Trained) -> dict[str, list[float]]:
 
 
 def answers(
-    workspace: Workspace, classifier: Classifier, rows: Sequence[Row], progress: Progress = silent
+    workspace: Workspace, classifier: Classifier | Adopted, rows: Sequence[Row], progress: Progress = silent
 ) -> NDArray[np.float64]:
     """A classifier's probabilities for rows of the data set, float64 [n, its classes], through the memo."""
-    features = features_of(workspace, classifier.spec, progress)
+    features = features_of(workspace, classifier.spec, classifier.extractor, progress)
     return classifier.predict(features.take(row.sha256 for row in rows))
 
 
 def evaluate(workspace: Workspace, progress: Progress = silent) -> Scores:
     """Score candidate/ on the held-out photos; writes metrics.json."""
-    from ssclass.classifier import Classifier
+    from ssclass.adopted import open_classifier
 
     params, rows = workspace.params, workspace.dataset().holdout
     classes = params.dataset.classes
-    classifier = Classifier.load(workspace.root / CANDIDATE)
+    classifier = open_classifier(workspace.root / CANDIDATE)
     found = score(
         align(answers(workspace, classifier, rows, progress), classifier.classes, classes),
         label_index(rows, classes),
         classes,
     )
     record = json.loads((workspace.root / CANDIDATE / "training.json").read_text())
-    chosen = np.array(record["cross_validation"][record["head"]])
+    chosen = np.array(record["cross_validation"].get(record["head"], ()))
     metrics = {
         "accuracy": found.accuracy,
         "loss": found.loss,
@@ -267,8 +273,7 @@ def evaluate(workspace: Workspace, progress: Progress = silent) -> Scores:
         "precision": found.precision,
         "f_measure": found.f_measure,
         "calibration_error": found.calibration_error,
-        "cv_accuracy": float(chosen.mean()),
-        "cv_accuracy_sd": float(chosen.std(ddof=1)),
+        **({"cv_accuracy": float(chosen.mean()), "cv_accuracy_sd": float(chosen.std(ddof=1))} if len(chosen) else {}),
         "holdout_size": found.n,
         "train_size": record["train_size"],
         "class": {name: asdict(each) for name, each in found.per_class.items()},
@@ -277,9 +282,9 @@ def evaluate(workspace: Workspace, progress: Progress = silent) -> Scores:
     return found
 
 
-def champion_classifier(workspace: Workspace, key: str) -> Classifier:
+def champion_classifier(workspace: Workspace, key: str) -> Classifier | Adopted:
     """The classifier of a decision, from its ``run/<key>`` tag; kept in a local folder."""
-    from ssclass.classifier import Classifier
+    from ssclass.adopted import open_classifier
 
     folder = workspace.private / "champions" / key
     if not (folder / "classifier.json").exists():
@@ -290,11 +295,11 @@ def champion_classifier(workspace: Workspace, key: str) -> Classifier:
             for each in snapshot.files(CANDIDATE):
                 snapshot.download(each.path, new / Path(each.path).name)
         new.replace(folder)
-    return Classifier.load(folder)
+    return open_classifier(folder)
 
 
 def result_folder(workspace: Workspace, key: str) -> Path:
-    """Where the result of a key lies: result.json, candidate/ and model.keras."""
+    """Where the result of a key lies: result.json, metrics.json and candidate/."""
     return workspace.private / "results" / key
 
 
@@ -323,7 +328,6 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
     """
     if (finished := adopt(workspace, key)) is not None:
         return finished
-    folder = result_folder(workspace, key)
 
     from ssclass.classifier import Classifier
 
@@ -342,14 +346,8 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         if champion_key is not None:
             classifier = champion_classifier(workspace, champion_key)
             raw = answers(workspace, classifier, rows, progress)
-            champion = _nested(align(raw, classifier.classes, classes))
-            champion_class = _flat(predicted(raw, classifier.classes, classes))
-    with watch.step("export"):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        trained.classifier.export(folder / "model.keras")
-        shutil.copytree(workspace.root / CANDIDATE, folder / CANDIDATE)
-        shutil.copy(workspace.root / "metrics.json", folder / "metrics.json")
+            champion = nested(align(raw, classifier.classes, classes))
+            champion_class = flat(predicted(raw, classifier.classes, classes))
     result = Result(
         key=key,
         data_version=workspace.data_version,
@@ -360,9 +358,9 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         train_size=len(dataset.train),
         holdout=tuple(row.sha256 for row in rows),
         batches=tuple(dataset.batch_of(row.sha256) for row in rows),
-        labels=_flat(labels),
-        candidate=_nested(candidate),
-        candidate_class=_flat(candidate.argmax(axis=1)),
+        labels=flat(labels),
+        candidate=nested(candidate),
+        candidate_class=flat(candidate.argmax(axis=1)),
         champion_key=champion_key,
         champion=champion,
         champion_class=champion_class,
@@ -371,23 +369,25 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         saved_alike=bool(np.array_equal(candidate, again)),
         seconds=watch.seconds,
     )
-    result.write(folder / "result.json")
+    keep_result(workspace, result)
     return result
 
 
-def exported(workspace: Workspace, key: str) -> Path:
-    """The whole Keras model of a result, made anew where only the small form came over."""
-    folder = result_folder(workspace, key)
-    if not (folder / "model.keras").exists():
-        from ssclass.classifier import Classifier
+def keep_result(workspace: Workspace, result: Result) -> None:
+    """Put a result into its folder, with the candidate/ and metrics.json that belong to it; result.json last."""
+    folder = result_folder(workspace, result.key)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copytree(workspace.root / CANDIDATE, folder / CANDIDATE)
+    shutil.copy(workspace.root / "metrics.json", folder / "metrics.json")
+    result.write(folder / "result.json")
 
-        Classifier.load(folder / CANDIDATE).export(folder / "model.keras")
-    return folder / "model.keras"
 
-
-def _nested(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
+def nested(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
+    """Probabilities as they stand in a Result."""
     return tuple(tuple(float(value) for value in row) for row in values)
 
 
-def _flat(values: NDArray[Any]) -> tuple[int, ...]:
+def flat(values: NDArray[Any]) -> tuple[int, ...]:
+    """Class indices as they stand in a Result."""
     return tuple(int(value) for value in values)

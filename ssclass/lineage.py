@@ -17,6 +17,8 @@ from ssclass.shards import Shard
 from ssclass.split import TRAIN
 from ssclass.workspace import Workspace
 
+_USES = {True: "trained on", False: "scored on"}
+
 
 def lineage(workspace: Workspace, name: str) -> dict[str, Any]:
     """The lineage of a champion's number, a decision key, ``champion``, a data version, a batch or a photo's sha256.
@@ -61,6 +63,7 @@ def of_model(workspace: Workspace, key: str) -> dict[str, Any]:
         "run_id": body["run_id"],
         "code": body["code"],
         "params": body["params"],
+        **{f"adopted {name}": value for name, value in body.get("adopted", {}).items()},
         "batches": _batches(workspace.dataset(f"run/{key}")),
     }
 
@@ -127,8 +130,9 @@ def of_photo(workspace: Workspace, sha256: str) -> dict[str, Any]:
             now = {"label": row.label if row else None, "split": row.split if row else None}
             history.append({"at": event.at, "event": event.kind, "batch": batch, "data_version": version, **now})
         elif event.kind == "decision" and event.body["decision"] != HELD and row is not None:
-            use = "trained on" if row.split == TRAIN else "scored on"
-            models.append({**_decision(event, state), "use": use, "label": row.label})
+            learns = row.split == TRAIN
+            if not (learns and "adopted" in event.body):  # an adopted model has learnt elsewhere
+                models.append({**_decision(event, state), "use": _USES[learns], "label": row.label})
     return {"kind": "photo", "sha256": found, "in": row is not None, "history": history, "models": models}
 
 

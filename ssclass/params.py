@@ -15,6 +15,11 @@ from ssclass.errors import ParamsError
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+SCHEMA_VERSION = 1
+"""Of params.yaml. A field that it lacks takes its default, which is what was done before the field was there; the
+number goes up when a field changes its name or its meaning, and `load_params` then reads the older form too."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -125,7 +130,11 @@ class Params(_Section):
 def load_params(path: Path) -> Params:
     """Read and check a params.yaml; ParamsError names the field that is wrong."""
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        schema = body.pop("schema", 1) if isinstance(body, dict) else SCHEMA_VERSION
+        if schema != SCHEMA_VERSION:
+            raise ParamsError(f"{path}: schema {schema}, this ssclass reads {SCHEMA_VERSION}; use a newer ssclass")
+        return Params.model_validate(body)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; `ssclass init` writes one") from None
     except yaml.YAMLError as error:

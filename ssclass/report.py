@@ -21,16 +21,16 @@ def metrics(result: Result) -> dict[str, float]:
     """The run's metrics, rounded to what a table shows; docs/formats.md defines each name."""
     scores, champion = result.scores()
     compared = comparison(result)
-    folds = np.array(result.cross_validation[result.head])
+    folds = np.array(result.cross_validation.get(result.head, ()))
     found = {name: getattr(scores, name) for name in METRICS}
     found |= {
         "calibration_error": scores.calibration_error,
-        "cv_accuracy": float(folds.mean()),
-        "cv_accuracy_sd": float(folds.std(ddof=1)),
         "holdout_size": scores.n,
         "train_size": result.train_size,
         "seconds": sum(result.seconds.values()),
     }
+    if len(folds):
+        found |= {"cv_accuracy": float(folds.mean()), "cv_accuracy_sd": float(folds.std(ddof=1))}
     for name, each in scores.per_class.items():
         found |= {
             f"recall_{name}": each.recall,
@@ -104,7 +104,8 @@ def card(result: Result, event: Event) -> str:
     hit = np.array(result.candidate_class) == np.array(result.labels)
     for kind, names in (("class", [result.classes[label] for label in result.labels]), ("batch", result.batches)):
         lines += [f"| {kind} {name} | {a} | {n} |" for name, (a, n) in slices(hit, names).items()]
-    lines += ["", "| head | cross-validated accuracy on the training split (95 %) | folds |", "|---|---|---|"]
+    if result.cross_validation:
+        lines += ["", "| head | cross-validated accuracy on the training split (95 %) | folds |", "|---|---|---|"]
     for name, folds in result.cross_validation.items():
         mean, span = interval_of_folds(folds)
         lines.append(
@@ -134,8 +135,7 @@ def model_card(result: Result, event: Event, number: int) -> str:
             ),
             "",
             (
-                f"Trained on {result.train_size} photos of `{result.data_version}` (tag `run/{result.key}`), head "
-                f"`{result.head}`. On {scores.n} held-out photos: accuracy {scores.accuracy:.3f} (95 % "
+                f"{_origin(result, event)} On {scores.n} held-out photos: accuracy {scores.accuracy:.3f} (95 % "
                 f"{scores.accuracy_interval.low:.3f}–{scores.accuracy_interval.high:.3f}), "
                 + ", ".join(f"recall of {name} {each.recall:.3f}" for name, each in scores.per_class.items())
                 + "."
@@ -143,6 +143,18 @@ def model_card(result: Result, event: Event, number: int) -> str:
             "",
             "It has seen only photos like those in the data set; on anything else its probabilities mean nothing.",
         ]
+    )
+
+
+def _origin(result: Result, event: Event) -> str:
+    if adopted := event.body.get("adopted"):
+        return (
+            f"Adopted from `{adopted['file']}` (sha256 `{adopted['sha256'][:16]}`, preprocessing "
+            f"{adopted['preprocess']}); it has learnt from no photo of this data set (tag `run/{result.key}`)."
+        )
+    return (
+        f"Trained on {result.train_size} photos of `{result.data_version}` (tag `run/{result.key}`), head "
+        f"`{result.head}`."
     )
 
 
@@ -206,7 +218,23 @@ def figures(result: Result) -> dict[str, Figure]:
         title=f"calibration error {scores.calibration_error:.3f}",
     )
 
-    figure = drawn["cross_validation.png"] = Figure(figsize=(4.5, 4), layout="constrained")
+    if result.cross_validation:
+        drawn["cross_validation.png"] = _of_folds(result)
+
+    figure = drawn["batches.png"] = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    found = slices(hit, result.batches)
+    axes.barh(list(found), [a / n for a, n in found.values()], color="steelblue")
+    for place, (a, n) in enumerate(found.values()):
+        axes.text(0.01, place, f"{a} of {n}", va="center", color="white")
+    axes.set(xlim=(0, 1), xlabel="share right", title="held-out photos by batch")
+    return drawn
+
+
+def _of_folds(result: Result) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
     names = list(result.cross_validation)
     for place, name in enumerate(names):
@@ -221,15 +249,7 @@ def figures(result: Result) -> dict[str, Figure]:
         ylabel="accuracy",
         title="folds of the training split",
     )
-
-    figure = drawn["batches.png"] = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    found = slices(hit, result.batches)
-    axes.barh(list(found), [a / n for a, n in found.values()], color="steelblue")
-    for place, (a, n) in enumerate(found.values()):
-        axes.text(0.01, place, f"{a} of {n}", va="center", color="white")
-    axes.set(xlim=(0, 1), xlabel="share right", title="held-out photos by batch")
-    return drawn
+    return figure
 
 
 def _cell(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssclass.gate import PROMOTED
-from ssclass.learning import Result, result_folder
+from ssclass.learning import Result, champion_classifier, result_folder
 from ssclass.ledger import Event
 from ssclass.notices import tell
 from ssclass.report import model_card
@@ -25,7 +25,7 @@ def reconcile(workspace: Workspace) -> str | None:
     if result is not None and event.body["decision"] == PROMOTED:
         cards = {result.key: model_card(result, event, state.number_of(result.key))}
     before = tracking.alias()
-    version = tracking.reconcile(state, cards)
+    version = tracking.reconcile(state, lambda key: champion_classifier(workspace, key), cards)
     if version is not None and version != before:
         told = state.decisions[state.champion or ""].body
         tell(
@@ -43,7 +43,7 @@ def _conclude(workspace: Workspace, tracking: Tracking, event: Event) -> Result 
     key = event.body["key"]
     path = result_folder(workspace, key) / "result.json"
     result = Result.read(path) if path.exists() else None
-    for run in tracking.runs(key):
-        if run.info.run_id == event.body["run_id"] and DECISION_TAG not in run.data.tags:
-            tracking.conclude(event, result)
+    run = tracking.run_of(event)
+    if run is not None and DECISION_TAG not in run.data.tags:
+        tracking.conclude(event, result, str(run.info.run_id))
     return result

@@ -47,18 +47,19 @@ def open_model(name: str, settings: Settings | None) -> Model:
         raise NotFoundError(f"{name}: no such folder; name one that holds model.keras, or a workspace with --workspace")
     import mlflow
 
-    from ssclass.tracking import Tracking
+    from ssclass.tracking import HEAD, MODEL, Tracking
 
     tracking = Tracking(settings)
     with tracking.named():
         client = tracking.client
         try:
             if re.fullmatch(r"(run:)?[0-9a-f]{32}", name):
-                run_id = name.removeprefix("run:")
-                models = client.get_run(run_id).outputs.model_outputs
+                models = tracking.models_of(client.get_run(name.removeprefix("run:")))
                 if not models:
-                    raise NotFoundError(f"{name}: that run has no model; choose one that has")
-                uri = f"models:/{models[0].model_id}"
+                    raise NotFoundError(
+                        f"{name}: that run has no model, or `ssclass gc` took it; choose another run, or a version"
+                    )
+                uri = f"models:/{(models.get(MODEL) or models[HEAD]).model_id}"
             elif name.isdigit():
                 uri = client.get_model_version(tracking.name, name).source
             else:
@@ -74,7 +75,7 @@ def open_model(name: str, settings: Settings | None) -> Model:
 
 
 def _from_folder(name: str, folder: Path) -> Model:
-    from ssclass.backbones import import_keras
+    from ssclass.classifier import Classifier, load_model, read_about
 
     found = sorted(folder.rglob("*.keras"))
     if not found:
@@ -90,7 +91,11 @@ def _from_folder(name: str, folder: Path) -> Model:
             f"{folder}: neither MLmodel nor model.json beside the model says which classes it tells; name the folder "
             "that MLflow or `ssclass` wrote"
         )
-    return Model(name, tuple(about["classes"]), int(about["size"]), import_keras().models.load_model(found[0]))
+    model = load_model(found[0])
+    if "classifier" in about:  # a head alone: on the backbone that it was trained on, which is here once for all
+        classes, spec, head_name = read_about(about["classifier"])
+        model = Classifier(classes, spec, head_name, model).whole()
+    return Model(name, tuple(about["classes"]), int(about["size"]), model)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +25,14 @@ from ssclass.settings import Settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ssclass.adopted import Adopted
+    from ssclass.classifier import Classifier
     from ssclass.learning import Result
 
 ALIAS = "champion"
 KEY_TAG, DECISION_TAG = "decision_key", "decision"
+HEAD, MODEL = "head", "model"
+"""Names of the logged models of a run: what was trained, of every candidate; the whole, of champions."""
 VIEW = "decisions"
 COLUMNS = (
     "tags.`decision`",
@@ -91,6 +96,13 @@ class Tracking:
             self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view()))
             return made
 
+    def restore_experiment(self) -> None:
+        """Take back that somebody deleted the experiment, as far as MLflow still has it."""
+        with self.named():
+            found = self.client.get_experiment_by_name(self.name)
+            if found is not None and found.lifecycle_stage == "deleted":
+                self.client.restore_experiment(found.experiment_id)
+
     def _artifacts(self) -> str | None:
         """Where artifacts go: beside a database in a file; None where a server decides it."""
         uri = self.settings.tracking_uri
@@ -134,15 +146,25 @@ class Tracking:
                 )
             )
 
-    def open_run(self, key: str) -> str:
-        """A run for a key, without a decision yet; one that a killed retrain left open is thrown away."""
+    def run_of(self, event: Event) -> Any | None:
+        """The run of a decision: the one that the ledger names, or where MLflow was rebuilt the one with its key."""
+        found = {str(run.info.run_id): run for run in self.runs(event.body["key"])}
+        return found.get(event.body["run_id"]) or next(
+            (run for run in found.values() if DECISION_TAG in run.data.tags), None
+        )
+
+    def open_run(self, key: str, decided: Event | None = None) -> str:
+        """A run for a key, without a decision yet; one that a killed retrain left open is thrown away.
+
+        `decided`: the decision long made that the run is to tell of, with its own time and code.
+        """
         for run in self.runs(key):
             if DECISION_TAG not in run.data.tags:
                 self.discard(run.info.run_id)
         with self.named():
-            run = self.client.create_run(
-                self.experiment_id, run_name=f"{key} (running)", tags={KEY_TAG: key, **_source_tags()}
-            )
+            tags = {KEY_TAG: key, **_source_tags()} if decided is None else {KEY_TAG: key, "code": decided.body["code"]}
+            began = None if decided is None else _milliseconds(decided.at)
+            run = self.client.create_run(self.experiment_id, began, tags, run_name=f"{key} (running)")
             return str(run.info.run_id)
 
     def discard(self, run_id: str) -> None:
@@ -155,38 +177,48 @@ class Tracking:
         run_id: str,
         result: Result,
         params: dict[str, Any],
-        model: Path,
+        classifier: Classifier | Adopted,
         digest: str,
         figures: Mapping[str, Figure] | None = None,
     ) -> None:
-        """Everything about a result but its decision: params, metrics, curves, figures, dataset, model.
+        """Everything about a result but its decision: params, metrics, curves, figures, dataset, the trained head.
 
         `figures`, by file name: more of them than the result gives.
         """
-        from mlflow.entities import Metric, Param
-        from mlflow.utils.time import get_current_time_millis
-
         from ssclass import compute, report
 
-        now = get_current_time_millis()
         with self.named():
-            self.client.log_batch(
-                run_id,
-                metrics=[Metric(name, float(value), now, 0) for name, value in report.metrics(result).items()]
-                + [
-                    Metric(name, float(value), now, step)
-                    for name, curve in result.history.items()
-                    for step, value in enumerate(curve)
-                ],
-                params=[Param(name, str(value)[:500]) for name, value in _flat(params)],
-            )
+            self.log_numbers(run_id, report.metrics(result), params, result.history)
             with tempfile.TemporaryDirectory() as folder:
                 for name, figure in {**report.figures(result), **(figures or {})}.items():
                     figure.savefig(Path(folder) / name, dpi=100)
                 self.client.log_artifacts(run_id, folder, "figures")
             self.client.set_tag(run_id, "device", compute.described())
             self._log_dataset(run_id, result, digest)
-            self._log_model(run_id, result, model)
+            self._log_candidate(run_id, result, classifier)
+
+    def log_numbers(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        params: dict[str, Any],
+        curves: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        """Metrics, curves of metrics by step, and params (nested ones dotted)."""
+        from mlflow.entities import Metric, Param
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        steps = [(name, value, step) for name, curve in (curves or {}).items() for step, value in enumerate(curve)]
+        with self.named():
+            self.client.log_batch(
+                run_id,
+                metrics=[
+                    Metric(name, float(value), now, step)
+                    for name, value, step in (*((name, value, 0) for name, value in metrics.items()), *steps)
+                ],
+                params=[Param(name, str(value)[:500]) for name, value in _flat(params)],
+            )
 
     def _log_dataset(self, run_id: str, result: Result, digest: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -202,38 +234,55 @@ class Tracking:
         )
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
-    def _log_model(self, run_id: str, result: Result, path: Path) -> None:
+    def _log_candidate(self, run_id: str, result: Result, classifier: Classifier | Adopted) -> None:
+        """What was trained: the head, and the name of its backbone, which is not stored anew each time."""
+        from ssclass.adopted import Adopted
+
+        about = {KEY_TAG: result.key, "data_version": result.data_version}
+        if isinstance(classifier, Adopted):
+            self._log_model(run_id, MODEL, classifier.whole(), classifier, about)
+        else:
+            self._log_model(run_id, HEAD, classifier.head, classifier, about | {"classifier": classifier.about()})
+
+    def _log_model(
+        self, run_id: str, name: str, model: Any, classifier: Classifier | Adopted, about: dict[str, Any]
+    ) -> None:
         import mlflow
         import mlflow.keras
         import numpy as np
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        from ssclass.backbones import import_keras
-
-        signature = ModelSignature(
-            Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
-            Schema([TensorSpec(np.dtype("float32"), (-1, len(result.classes)), "probabilities")]),
-        )
-        with mlflow.start_run(run_id=run_id):
-            mlflow.keras.log_model(
-                import_keras().models.load_model(path),
-                name="model",
-                signature=signature,
-                pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-                metadata={
-                    "classes": list(result.classes),
-                    "size": result.size,
-                    KEY_TAG: result.key,
-                    "data_version": result.data_version,
-                },
+        def spec(tensor: Any, called: str) -> Any:
+            return TensorSpec(
+                np.dtype(tensor.dtype), tuple(-1 if side is None else side for side in tensor.shape), called
             )
 
-    def conclude(self, event: Event, result: Result | None) -> None:
+        given = model.input if isinstance(model.input, dict) else {"images": model.input}
+        with mlflow.start_run(run_id=run_id):
+            mlflow.keras.log_model(
+                model,
+                name=name,
+                signature=ModelSignature(
+                    Schema([spec(tensor, called) for called, tensor in given.items()]),
+                    Schema([spec(model.output, "probabilities")]),
+                ),
+                pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+                metadata={"classes": list(classifier.classes), "size": classifier.spec.size, **about},
+            )
+
+    def models_of(self, run: Any) -> dict[str, Any]:
+        """The logged models of a run that are whole, by name: `head`, and `model` once it was promoted."""
+        logged = self.client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'", max_results=20
+        )
+        return {each.name: each for each in logged if str(each.status) == "READY"}
+
+    def conclude(self, event: Event, result: Result | None, run_id: str) -> None:
         """Put a pushed decision on its run, and end it; with the card where the result is at hand."""
         from ssclass import report
 
-        body, run_id = event.body, event.body["run_id"]
+        body = event.body
         tags = {
             "reason": body["reason"],
             "data_version": body["data_version"],
@@ -248,7 +297,7 @@ class Tracking:
                 self.client.log_text(run_id, text, "decision.md")
                 self.client.set_tag(run_id, "mlflow.note.content", text)
             self.client.update_run(run_id, name=report.run_name(event))
-            self.client.set_terminated(run_id, "FINISHED")
+            self.client.set_terminated(run_id, "FINISHED", _milliseconds(event.at))
             self.client.set_tag(run_id, DECISION_TAG, body["decision"])  # last: it says that all of this is done
 
     # -- registry -------------------------------------------------------------------------------------
@@ -266,10 +315,13 @@ class Tracking:
             aliases = found[0].aliases if found else {}
             return str(aliases[ALIAS]) if ALIAS in aliases else None
 
-    def reconcile(self, state: State, cards: dict[str, str] | None = None) -> str | None:
+    def reconcile(
+        self, state: State, classifier_of: Callable[[str], Classifier | Adopted], cards: dict[str, str] | None = None
+    ) -> str | None:
         """Make the registry say what the ledger says: a version for each champion, the alias on the champion.
 
-        Returns the champion's version. `cards` gives descriptions for versions that are new.
+        Returns the champion's version. `classifier_of` gives the classifier of a decision key that has none yet,
+        `cards` descriptions for versions that are new.
         """
         if not state.champions:
             return None
@@ -277,13 +329,9 @@ class Tracking:
             self._ensure_registered()
             for key in state.champions:
                 if self.version_of(key) is None:
-                    self._register(key, state.decisions[key], (cards or {}).get(key, ""))
+                    self._register(key, state.decisions[key], classifier_of, (cards or {}).get(key, ""))
             wanted = self.version_of(state.champion or "")
-            if wanted is None:
-                raise TrackingError(
-                    f"MLflow at {self.settings.tracking_uri}: no version for the champion {state.champion}; `ssclass "
-                    "rebuild` recreates the registry"
-                )
+            assert wanted is not None, "each champion has a version by now"
             aliases = self.client.get_registered_model(self.name).aliases
             if str(aliases.get(ALIAS)) != str(wanted.version):
                 self.client.set_registered_model_alias(self.name, ALIAS, wanted.version)
@@ -301,15 +349,22 @@ class Tracking:
                 self.name, description="Champions of ssclass; the alias `champion` is the one in force."
             )
 
-    def _register(self, key: str, event: Event, description: str) -> None:
-        run_id = event.body["run_id"]
-        models = self.client.get_run(run_id).outputs.model_outputs
-        if not models:
+    def _register(
+        self, key: str, event: Event, classifier_of: Callable[[str], Classifier | Adopted], description: str
+    ) -> None:
+        run = self.run_of(event)
+        if run is None:
             raise TrackingError(
-                f"MLflow at {self.settings.tracking_uri}: run {run_id} has no logged model; `ssclass rebuild` logs "
-                "it again"
+                f"MLflow at {self.settings.tracking_uri}: no run of the champion {key}; `ssclass rebuild` makes it "
+                "anew from the ledger"
             )
-        model_id = models[0].model_id
+        run_id = str(run.info.run_id)
+        if MODEL not in self.models_of(run):
+            classifier = classifier_of(key)
+            about = {KEY_TAG: key, "data_version": event.body["data_version"]}
+            self._log_model(run_id, MODEL, classifier.whole(), classifier, about)
+            run = self.client.get_run(run_id)
+        model_id = self.models_of(run)[MODEL].model_id
         tags = {
             KEY_TAG: key,
             "data_version": event.body["data_version"],
@@ -324,6 +379,10 @@ class Tracking:
             description=description or event.body["reason"],
             model_id=model_id,
         )
+
+
+def _milliseconds(at: str) -> int:
+    return int(datetime.fromisoformat(at).timestamp() * 1000)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

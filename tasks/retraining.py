@@ -9,6 +9,7 @@ from prefect import task
 from prefect.tasks import exponential_backoff
 
 from ssclass import arrivals, clones, deciding, dispatch, learning, notices, progress, reporting, results
+from ssclass.adopted import open_classifier
 from ssclass.arrivals import Taken
 from ssclass.batches import BatchRef
 from ssclass.code import code_digest
@@ -19,6 +20,7 @@ from ssclass.learning import Result
 from ssclass.ledger import Event
 from ssclass.store import Store
 from ssclass.tracking import Tracking
+from ssclass.versioning import CANDIDATE
 from ssclass.workspace import Workspace
 
 PATIENCE = float(os.environ.get("SSCLASS_PATIENCE", 60))  # seconds; Settings.patience for what is not a task
@@ -121,9 +123,9 @@ def log_run(folder: str, key: str) -> str:
     tracking, place = Tracking(workspace.settings), learning.result_folder(workspace, key)
     run_id = tracking.open_run(key)
     params = workspace.params.model_dump(mode="json")
-    model = learning.exported(workspace, key)
+    classifier = open_classifier(place / CANDIDATE)
     result, digest = Result.read(place / "result.json"), workspace.dataset().digest
-    tracking.log_result(run_id, result, params, model, digest, learning.contact_sheet(workspace))
+    tracking.log_result(run_id, result, params, classifier, digest, learning.contact_sheet(workspace))
     results.note_run(workspace, key, run_id)
     return run_id
 

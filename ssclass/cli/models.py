@@ -1,4 +1,4 @@
-"""Commands about models: retrain, evaluate, predict."""
+"""Commands about models: retrain, adopt, evaluate, predict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, settings_at
+from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, settings_at, workspace_at
 
 if TYPE_CHECKING:
     from ssclass.settings import Settings
@@ -47,6 +47,44 @@ def retrain(folder: Path | None, as_json: bool) -> None:
         )
     if held:
         sys.exit(2)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--classes", required=True, help="Its classes, in the order of its outputs; commas between.")
+@click.option(
+    "--preprocess",
+    required=True,
+    help="How it wants pixels: none (0 to 255), 0..1, -1..1, caffe, torch, or the module of keras.applications.",
+)
+@click.option("--logits", is_flag=True, help="Its outputs lack the softmax or sigmoid.")
+@click.option("--size", type=click.IntRange(min=1), help="Side of its images, pixels, where it takes any.")
+@in_workspace
+@as_json
+def adopt(
+    model: Path, classes: str, preprocess: str, logits: bool, size: int | None, folder: Path | None, as_json: bool
+) -> None:
+    """Make the Keras classifier in MODEL, a .keras file, the first champion, if it is good enough."""
+    from ssclass import progress
+    from ssclass.adopting import Declared
+    from ssclass.adopting import adopt as take
+    from ssclass.gate import HELD, PROMOTED
+
+    names = tuple(name.strip() for name in classes.split(","))
+    with progress.shown():
+        event, taken = take(workspace_at(folder), Declared(model, names, preprocess, logits, size), progress.report)
+    if as_json:
+        print_json(event.body | {"taken": [each.as_dict() for each in taken]})
+        return
+    for each in taken:
+        click.echo(f"{each.batch}: {each.outcome}, {each.accepted} photos in, {each.refused} refused")
+    click.echo(f"{event.body['decision']}: {event.body['reason']}")
+    for each in (each for each in taken if each.outcome == HELD):
+        print(f"ssclass: batch {each.batch} is HELD: {each.reason}", file=sys.stderr)
+    if event.body["decision"] != PROMOTED:
+        print(
+            "ssclass: are --classes in the order of its outputs, and --preprocess and --logits right?", file=sys.stderr
+        )
 
 
 @click.command()
@@ -161,4 +199,4 @@ def _settings_for(models: list[str], folder: Path | None) -> Settings | None:
     return settings_at(folder)
 
 
-COMMANDS = (retrain, evaluate, predict)
+COMMANDS = (retrain, adopt, evaluate, predict)
