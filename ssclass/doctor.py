@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ssclass.environment import prefect_login
 from ssclass.errors import FailedError, SsclassError
 from ssclass.settings import Settings
 from ssclass.store import Store
@@ -166,7 +167,7 @@ def _prefect(settings: Settings) -> str:
         raise Note("none set: each retrain starts a temporary server")
     at = settings.prefect_url.rstrip("/")
     requests.get(f"{at}/health", timeout=5).raise_for_status()
-    version = requests.get(f"{at}/admin/version", timeout=5)
+    version = requests.get(f"{at}/admin/version", headers=prefect_login(), timeout=5)
     version.raise_for_status()
     return f"{at}: Prefect {version.json()}"
 
@@ -208,6 +209,13 @@ PROBES: tuple[tuple[str, Probe, str], ...] = (
         ),
     ),
     ("MLflow registry", _registry, "mend MLflow runs first; the registry needs a database behind the server"),
-    ("Prefect", _prefect, "start the server, or correct prefect_url in ssclass.toml or SSCLASS_PREFECT_URL"),
+    (
+        "Prefect",
+        _prefect,
+        (
+            "start the server, or correct prefect_url in ssclass.toml or SSCLASS_PREFECT_URL; set "
+            "PREFECT_API_AUTH_STRING or PREFECT_API_KEY where it wants one"
+        ),
+    ),
     ("GPU", _gpu, "install tensorflow[and-cuda] of the version in requirements.lock, or train on the CPU"),
 )

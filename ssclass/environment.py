@@ -56,6 +56,16 @@ def quiet_libraries(settings: Settings) -> None:
         os.environ.setdefault(name, str(value))
 
 
+def prefect_login() -> dict[str, str]:
+    """Headers by which a Prefect server knows us, from PREFECT_API_AUTH_STRING or PREFECT_API_KEY, where one is set."""
+    from base64 import b64encode
+
+    if login := os.environ.get("PREFECT_API_AUTH_STRING"):
+        return {"Authorization": f"Basic {b64encode(login.encode()).decode()}"}
+    key = os.environ.get("PREFECT_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 def leave_user_settings() -> None:
     """Forget the user's own AWS, MLflow, Prefect and git settings in this process and its children.
 

@@ -24,17 +24,20 @@ def check_version(workspace: Workspace, rev: str) -> str:
     return rev
 
 
-def export(workspace: Workspace, folder: Path, rev: str = "HEAD") -> int:
-    """Write ``folder/<split>/<class>/<first 16 of sha256>-<name>`` for every photo of a data version; returns how many.
+def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_metadata: bool = False) -> tuple[int, int]:
+    """Write ``folder/<split>/<class>/<first 16 of sha256>-<name>`` for every photo of a data version.
 
-    The bytes are the ones that were received. WorkspaceError when the folder is not empty.
+    Returns how many, and how many of them say more than their pixels (place, camera, author). The bytes are the ones
+    that were received; `without_metadata`: those photos without it. WorkspaceError when the folder is not empty.
     """
+    from ssclass.upkeep.metadata import personal, strip
+
     check_version(workspace, rev)
     if folder.exists() and any(folder.iterdir()):
         raise WorkspaceError(f"{folder}: not empty; name a new folder")
     dataset = workspace.dataset(None if rev == "HEAD" else rev)
     rows = dataset.by_sha256
-    done = 0
+    done = telling = 0
     with workspace.snapshot(None if rev == "HEAD" else rev) as snapshot:
         for shard in dataset.shards:
             wanted = {row.sha256 for row in shard.rows if row.sha256 in rows}
@@ -46,10 +49,12 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD") -> int:
                     name = PurePosixPath(row.key).name.removeprefix(f"{sha256[:16]}-")  # of an export that was imported
                     path = folder / row.split / row.label / f"{sha256[:16]}-{name}"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(data)
+                    tells = personal(data)
+                    telling += tells
+                    path.write_bytes(strip(data) if tells and without_metadata else data)
                     done += 1
                     progress.report("export", done, len(rows))
-    return done
+    return done, telling
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ DECODE_VERSION = 1  # part of the feature fingerprint
 
 # What is tried. Left out on purpose: EPS and PDF (they start other programs), and formats no camera or app writes.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "HEIF", "AVIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "TGA")
+MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # whose frames are a film; of the others they are pages, or previews
 LARGE = 4_000_000  # pixels; more than this in memory at once only in one thread
 CANVAS = 256  # side of the square picture from which dhash and palette are taken
 PLAIN = 12.0  # effective colours (exp of the entropy); 2 % of the 741 real photos have fewer
@@ -56,8 +57,10 @@ def inspect(data: bytes, params: IngestParams) -> Picture:
         raise Refused("empty", "the file has no bytes")
     if len(data) > params.max_bytes:
         raise Refused("too large", f"more than ingest.max_bytes ({params.max_bytes:,} bytes)")
-    (width, height), picture = _open(data, CANVAS, max_pixels=params.max_pixels, min_side=params.min_side)
-    canvas = picture.resize((CANVAS, CANVAS), _pil().BILINEAR)
+    (width, height), picture = _open(
+        data, CANVAS, max_pixels=params.max_pixels, min_side=params.min_side, animated=params.animated == "first"
+    )
+    canvas = picture.resize((CANVAS, CANVAS), pillow().BILINEAR)
     import imagehash
 
     sha256 = hashlib.sha256(data).hexdigest()
@@ -67,11 +70,11 @@ def inspect(data: bytes, params: IngestParams) -> Picture:
 def decode(data: bytes, size: int) -> np.ndarray:
     """The whole picture squeezed into a square: uint8 [size, size, 3], RGB, upright; raises Refused."""
     _, picture = _open(data, size)
-    return np.asarray(picture.resize((size, size), _pil().BILINEAR), dtype=np.uint8)
+    return np.asarray(picture.resize((size, size), pillow().BILINEAR), dtype=np.uint8)
 
 
 @cache
-def _pil() -> Any:
+def pillow() -> Any:
     """Pillow's Image module, with HEIF; its warnings (large pictures, odd EXIF) give way to our own checks."""
     import pillow_heif
     from PIL import Image
@@ -84,12 +87,16 @@ def _pil() -> Any:
 _one_large = threading.Lock()
 
 
-def _open(data: bytes, side: int, max_pixels: int | None = None, min_side: int = 1) -> tuple[tuple[int, int], PilImage]:
+def _open(
+    data: bytes, side: int, max_pixels: int | None = None, min_side: int = 1, *, animated: bool = True
+) -> tuple[tuple[int, int], PilImage]:
     """(width, height) of the upright photo, and an 8-bit RGB copy of it of at least twice `side`, if it has that.
+
+    Of an animation the first frame, unless `animated` is off.
 
     Without `max_pixels`, Pillow's own limit holds (179 million).
     """
-    image = _pil()
+    image = pillow()
     try:
         picture = image.open(io.BytesIO(data), formats=FORMATS)
     except (image.DecompressionBombError, image.DecompressionBombWarning) as error:
@@ -103,12 +110,16 @@ def _open(data: bytes, side: int, max_pixels: int | None = None, min_side: int =
         if min(width, height) < min_side:
             raise Refused("too small", f"{width} x {height}; ingest.min_side is {min_side}")
         try:
+            if not animated and picture.format in MOVING and getattr(picture, "is_animated", False):
+                raise Refused("animated", f"a {picture.format} of {picture.n_frames} frames; ingest.animated is refuse")
             if width * height > LARGE:
                 with _one_large:
                     small = _unpack(picture, side)
             else:
                 small = _unpack(picture, side)
             turned = _orientation(picture)
+        except Refused:
+            raise
         except Exception as error:  # as above
             raise undecoded(picture.format, error) from None
     if turned is not None:
@@ -119,7 +130,7 @@ def _open(data: bytes, side: int, max_pixels: int | None = None, min_side: int =
 
 def _unpack(picture: PilImage, side: int) -> PilImage:
     """Every byte decoded, the first frame shrunk to little more than twice `side`, 8-bit sRGB, alpha on white."""
-    image = _pil()
+    image = pillow()
     if picture.format in ("JPEG", "MPO"):
         picture.draft(None, (2 * side, 2 * side))  # unpack at 1/2, 1/4 or 1/8; elsewhere draft may take a thumbnail
     picture.load()
@@ -180,7 +191,7 @@ def _srgb() -> Any:
 
 def _orientation(picture: PilImage) -> Any:
     """The transpose that puts the photo upright (EXIF tag 0x0112), or None; broken EXIF says nothing."""
-    image = _pil()
+    image = pillow()
     try:
         tag = picture.getexif().get(0x0112)
     except Exception:  # EXIF is a TIFF inside the photo: as above

@@ -56,6 +56,7 @@ class IngestParams(_Section):
     max_bytes: Annotated[int, Field(gt=0)] = 20_000_000
     max_pixels: Annotated[int, Field(gt=0)] = 65_000_000
     min_side: Annotated[int, Field(gt=0)] = 32
+    animated: Literal["first", "refuse"] = "first"
 
 
 class FeatureParams(_Section):

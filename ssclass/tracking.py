@@ -77,13 +77,18 @@ class Tracking:
             return mlflow.MlflowClient(uri, uri)
 
     def _answers(self, uri: str) -> None:
-        """Ask the server for its health first: MLflow's own client tries for minutes before it gives up."""
+        """Ask whether the server is there first: MLflow's own client tries for minutes before it gives up.
+
+        An answer that wants a login is one; MLflow's client has it.
+        """
         import requests
         from tenacity import Retrying, stop_after_delay, wait_fixed
 
         for attempt in Retrying(stop=stop_after_delay(self.settings.patience), wait=wait_fixed(2), reraise=True):
             with attempt:
-                requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
+                answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+                if answer.status_code not in (401, 403):
+                    answer.raise_for_status()
 
     @cached_property
     def experiment_id(self) -> str:

@@ -147,6 +147,18 @@ def test_of_an_animation_the_first_frame_counts(scene: Image.Image, kind: str) -
     assert close(data, scene, most=8)
 
 
+def test_an_animation_is_refused_where_the_params_say_so(scene: Image.Image) -> None:
+    still = IngestParams(animated="refuse")
+    for kind in ("GIF", "WEBP", "PNG"):
+        film = saved(scene, kind, save_all=True, append_images=[scene.rotate(90), scene.rotate(180)])
+        refused = refusal(film, still)
+        assert refused.reason == "animated"
+        assert "3 frames" in refused.detail
+        inspect(saved(scene, kind), still)
+    for kind in ("MPO", "TIFF"):  # a camera's preview, and pages: no animations
+        inspect(saved(scene, kind, save_all=True, append_images=[scene.rotate(90)]), still)
+
+
 def test_a_wrong_extension_does_not_matter_and_rubbish_after_the_end_neither(scene: Image.Image) -> None:
     data = saved(scene, "JPEG", quality=95)
     assert decode(data + b"motion photo" * 100, 64).tobytes() == decode(data, 64).tobytes()

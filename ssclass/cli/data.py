@@ -15,15 +15,21 @@ from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_
 @click.option(
     "--version", "rev", default="HEAD", help="A data version (data/3), a run tag or a commit; default: the newest."
 )
+@click.option(
+    "--strip", is_flag=True, help="Take out of the photos what they say of place, camera and author; pixels stay."
+)
 @in_workspace
-def export(target: Path, rev: str, folder: Path | None) -> None:
-    """Write the data set to TARGET as class folders."""
+def export(target: Path, rev: str, strip: bool, folder: Path | None) -> None:
+    """Write the data set to TARGET as class folders, byte for byte as it was received."""
     from ssclass import progress
     from ssclass.export import export as write
 
     with progress.shown():
-        count = write(workspace_at(folder), target, rev)
+        count, telling = write(workspace_at(folder), target, rev, without_metadata=strip)
     click.echo(f"{count} photos in {target}")
+    if telling:
+        said = "without it now" if strip else "`--strip` takes it out"
+        click.echo(f"{telling} of them said where, when or with what they were taken: {said}")
 
 
 @click.group()

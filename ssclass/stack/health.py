@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ssclass.environment import prefect_login
 from ssclass.settings import Settings
 from ssclass.stack.manager import Manager
 
@@ -24,7 +25,9 @@ def loop(settings: Settings) -> dict[str, Any]:
             "sort": order,
             "limit": 1,
         }
-        answer = requests.post(f"{settings.prefect_url}/flow_runs/filter", json=body, timeout=PATIENCE)
+        answer = requests.post(
+            f"{settings.prefect_url}/flow_runs/filter", json=body, headers=prefect_login(), timeout=PATIENCE
+        )
         answer.raise_for_status()
         return list(answer.json())
 
@@ -34,7 +37,7 @@ def loop(settings: Settings) -> dict[str, Any]:
         workers = {}
         for pool in ("ssclass", "gpu"):
             url = f"{settings.prefect_url}/work_pools/{pool}/workers/filter"
-            answer = requests.post(url, json={}, timeout=PATIENCE)
+            answer = requests.post(url, json={}, headers=prefect_login(), timeout=PATIENCE)
             listed = answer.json() if answer.status_code == 200 else []
             workers[pool] = sum(each["status"] == "ONLINE" for each in listed)
     except requests.RequestException as error:
