@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssclass.errors import LostRaceError, NotFoundError
+from ssclass.errors import LostRaceError, NotFoundError, StoreError
 from ssclass.ledger import Event, State
 from ssclass.reporting import reconcile
-from ssclass.versioning import drop_shard
+from ssclass.versioning import CANDIDATE, drop_shard
 from ssclass.workspace import Workspace
 
 RACES = 10
@@ -47,11 +47,25 @@ def roll_back(workspace: Workspace, number: int | None) -> Event:
                 f"{workspace.root}: no champion {wanted}; there are 1 to {len(state.champions)}, `ssclass history` "
                 "lists them"
             )
-        return {"key": state.champions[wanted - 1], "number": wanted}
+        key = state.champions[wanted - 1]
+        if not _has_candidate(workspace, key):
+            raise NotFoundError(
+                f"{workspace.root}: champion {wanted} is no longer in DVC's store, `ssclass gc` took it; choose another"
+            )
+        return {"key": key, "number": wanted}
 
     event = _append(workspace, "rollback", f"Roll back to champion {number or 'before'}", body)
     reconcile(workspace)
     return event
+
+
+def _has_candidate(workspace: Workspace, key: str) -> bool:
+    """Whether the classifier of a decision can be had."""
+    try:
+        with workspace.snapshot(f"run/{key}") as snapshot:
+            return any(each.path.endswith("classifier.json") for each in snapshot.files(CANDIDATE))
+    except StoreError:
+        return False
 
 
 def revoke(workspace: Workspace, batch: str, reason: str) -> Event:

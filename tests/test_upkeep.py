@@ -28,13 +28,14 @@ from ssclass.upkeep.collecting import KINDS, collect
 from ssclass.upkeep.rebuilding import rebuild
 from ssclass.workspace import Workspace
 
+THREE = (*CLASSES, "pizza")
 LATER = datetime.now(UTC) + timedelta(days=40)
 ORPHAN = "dvc/files/md5/0a/bcdef0123456789abcdef012345678"
 
 
 @dataclass
 class Aged:
-    """A workspace with a history: two champions at least, a rejected candidate, a revoked batch, junk."""
+    """A workspace with a history: two champions, a rejected candidate between them, a revoked batch, junk."""
 
     workspace: Workspace
     pipeline: Pipeline
@@ -67,8 +68,8 @@ class Aged:
 @pytest.fixture(scope="module")
 def aged(pipeline: Pipeline, tmp_path_factory) -> Aged:
     folder = tmp_path_factory.mktemp("gc")
-    for seed, (name, count) in enumerate((("first", 30), ("wrong", 8), ("second", 30), ("last", 8))):
-        draw(folder / name, CLASSES, count, seed)
+    for seed, (name, count) in enumerate((("first", 30), ("wrong", 8), ("second", 24), ("last", 8))):
+        draw(folder / name, THREE if name == "second" else CLASSES, count, seed)
     junk(folder / "first" / "sushi")
     workspace = pipeline.workspace(folder / "workspace", head="linear")
     assert pipeline.deliver(workspace, folder / "first", "first").decision == "PROMOTED"
@@ -79,7 +80,9 @@ def aged(pipeline: Pipeline, tmp_path_factory) -> Aged:
     revoke(workspace, "wrong", "another kitchen")
     set_params(workspace, crops="five")
     append(workspace, "unfreeze", "Unfreeze")
-    pipeline.deliver(workspace, folder / "second", "second")
+    set_params(workspace, classes=f"[{', '.join(THREE)}]")  # which the first champion does not know all of
+    second = pipeline.deliver(workspace, folder / "second", "second")
+    assert second.decision == "PROMOTED", second.reason
     found = Aged(workspace, pipeline, rejected.event["key"], folder)
     found.store.put(ORPHAN, b"pushed by a retrain that was killed before its commit")
     return found
@@ -283,3 +286,14 @@ def test_a_branch_or_a_tag_of_a_persons_is_kept(aged: Aged):
     without = objects()
     workspace.git("push", "--quiet", "origin", f"run/{rejected.event['key']}^{{}}:refs/heads/mine")
     assert objects() < without
+
+
+def test_without_keep_champions_only_the_one_in_force_can_be_rolled_back_to(aged: Aged, tmp_path, ssclass: Command):
+    workspace = aged.workspace
+    former = workspace.state().number_of(workspace.state().champion) - 1
+    gone = collect(workspace, 30, keep_champions=False, dry_run=False, now=LATER)
+    assert any(each.kind == "DVC objects" and each.where.startswith("s3://") for each in gone)
+    done = ssclass("rollback", former, "--workspace", workspace.root)
+    assert done.returncode == 2
+    assert "`ssclass gc`" in done.stderr
+    assert len(aged.answers()) == len(workspace.state().champions), "the registry keeps them all"
