@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,10 @@ from ssclass.store import Store
 DATA, CANDIDATE = "data", "candidate"
 EMPTY_DIR = "d751713988987e9331980363e24189ce.dir"
 """DVC's hash of an empty folder: the md5 of ``[]``."""
+
+
+CACHE, REMOTE = ".dvc/cache/files/md5", "dvc/files/md5/"
+"""Where DVC keeps an object: here, and in the bucket; under the first two digits of its md5, then the others."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,26 @@ class Snapshot:
         """Copy a tracked file to a local path."""
         with self.open(path) as source, to.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
+
+
+def outs(git: Callable[..., str], rev: str, only: str | None = None) -> Iterator[str]:
+    """md5s of what DVC tracks at a git revision (`git` runs it), from .dvc files and dvc.lock; `only` of this path."""
+    import yaml
+
+    for name in git("ls-tree", "-r", "--name-only", rev, check=False).splitlines():
+        if not name.endswith((".dvc", "dvc.lock")):
+            continue
+        body = yaml.safe_load(git("show", f"{rev}:{name}")) or {}
+        for stage in (body, *body.get("stages", {}).values()):
+            for out in stage.get("outs", ()):
+                if out.get("md5") and only in (None, out["path"]):
+                    yield out["md5"]
+
+
+def read_object(root: Path, store: Store, md5: str) -> bytes | None:
+    """A tracked file, or the listing of a folder (md5 with .dir), by its md5; None when it is nowhere."""
+    path = root / CACHE / md5[:2] / md5[2:]
+    return path.read_bytes() if path.exists() else store.get(f"{REMOTE}{md5[:2]}/{md5[2:]}")
 
 
 def bootstrap(root: Path) -> None:

@@ -17,20 +17,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ssclass.errors import WorkspaceError
 from ssclass.gate import PROMOTED
 from ssclass.ingest import QUARANTINE
 from ssclass.ledger import State
 from ssclass.store import Store
 from ssclass.tracking import DECISION_TAG, KEY_TAG, Tracking
-from ssclass.versioning import CANDIDATE, DATA, EMPTY_DIR
+from ssclass.versioning import CACHE, CANDIDATE, DATA, EMPTY_DIR, REMOTE, outs, read_object
 from ssclass.workspace import Workspace
 
 KINDS = ("DVC objects", "model artifacts", "features", "results", "quarantine", "local caches")
 DELETES = 8  # at a time
-_OBJECTS = "dvc/files/md5/"
 _OBJECT = re.compile(r"files/md5/([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
 
 
@@ -107,20 +104,19 @@ class _Objects:
 
     def __init__(self, workspace: Workspace, store: Store) -> None:
         self.workspace, self.store = workspace, store
-        self.cache = workspace.root / ".dvc" / "cache"
 
     def garbage(self, runs: set[str], before: datetime) -> Iterator[Garbage]:
         """Objects that no kept revision names. `runs`: decision keys whose candidates are kept."""
         needed = {EMPTY_DIR}
         for rev, only in self._revisions(runs):
-            for oid in self._outs(rev, only):
+            for oid in outs(self.workspace.git, rev, only):
                 needed |= self._with_contents(oid)
         remote = {
-            f"{match[1]}{match[2]}": item for item in self.store.list(_OBJECTS) if (match := _OBJECT.search(item.key))
+            f"{match[1]}{match[2]}": item for item in self.store.list(REMOTE) if (match := _OBJECT.search(item.key))
         }
         here = {
             f"{match[1]}{match[2]}": path
-            for path in self.cache.glob("files/md5/*/*")
+            for path in (self.workspace.root / CACHE).glob("*/*")
             if (match := _OBJECT.search(path.as_posix()))
         }
         # A listing that is too young to go keeps what it lists.
@@ -138,10 +134,14 @@ class _Objects:
         """Of the features that the candidates of these decisions and of this commit are made on."""
         found = set()
         for rev in ("HEAD", *(f"run/{key}" for key in runs)):
-            for oid in self._outs(rev, CANDIDATE):
+            for oid in outs(self.workspace.git, rev, CANDIDATE):
                 for item in self._listing(oid):
                     if item["relpath"] == "classifier.json":
-                        found.add(json.loads(self._read(item["md5"]) or b"{}").get("fingerprint"))
+                        found.add(
+                            json.loads(read_object(self.workspace.root, self.store, item["md5"]) or b"{}").get(
+                                "fingerprint"
+                            )
+                        )
         return found - {None}
 
     def _revisions(self, runs: set[str]) -> Iterator[tuple[str, str | None]]:
@@ -155,18 +155,6 @@ class _Objects:
             elif not ref.startswith("refs/tags/run/") or ref.removeprefix("refs/tags/run/") in runs:
                 yield ref, None
 
-    def _outs(self, rev: str, only: str | None) -> Iterator[str]:
-        """Hashes of what DVC tracks at a revision, from its .dvc files and dvc.lock."""
-        git = self.workspace.git
-        for name in git("ls-tree", "-r", "--name-only", rev, check=False).splitlines():
-            if not name.endswith((".dvc", "dvc.lock")):
-                continue
-            body = yaml.safe_load(git("show", f"{rev}:{name}")) or {}
-            for stage in (body, *body.get("stages", {}).values()):
-                for out in stage.get("outs", ()):
-                    if out.get("md5") and only in (None, out["path"]):
-                        yield out["md5"]
-
     def _with_contents(self, oid: str) -> set[str]:
         return {oid} | {item["md5"] for item in self._listing(oid)}
 
@@ -175,15 +163,11 @@ class _Objects:
         if not oid.endswith(".dir"):
             return []
         try:
-            return list(json.loads(self._read(oid) or b"[]"))
+            return list(json.loads(read_object(self.workspace.root, self.store, oid) or b"[]"))
         except ValueError as error:
             raise WorkspaceError(
                 f"DVC object {oid}: damaged ({error}); delete it in .dvc/cache, `dvc fetch`"
             ) from error
-
-    def _read(self, oid: str) -> bytes | None:
-        path = self.cache / "files" / "md5" / oid[:2] / oid[2:]
-        return path.read_bytes() if path.exists() else self.store.get(f"{_OBJECTS}{oid[:2]}/{oid[2:]}")
 
 
 # -- MLflow -----------------------------------------------------------------------------------------------
