@@ -78,7 +78,7 @@ def photos_of(workspace: Workspace, sha256s: list[str], folder: Path) -> list[by
 
 @pytest.fixture(scope="module")
 def workspace(pipeline: Pipeline, tmp_path_factory) -> Workspace:
-    return pipeline.workspace(tmp_path_factory.mktemp("adopt") / "workspace", head="linear")
+    return pipeline.workspace(tmp_path_factory.mktemp("adopt") / "workspace", head="linear", crops="none")
 
 
 def adopt(ssclass: Command, workspace: Workspace, model: Path, *more: str, classes: str = "sandwich,sushi") -> Any:

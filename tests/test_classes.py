@@ -34,7 +34,7 @@ def sources(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def workspace(pipeline: Pipeline, tmp_path_factory, sources) -> Workspace:
-    made = pipeline.workspace(tmp_path_factory.mktemp("classes") / "workspace", head="linear")
+    made = pipeline.workspace(tmp_path_factory.mktemp("classes") / "workspace", head="linear", crops="none")
     outcome = pipeline.deliver(made, sources / "two", "two")
     assert outcome.decision == "PROMOTED", outcome.reason
     return made

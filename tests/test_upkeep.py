@@ -71,14 +71,14 @@ def aged(pipeline: Pipeline, tmp_path_factory) -> Aged:
     for seed, (name, count) in enumerate((("first", 30), ("wrong", 8), ("second", 24), ("last", 8))):
         draw(folder / name, THREE if name == "second" else CLASSES, count, seed)
     junk(folder / "first" / "sushi")
-    workspace = pipeline.workspace(folder / "workspace", head="linear")
+    workspace = pipeline.workspace(folder / "workspace", head="linear", crops="none")
     assert pipeline.deliver(workspace, folder / "first", "first").decision == "PROMOTED"
     append(workspace, "freeze", "Freeze", reason="to have a candidate rejected")
-    set_params(workspace, crops="none")
+    set_params(workspace, flip="true")
     rejected = pipeline.deliver(workspace, folder / "wrong", "wrong")
     assert rejected.decision == "REJECTED", rejected.reason
     revoke(workspace, "wrong", "another kitchen")
-    set_params(workspace, crops="five")
+    set_params(workspace, flip="false")
     append(workspace, "unfreeze", "Unfreeze")
     set_params(workspace, classes=f"[{', '.join(THREE)}]")  # which the first champion does not know all of
     second = pipeline.deliver(workspace, folder / "second", "second")

@@ -19,7 +19,7 @@ import yaml
 from ssclass import learning, results
 from ssclass.adopted import open_classifier
 from ssclass.deciding import right
-from ssclass.errors import NotFoundError, StoreError
+from ssclass.errors import NotFoundError, ParamsError, StoreError
 from ssclass.evaluation import align, predicted
 from ssclass.ledger import Event
 from ssclass.report import model_card
@@ -122,10 +122,12 @@ class _Past:
         return classifier, result, note
 
     def params(self, event: Event) -> dict[str, Any]:
-        """What params.yaml said then; those of another schema as they stand."""
-        text = self.workspace.git("show", f"run/{event.body['key']}:params.yaml")
+        """What params.yaml said then; once it can no longer be checked, as it stands."""
         adopted = {"adopted": event.body["adopted"]} if "adopted" in event.body else {}
-        return {**yaml.safe_load(text), **adopted}
+        try:
+            return {**self.workspace.params.model_dump(mode="json"), **adopted}
+        except ParamsError:
+            return {**yaml.safe_load((self.workspace.root / "params.yaml").read_text(encoding="utf-8")), **adopted}
 
     def digest(self) -> str:
         """Of the data set of then; where a photo of it was forgotten since, a word to that effect."""
