@@ -1,7 +1,7 @@
 """Relabel, remove, revoke, forget, a disk without the old shards: each ends where one would end by hand.
 
-"By hand" is another program than the pipeline's: a dict of sha256 → label that the test keeps, scikit-learn's metrics, and
-the registered model's answers on what `ssclass export` wrote.
+"By hand" is another program than the pipeline's: a dict of sha256 → label that the test keeps, scikit-learn's metrics,
+and the logged model's answers on what `ssclass export` wrote.
 """
 
 from __future__ import annotations
