@@ -121,7 +121,7 @@ def test_the_first_champion_has_right_what_its_owner_would_count(workspace, old,
     assert event["batches"] == [], "its photos are still to be learnt from"
     assert event["adopted"]["file"] == "old.keras"
     champion = Tracking(workspace.settings).client.get_model_version_by_alias("ssclass", "champion")
-    assert champion.version == "1"
+    assert str(champion.version) == "1"
     assert "Adopted from `old.keras`" in champion.description
     assert json.loads((workspace.root / "metrics.json").read_text())["accuracy"] == pytest.approx(
         event["candidate"]["accuracy"]
