@@ -17,6 +17,7 @@ from conftest import CLASSES, Command, Pipeline, set_params
 from ssclass.drawings import draw, junk
 from ssclass.errors import NotFoundError, TrackingError
 from ssclass.images import decode
+from ssclass.learning import champion_classifier
 from ssclass.operations import append, revoke
 from ssclass.reporting import reconcile
 from ssclass.serving import open_model
@@ -160,6 +161,19 @@ def test_a_version_that_somebody_deleted_comes_back(aged: Aged, tmp_path):
     Tracking(empty.settings).client.delete_registered_model("ssclass")
     assert rebuild(empty) == []
     assert told(empty.settings) == before
+
+
+def test_a_rejected_candidate_is_kept_without_the_backbone_and_answers_all_the_same(aged: Aged):
+    tracking, key = Tracking(aged.workspace.settings), aged.workspace.state().champion
+    (rejected,), (champion,) = tracking.runs(aged.rejected), tracking.runs(key)
+    assert set(tracking.models_of(rejected)) == {"head"}
+    assert set(tracking.models_of(champion)) == {"head", "model"}
+    photos = [path.read_bytes() for path in sorted((aged.sources / "last").rglob("*.jpg"))][:6]
+    for run in (rejected, champion):
+        model = open_model(run.info.run_id, aged.workspace.settings)
+        images = np.stack([decode(photo, model.size) for photo in photos])
+        whole = champion_classifier(aged.workspace, run.data.tags["decision_key"]).whole()
+        np.testing.assert_array_equal(model.predict(images), whole(images).numpy().astype(float))
 
 
 # -- gc: each test goes on from where the one before it left the workspace ----------------------------------
