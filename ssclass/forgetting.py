@@ -21,6 +21,7 @@ from ssclass.ledger import Event
 from ssclass.lineage import of_photo, shards_ever
 from ssclass.shards import Receipt, Row, Shard, iter_photos, write_shard
 from ssclass.store import Store
+from ssclass.tracking import Tracking
 from ssclass.versioning import DATA, Snapshot, add_shard, erase_objects
 from ssclass.workspace import Workspace
 
@@ -68,6 +69,7 @@ def _forget(workspace: Workspace, gone: frozenset[str], reason: str) -> Forgotte
     }
     md5s |= {md5 for event in workspace.events() if event.kind == "forget" for md5 in event.body["md5s"]}
     tags = tuple(_tags_with(workspace, md5s))
+    sheets = _erase_sheets(workspace, models)  # first: once the photo is gone, nothing says which runs saw it
     if holding:
         for path in made:
             add_shard(workspace.root, path)
@@ -84,7 +86,7 @@ def _forget(workspace: Workspace, gone: frozenset[str], reason: str) -> Forgotte
     for md5 in md5s:
         (workspace.private / "shards" / f"{md5}.parquet").unlink(missing_ok=True)
     objects = [*_erase_features(workspace, store, holding), *_erase_sent(store, gone)]
-    objects += _clean_records(workspace, store, gone)
+    objects += [*sheets, *_clean_records(workspace, store, gone)]
     if not holding and not objects:
         raise NotFoundError(
             "none of these photos is in the data set, in incoming/ or in quarantine/; nothing to forget"
@@ -197,6 +199,13 @@ def _clean_records(workspace: Workspace, store: Store, gone: frozenset[str]) -> 
                 is_manifest = key.startswith(f"{INCOMING}/") and key.endswith(f"/{MANIFEST}")
                 store.put(key, (_without(text, gone) if is_manifest else _blanked(text, gone)).encode())
     return changed
+
+
+def _erase_sheets(workspace: Workspace, models: Iterable[dict[str, Any]]) -> list[str]:
+    """Contact sheets in MLflow of the runs that learnt from a photo: it may be seen there."""
+    tracking = Tracking(workspace.settings)
+    sheet = "figures/augmentation.png"
+    return [f"run/{model['key']}: {sheet}" for model in models if tracking.erase(model["key"], sheet)]
 
 
 def _without(manifest: str, gone: frozenset[str]) -> str:

@@ -172,6 +172,19 @@ class Tracking:
             run = self.client.create_run(self.experiment_id, began, tags, run_name=f"{key} (running)")
             return str(run.info.run_id)
 
+    def erase(self, key: str, path: str) -> bool:
+        """Delete an artifact of every run of a decision key; whether there was one."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        there = False
+        with self.named():
+            for run in self.runs(key):
+                files = self.client.list_artifacts(run.info.run_id, path.rpartition("/")[0])
+                if path in {each.path for each in files}:
+                    get_artifact_repository(run.info.artifact_uri).delete_artifacts(path)
+                    there = True
+        return there
+
     def discard(self, run_id: str) -> None:
         """Take back a run whose decision another writer made first."""
         with self.named():

@@ -21,6 +21,7 @@ from ssclass.ledger import Event
 from ssclass.lineage import lineage
 from ssclass.store import Store
 from ssclass.template import create
+from ssclass.tracking import Tracking
 from ssclass.versioning import repository
 from ssclass.workspace import Workspace
 
@@ -79,6 +80,11 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(workspace, s
     ):
         assert part in where
 
+    tracking = Tracking(workspace.settings)
+    run = tracking.open_run("k1")
+    for name in ("augmentation.png", "confusion.png"):  # photos can be seen in the first
+        tracking.client.log_text(run, "…", f"figures/{name}")
+
     said = ssclass("forget", sha256, "--yes", "--json", "--workspace", workspace.root)
     assert said.returncode == 0, said.stderr
     done = json.loads(said.stdout)
@@ -90,6 +96,8 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(workspace, s
     with workspace.snapshot() as snapshot:  # the shards' own memo is compressed, so a search would see nothing
         kept = {f"{each.md5}.parquet" for each in snapshot.files("data")}
     assert {path.name for path in (workspace.private / "shards").iterdir()} <= kept
+
+    assert [item.path for item in tracking.client.list_artifacts(run, "figures")] == ["figures/confusion.png"]
 
     after = workspace.dataset()
     assert [row.sha256 for row in after.rows] == [row.sha256 for row in before.rows if row.sha256 != sha256]

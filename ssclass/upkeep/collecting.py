@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ssclass.augmentation import CopySpec
+from ssclass.classifier import read_about
 from ssclass.errors import WorkspaceError
 from ssclass.gate import PROMOTED
 from ssclass.ingest import QUARANTINE
@@ -131,17 +133,17 @@ class _Objects:
                 yield _local("DVC objects", path)
 
     def fingerprints(self, runs: set[str]) -> set[str]:
-        """Of the features that the candidates of these decisions and of this commit are made on."""
-        found = set()
+        """Of the features that the candidates of these decisions and of this commit are made on, copies included."""
+        augment, found = self.workspace.params.augment, set()
         for rev in ("HEAD", *(f"run/{key}" for key in runs)):
             for oid in outs(self.workspace.git, rev, CANDIDATE):
                 for item in self._listing(oid):
                     if item["relpath"] == "classifier.json":
-                        found.add(
-                            json.loads(read_object(self.workspace.root, self.store, item["md5"]) or b"{}").get(
-                                "fingerprint"
-                            )
-                        )
+                        about = json.loads(read_object(self.workspace.root, self.store, item["md5"]) or b"{}")
+                        found.add(about.get("fingerprint"))
+                        if "spec" in about:
+                            spec = read_about(about)[1]
+                            found |= {CopySpec(spec, augment, number).fingerprint for number in range(augment.copies)}
         return found - {None}
 
     def _revisions(self, runs: set[str]) -> Iterator[tuple[str, str | None]]:

@@ -28,6 +28,8 @@ from ssclass.versioning import CANDIDATE
 from ssclass.workspace import Workspace
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ssclass.adopted import Adopted
     from ssclass.classifier import Classifier
 
@@ -76,7 +78,7 @@ def _log(
     run_id = tracking.open_run(event.body["key"], event)
     params = past.params(event)
     if result is not None and classifier is not None:
-        tracking.log_result(run_id, result, params, classifier, past.digest())
+        tracking.log_result(run_id, result, params, classifier, past.digest(), past.figures())
     else:
         tracking.log_numbers(run_id, past.numbers(event), params)
     tracking.conclude(event, result, run_id)
@@ -135,6 +137,13 @@ class _Past:
             return self.workspace.dataset().digest
         except StoreError:
             return "forgotten"
+
+    def figures(self) -> dict[str, Figure]:
+        """The contact sheet, where its photos are there."""
+        try:
+            return learning.contact_sheet(self.workspace)
+        except StoreError:
+            return {}
 
     def numbers(self, event: Event) -> dict[str, float]:
         """What the ledger and metrics.json tell of a run whose answers are gone."""
