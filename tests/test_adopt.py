@@ -21,6 +21,7 @@ from ssclass.images import decode
 from ssclass.lineage import lineage
 from ssclass.serving import open_model
 from ssclass.tracking import Tracking
+from ssclass.upkeep.rebuilding import rebuild
 from ssclass.workspace import Workspace
 
 SIZE = 48
@@ -174,6 +175,16 @@ def test_it_tests_the_next_batch_and_is_scored_on_the_larger_set(workspace, pipe
     answers = by_hand(old, photos_of(workspace, [row.sha256 for row in held], sources))
     assert outcome.event["champion"]["key"] == adopted
     assert outcome.event["champion"]["right"] == int((answers == [CLASSES.index(row.label) for row in held]).sum())
+
+
+def test_it_is_rebuilt_like_any_other(workspace, tmp_path):
+    known = Tracking(workspace.settings).version_of(workspace.state().champions[0])
+    shutil.rmtree(workspace.private / "results")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    empty = Workspace(workspace.settings.model_copy(update={"mlflow_uri": uri}))
+    assert {each.note for each in rebuild(empty)} == {""}
+    again = Tracking(empty.settings).version_of(workspace.state().champions[0])
+    assert (again.description, again.tags) == (known.description, known.tags)
 
 
 # -- what is wrapped --------------------------------------------------------------------------------------
