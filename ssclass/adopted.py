@@ -62,13 +62,18 @@ class AnswerSpec(Spec):
     """What decides the answers, beside the photos: takes the place of a `FeatureSpec`."""
 
     model_sha256: str
-    size: int
+    side: int
     decode_version: int = DECODE_VERSION
+
+    @property
+    def size(self) -> int:
+        """Side of the decoded photo, pixels."""
+        return self.side
 
     @property
     def fingerprint(self) -> str:
         """sha256 (hex, 64) of this spec."""
-        return hashlib.sha256(f"adopted {self.model_sha256} {self.size} {self.decode_version}".encode()).hexdigest()
+        return hashlib.sha256(f"adopted {self.model_sha256} {self.side} {self.decode_version}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

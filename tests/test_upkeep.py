@@ -75,11 +75,11 @@ def aged(pipeline: Pipeline, tmp_path_factory) -> Aged:
     workspace = pipeline.workspace(folder / "workspace", head="linear", crops="none")
     assert pipeline.deliver(workspace, folder / "first", "first").decision == "PROMOTED"
     append(workspace, "freeze", "Freeze", reason="to have a candidate rejected")
-    set_params(workspace, flip="true")
+    set_params(workspace, sizes="[192]")
     rejected = pipeline.deliver(workspace, folder / "wrong", "wrong")
     assert rejected.decision == "REJECTED", rejected.reason
     revoke(workspace, "wrong", "another kitchen")
-    set_params(workspace, flip="false")
+    set_params(workspace, sizes="[224]")
     append(workspace, "unfreeze", "Unfreeze")
     set_params(workspace, classes=f"[{', '.join(THREE)}]")  # which the first champion does not know all of
     second = pipeline.deliver(workspace, folder / "second", "second")
