@@ -152,6 +152,7 @@ def _brief(receipt: Receipt) -> dict[str, Any]:
     for item in receipt.refused:
         reasons[item.reason] = reasons.get(item.reason, 0) + 1
     return {
+        "source": receipt.source,
         "accepted": receipt.accepted,
         "duplicates": receipt.duplicates,
         "refused": reasons,

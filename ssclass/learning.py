@@ -93,6 +93,7 @@ class Result:
     history: dict[str, list[float]]
     saved_alike: bool
     seconds: dict[str, float]
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -187,11 +188,34 @@ def label_index(rows: Sequence[Row], classes: Sequence[str]) -> NDArray[np.int64
 
 def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | None = None) -> Trained:
     """Train on the training split; writes the small form of the classifier and training.json to candidate/."""
+    dataset = workspace.dataset()
+    trained = learnt(workspace, workspace.params, dataset, progress, watch)
+    folder = workspace.root / CANDIDATE
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    trained.classifier.save(folder)
+    record = {
+        "head": trained.head,
+        "train_size": len(dataset.train),
+        "cross_validation": {name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
+        "history": curves(trained),
+    }
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return trained
+
+
+def learnt(
+    workspace: Workspace,
+    params: Params,
+    dataset: Dataset,
+    progress: Progress = silent,
+    watch: Stopwatch | None = None,
+) -> Trained:
+    """What the training split of a data set teaches by these params; nothing is written but the memo of features."""
     from ssclass.features import feature_spec
     from ssclass.training import train
 
     watch = watch or Stopwatch()
-    params, dataset = workspace.params, workspace.dataset()
     rows = dataset.train
     labels = label_index(rows, params.dataset.classes)
     present = {params.dataset.classes[index] for index in labels}
@@ -205,7 +229,7 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
         spec = feature_spec(params.features)
         features = lessons(workspace, spec, rows, progress)
     with watch.step("training"):
-        trained = train(
+        return train(
             features,
             labels,
             [row.group for row in rows],
@@ -213,18 +237,6 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
             params,
             lambda done, total: progress("training", done, total),
         )
-    folder = workspace.root / CANDIDATE
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    trained.classifier.save(folder)
-    record = {
-        "head": trained.head,
-        "train_size": len(rows),
-        "cross_validation": {name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
-        "history": curves(trained),
-    }
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    return trained
 
 
 def curves(trained: Trained) -> dict[str, list[float]]:
@@ -370,6 +382,7 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         history=curves(trained),
         saved_alike=bool(np.array_equal(candidate, again)),
         seconds=watch.seconds,
+        sources=dataset.by_source(),
     )
     result.write(folder / "result.json")
     return result
@@ -377,7 +390,11 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
 
 def exported(workspace: Workspace, key: str) -> Path:
     """The whole Keras model of a result, made anew where only the small form came over."""
-    folder = result_folder(workspace, key)
+    return exported_at(result_folder(workspace, key))
+
+
+def exported_at(folder: Path) -> Path:
+    """The whole Keras model of a folder that has its small form in candidate/."""
     if not (folder / "model.keras").exists():
         from ssclass.classifier import Classifier
 

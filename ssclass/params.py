@@ -20,11 +20,12 @@ class _Section(BaseModel):
 
 
 class DatasetParams(_Section):
-    """What a photo's label and split may be."""
+    """What a photo's label and split may be, and which photos train and judge."""
 
     classes: tuple[str, ...]
     holdout_fraction: Fraction = 0.2
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 6
+    sources: Literal["all"] | tuple[str, ...] = "all"
 
     @field_validator("classes")
     @classmethod
@@ -117,8 +118,12 @@ class Params(_Section):
 
     @property
     def result_digest(self) -> str:
-        """sha256 (hex, 64) over the params that a decision depends on; `ingest` has had its say by then."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"ingest"}), sort_keys=True, separators=(",", ":"))
+        """sha256 (hex, 64) over the params that a decision depends on.
+
+        `ingest` has had its say by then, and what `dataset.sources` says is in the data set's digest.
+        """
+        said = self.model_dump(mode="json", exclude={"ingest": True, "dataset": {"sources"}})
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

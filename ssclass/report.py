@@ -104,6 +104,10 @@ def card(result: Result, event: Event) -> str:
     hit = np.array(result.candidate_class) == np.array(result.labels)
     for kind, names in (("class", [result.classes[label] for label in result.labels]), ("batch", result.batches)):
         lines += [f"| {kind} {name} | {a} | {n} |" for name, (a, n) in slices(hit, names).items()]
+    if len(result.sources) > 1:
+        lines += ["", "| source | train | held out | kept, neither |", "|---|---|---|---|"]
+        for name, count in result.sources.items():
+            lines.append(f"| {name} | {count['train']} | {count['holdout']} | {count['unused']} |")
     lines += ["", "| head | cross-validated accuracy on the training split (95 %) | folds |", "|---|---|---|"]
     for name, folds in result.cross_validation.items():
         mean, span = interval_of_folds(folds)

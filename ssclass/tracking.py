@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
@@ -45,6 +45,8 @@ REQUIREMENTS = ("keras", "tensorflow", "numpy", "pillow")
 
 class Tracking:
     """One experiment and one registered model, both named `settings.model_name`."""
+
+    columns = COLUMNS
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -88,7 +90,7 @@ class Tracking:
             if found is not None:
                 return str(found.experiment_id)
             made = str(self.client.create_experiment(self.name, artifact_location=self._artifacts()))
-            self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view()))
+            self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view(self.columns)))
             return made
 
     def _artifacts(self) -> str | None:
@@ -188,10 +190,14 @@ class Tracking:
             self._log_dataset(run_id, result, digest)
             self._log_model(run_id, result, model)
 
+    def revision(self, result: Result) -> str:
+        """The git revision of the workspace that has the data of a result."""
+        return f"run/{result.key}"
+
     def _log_dataset(self, run_id: str, result: Result, digest: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        source = {"git": f"run/{result.key}", "path": "data"}
+        source = {"git": self.revision(result), "path": "data"}
         profile = {"train_size": result.train_size, "holdout_size": len(result.holdout)}
         dataset = Dataset(
             name=result.data_version,
@@ -334,7 +340,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + name, value
 
 
-def _view() -> dict[str, Any]:
+def _view(columns: Sequence[str]) -> dict[str, Any]:
     """A shared view of the run table, as MLflow's own "share" button keeps it in a tag of the experiment."""
     return {
         "searchFilter": "",
@@ -344,7 +350,7 @@ def _view() -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": list(COLUMNS),
+        "selectedColumns": list(columns),
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],

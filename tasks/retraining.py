@@ -69,7 +69,7 @@ def open_question(folder: str) -> str | None:
     dataset = workspace.dataset()
     state = workspace.state()
     key = learning.decision_key(dataset, workspace.params, state.revoked)
-    return None if not dataset.rows or key in state.decisions else key
+    return None if not dataset.used or key in state.decisions else key
 
 
 @task
