@@ -1,14 +1,16 @@
-"""The classifier: classes, how features are made, and the trained head.
+"""The classifier: classes, how features are made, and what was trained on them; one network and head, or several.
 
-Kept in two forms. A folder with ``head.keras`` and ``classifier.json`` is small and answers for features. The export is
-one Keras model, uint8 images in and probabilities out, for whoever serves it: plain ``keras.models.load_model`` reads
-it where ssclass is not installed, since it holds standard Keras layers only.
+Kept in two forms. A folder with ``classifier.json`` and ``head.keras`` (``head_2.keras``, …) is small and answers for
+features. The export is one Keras model, uint8 images in and probabilities out, for whoever serves it: plain
+``keras.models.load_model`` reads it where ssclass is not installed, since it holds standard Keras layers only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,81 +19,153 @@ from typing import Any
 import numpy as np
 
 from ssclass.backbones import import_keras
+from ssclass.ensemble import combine_tensors, combined
 from ssclass.errors import NotFoundError
-from ssclass.extraction import moments_model
+from ssclass.extraction import feature_arrays
 from ssclass.features import Features, FeatureSpec
 
-FORMAT = 1
-HEAD_FILE = "head.keras"
+FORMAT = 2
 ABOUT_FILE = "classifier.json"
+BATCH = 256  # photos whose features go through a head together
+
+Look = Callable[[FeatureSpec], Features]
+"""Gives the features of the photos in question, for any spec."""
 
 
 @dataclass(frozen=True, eq=False)
-class Classifier:
-    """`head` is a Keras model from feature arrays to probabilities in the order of `classes`."""
+class Member:
+    """One network and its head: a Keras model from feature arrays to probabilities."""
 
-    classes: tuple[str, ...]
     spec: FeatureSpec
     head_name: str
     head: Any
 
+    @property
+    def name(self) -> str:
+        """As in ``model.members``."""
+        return f"{self.spec.backbone}/{self.head_name}"
+
     def predict(self, features: Features) -> np.ndarray:
         """Probabilities float64 [n, classes]."""
-        if not len(features):
-            return np.empty((0, len(self.classes)))
-        arrays = {name: features.arrays[name] for name in self.head.input}
-        return np.asarray(self.head(arrays, training=False), dtype=np.float64)
+        parts = []
+        for at in range(0, len(features), BATCH):
+            arrays = {name: features.arrays[name][at : at + BATCH] for name in self.head.input}
+            parts.append(np.asarray(self.head(arrays, training=False), dtype=np.float64))
+        return np.concatenate(parts) if parts else np.empty((0, self.head.output.shape[-1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """Members that tell the same classes, in this order; `combine` as in `ssclass.ensemble`."""
+
+    classes: tuple[str, ...]
+    members: tuple[Member, ...]
+    combine: str = "mean"
+
+    def __post_init__(self) -> None:
+        for member, file in zip(self.members, head_files(len(self.members)), strict=True):
+            member.head.name = file.removesuffix(".keras")  # they are side by side in an export
+
+    @property
+    def specs(self) -> tuple[FeatureSpec, ...]:
+        """What features it needs, each spec once."""
+        return tuple(dict.fromkeys(member.spec for member in self.members))
+
+    @property
+    def head_name(self) -> str:
+        """``T1``, or ``mean of mobilenet/T1, resnet50/T1``."""
+        if len(self.members) == 1:
+            return self.members[0].head_name
+        return f"{self.combine} of {', '.join(member.name for member in self.members)}"
+
+    @property
+    def size(self) -> int:
+        """Side of the decoded photos, pixels; the same for all members."""
+        return self.members[0].spec.size
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its features; of several kinds of them, a digest of theirs."""
+        each = [spec.fingerprint for spec in self.specs]
+        return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
+
+    def predict(self, look: Look) -> np.ndarray:
+        """Probabilities float64 [n, classes] of the photos whose features `look` gives."""
+        return combined([member.predict(look(member.spec)) for member in self.members], self.combine)
 
     def about(self) -> dict[str, Any]:
         """What ``classifier.json`` says."""
         return {
             "format": FORMAT,
             "classes": list(self.classes),
-            "head": self.head_name,
-            "spec": asdict(self.spec),
-            "fingerprint": self.spec.fingerprint,
+            "combine": self.combine,
+            "members": [
+                {"head": each.head_name, "spec": asdict(each.spec), "fingerprint": each.spec.fingerprint}
+                for each in self.members
+            ],
         }
 
     def save(self, folder: Path) -> None:
-        """Write the head and what it is about into a folder, made if need be."""
+        """Write the heads and what they are about into a folder, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        _save_model(self.head, folder / HEAD_FILE)
+        for member, file in zip(self.members, head_files(len(self.members)), strict=True):
+            _save_model(member.head, folder / file)
         (folder / ABOUT_FILE).write_text(json.dumps(self.about(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Classifier:
         """The classifier of a folder that :meth:`save` wrote; NotFoundError when it is none."""
-        classes, spec, name = _read_about(folder / ABOUT_FILE)
-        return cls(classes, spec, name, _load_model(folder / HEAD_FILE))
+        classes, members, combine = _read_about(folder / ABOUT_FILE)
+        heads = [_load_model(folder / file) for file in head_files(len(members))]
+        return cls(classes, _with_heads(members, heads), combine)
 
     def export(self, path: Path) -> None:
         """Write one Keras model: uint8 [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]."""
         keras = import_keras()
-        features = moments_model(self.spec)
-        arrays = {name: features.output[name] for name in self.head.input}
-        model = keras.Model(features.input, self.head(arrays), name="ssclass")
+        images = keras.Input((None, None, 3), dtype="uint8", name="images")
+        arrays = {
+            spec: feature_arrays(spec, images, suffix=f"_{number}" if number > 1 else "")
+            for number, spec in enumerate(self.specs, 1)
+        }
+        answers = [each.head({name: arrays[each.spec][name] for name in each.head.input}) for each in self.members]
+        model = keras.Model(images, combine_tensors(answers, self.combine), name="ssclass")
         # Keras's Resizing takes training=True as its default, and a plain call of the model hands that on to the
-        # layers after it: frozen, the batch norms of the head use what they learnt, however the model is called.
+        # layers after it: frozen, the batch norms of the heads use what they learnt, however the model is called.
         model.trainable = False
         model.save(path)
 
     @classmethod
     def from_export(cls, path: Path, about: Path) -> Classifier:
         """The classifier inside an export, given the ``classifier.json`` that belongs to it."""
-        classes, spec, name = _read_about(about)
-        return cls(classes, spec, name, _load_model(path).get_layer("head"))
+        classes, members, combine = _read_about(about)
+        model = _load_model(path)
+        heads = [model.get_layer(file.removesuffix(".keras")) for file in head_files(len(members))]
+        return cls(classes, _with_heads(members, heads), combine)
 
 
-def _read_about(path: Path) -> tuple[tuple[str, ...], FeatureSpec, str]:
+def head_files(members: int) -> list[str]:
+    """``head.keras``, ``head_2.keras``, …"""
+    return ["head.keras"] + [f"head_{number}.keras" for number in range(2, members + 1)]
+
+
+def _with_heads(members: Sequence[tuple[FeatureSpec, str]], heads: Sequence[Any]) -> tuple[Member, ...]:
+    return tuple(Member(*member, head) for member, head in zip(members, heads, strict=True))
+
+
+def _read_about(path: Path) -> tuple[tuple[str, ...], list[tuple[FeatureSpec, str]], str]:
+    """Classes, the members without their heads, and how they are combined; format 1 had one member."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
+        if about["format"] not in (1, FORMAT):
             raise NotFoundError(
                 f"{path}: format {about['format']}; this ssclass reads format {FORMAT}; install the one it came from"
             )
-        spec = dict(about["spec"])
-        spec["sizes"] = tuple(spec["sizes"])
-        return tuple(about["classes"]), FeatureSpec(**spec), str(about["head"])
+        members = []
+        for each in about.get("members", [about]):
+            spec = dict(each["spec"])
+            spec["sizes"] = tuple(spec["sizes"])
+            members.append((FeatureSpec(**spec), str(each["head"])))
+        return tuple(about["classes"]), members, about.get("combine", "mean")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotFoundError(f"{path}: not a classifier ({error}); train one with `ssclass retrain`") from error
 

@@ -24,11 +24,12 @@ BATCH = 32  # photos that go through the network together
 Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
 
 
-def moments_model(spec: FeatureSpec) -> Any:
-    """Keras model: uint8 [n, h, w, 3], RGB, any height and width, to the arrays of `spec`.
+def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str, Any]:
+    """The arrays of `spec` of a Keras tensor of images, uint8 [n, h, w, 3], RGB, any height and width.
 
-    Photos that :func:`ssclass.images.decode` made at `spec.size` pass through the first resize unchanged.
-    WeightsError when the backbone's weights are not to be had, or are others than those of `spec`.
+    Photos that :func:`ssclass.images.decode` made at `spec.size` pass through the first resize unchanged. `suffix`
+    keeps the names of layers apart when there are several specs in a model. WeightsError when the backbone's weights
+    are not to be had, or are others than those of `spec`.
     """
     keras = import_keras()
     weights = load_weights(spec.backbone)
@@ -38,46 +39,50 @@ def moments_model(spec: FeatureSpec) -> Any:
             "for; bring those in with `ssclass weights import FILE`, or train anew with `ssclass retrain`"
         )
     backbone = find_backbone(spec.backbone)
-    images = keras.Input((None, None, 3), dtype="uint8", name="images")
-    photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name="resize")(images)
+    photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name=f"resize{suffix}")(images)
     arrays = {}
     for size in spec.sizes:
         canvas = spec.canvas(size)
-        shrink = keras.layers.Resizing(canvas, canvas, antialias=True, name=f"resize_{size}")
+        shrink = keras.layers.Resizing(canvas, canvas, antialias=True, name=f"resize_{size}{suffix}")
         whole = photo if canvas == spec.size else shrink(photo)
-        views = [_crop(whole, top, left, size, canvas) for top, left in spec.corners(size)]
+        views = [_crop(whole, top, left, size, canvas, suffix) for top, left in spec.corners(size)]
         if spec.flip:
             views += [keras.ops.flip(view, axis=2) for view in views]
         trunk = backbone.trunk(weights.tensors, size)
-        trunk.name = f"{spec.backbone}_{size}"
+        trunk.name = f"{spec.backbone}_{size}{suffix}"
         maps = [trunk(backbone.preprocess(view)) for view in views]
         pool = keras.layers.GlobalAveragePooling2D()
         squares = [keras.layers.Multiply()([each, each]) for each in maps]
         arrays[f"{size}.out.mean"] = _side_by_side([pool(each) for each in maps])
         arrays[f"{size}.out.square"] = _side_by_side([pool(each) for each in squares])
-    return keras.Model(images, arrays, name="features")
+        if spec.maps and size == max(spec.sizes):
+            arrays[f"{size}.out.map"] = keras.ops.cast(_side_by_side(maps), "float16")
+    return arrays
 
 
-def _crop(photo: Any, top: int, left: int, size: int, canvas: int) -> Any:
+def _crop(photo: Any, top: int, left: int, size: int, canvas: int, suffix: str) -> Any:
     """Keras tensor [n, size, size, 3] out of [n, canvas, canvas, 3]."""
     if size == canvas:
         return photo
     edges = ((top, canvas - size - top), (left, canvas - size - left))
-    return import_keras().layers.Cropping2D(edges, name=f"crop_{size}_{top}_{left}")(photo)
+    return import_keras().layers.Cropping2D(edges, name=f"crop_{size}_{top}_{left}{suffix}")(photo)
 
 
-def _side_by_side(vectors: list[Any]) -> Any:
-    """Keras tensors [n, d], one a view, to [n, views, d]."""
+def _side_by_side(tensors: list[Any]) -> Any:
+    """Keras tensors [n, …], one a view, to [n, views, …]."""
     layers = import_keras().layers
-    rows = [layers.Reshape((1, vector.shape[-1]))(vector) for vector in vectors]
+    rows = [layers.Reshape((1, *tensor.shape[1:]))(tensor) for tensor in tensors]
     return layers.Concatenate(axis=1)(rows) if len(rows) > 1 else rows[0]
 
 
 @lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
 def make_extractor(spec: FeatureSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
-    model = moments_model(spec)
+    keras = import_keras()
     import tensorflow as tf
+
+    pixels = keras.Input((None, None, 3), dtype="uint8", name="images")
+    model = keras.Model(pixels, feature_arrays(spec, pixels), name="features")
 
     # Without jit_compile: XLA is five times slower on these networks on a CPU.
     shape = tf.TensorSpec((None, spec.size, spec.size, 3), tf.uint8)

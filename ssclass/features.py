@@ -7,6 +7,8 @@ those two keys can be deleted at any time: that costs time and changes nothing.
 Arrays are named ``<size>.<layer>.<moment>``: ``224.out.mean`` is the spatial mean over the backbone's last feature map
 for views of 224 x 224 pixels, ``square`` the spatial mean of its squares. Each is float32 [photos, views, channels]: a
 photo, or five crops of it (corners and centre, each three quarters of its width and height), then the mirror images.
+``224.out.map`` is the map itself, float16 [photos, views, h, w, channels], made of the largest size for the heads that
+need it: 100 kB a view.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssclass.errors import StoreError
+from ssclass.backbones import find_backbone
+from ssclass.errors import ParamsError, StoreError
 from ssclass.extraction import Extractor, extract, make_extractor
 from ssclass.images import DECODE_VERSION, decode
 from ssclass.params import FeatureParams
@@ -45,13 +48,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Everything but the photos that decides what the features are."""
+    """Everything but the photos that decides what the features are.
+
+    `maps`: with the feature maps themselves. `photo`: side of the decoded photo, pixels, where it is larger than the
+    views want, as another member of an ensemble wants it.
+    """
 
     backbone: str
     weights_sha256: str
     sizes: tuple[int, ...]
     flip: bool
     crops: str = "none"
+    maps: bool = False
+    photo: int | None = None
     decode_version: int = DECODE_VERSION
 
     @property
@@ -63,7 +72,7 @@ class FeatureSpec:
     @property
     def size(self) -> int:
         """Side of the decoded photo, pixels; smaller ones and crops are made from it inside the network."""
-        return self.canvas(max(self.sizes))
+        return self.photo or self.canvas(max(self.sizes))
 
     def canvas(self, size: int) -> int:
         """Side of the photo, pixels, whose views have `size`."""
@@ -100,15 +109,25 @@ class FeatureSpec:
         return tuple(row.sha256 for row in rows)
 
 
-def feature_spec(params: FeatureParams) -> FeatureSpec:
-    """The spec that params.yaml asks for; fetches the backbone's weights when they are not cached yet."""
-    weights = load_weights(params.backbone)
-    return FeatureSpec(params.backbone, weights.sha256, params.sizes, params.flip, params.crops)
+def feature_spec(params: FeatureParams, *, maps: bool = False) -> FeatureSpec:
+    """The spec that params.yaml asks for; fetches the backbone's weights when they are not cached yet.
+
+    ParamsError for views that are smaller than the backbone can take.
+    """
+    backbone = find_backbone(params.backbone)
+    sizes = params.sizes or (backbone.size,)
+    if min(sizes) < backbone.min_size:
+        raise ParamsError(
+            f"features.sizes: {min(sizes)} pixels; {backbone.name} needs {backbone.min_size} at least, and wants "
+            f"{backbone.size}"
+        )
+    weights = load_weights(backbone.name)
+    return FeatureSpec(backbone.name, weights.sha256, sizes, params.flip, params.crops, maps)
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of some photos: `arrays` float32 [photos, views, channels], rows in the order of `sha256s`.
+    """Features of some photos: `arrays` [photos, views, …] as above, rows in the order of `sha256s`.
 
     What is learnt from has more: `groups`, the near-duplicate group of each photo (without, each is its own), and
     `copies`, the arrays of its altered copies, [photos, copies, views, …].

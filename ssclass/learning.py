@@ -212,8 +212,7 @@ def learnt(
     watch: Stopwatch | None = None,
 ) -> Trained:
     """What the training split of a data set teaches by these params; nothing is written but the memo of features."""
-    from ssclass.features import feature_spec
-    from ssclass.training import train
+    from ssclass.training import plan, train_planned
 
     watch = watch or Stopwatch()
     rows = dataset.train
@@ -226,14 +225,16 @@ def learnt(
             f"{', '.join(params.dataset.classes)}"
         )
     with watch.step("features"):
-        spec = feature_spec(params.features)
-        features = lessons(workspace, spec, rows, progress)
+        planned = plan(params)
+        features = {
+            spec: lessons(workspace, spec, rows, progress) for spec in dict.fromkeys(spec for spec, _ in planned)
+        }
     with watch.step("training"):
-        return train(
-            features,
+        return train_planned(
+            features.__getitem__,
             labels,
             [row.group for row in rows],
-            spec,
+            planned,
             params,
             lambda done, total: progress("training", done, total),
         )
@@ -254,8 +255,7 @@ def answers(
     workspace: Workspace, classifier: Classifier, rows: Sequence[Row], progress: Progress = silent
 ) -> NDArray[np.float64]:
     """A classifier's probabilities for rows of the data set, float64 [n, its classes], through the memo."""
-    features = features_of(workspace, classifier.spec, progress)
-    return classifier.predict(features.take(row.sha256 for row in rows))
+    return classifier.predict(lambda spec: features_of(workspace, spec, progress).take(row.sha256 for row in rows))
 
 
 def evaluate(workspace: Workspace, progress: Progress = silent) -> Scores:
@@ -367,8 +367,8 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         data_version=workspace.data_version,
         classes=classes,
         head=trained.head,
-        fingerprint=trained.classifier.spec.fingerprint,
-        size=trained.classifier.spec.size,
+        fingerprint=trained.classifier.fingerprint,
+        size=trained.classifier.size,
         train_size=len(dataset.train),
         holdout=tuple(row.sha256 for row in rows),
         batches=tuple(dataset.batch_of(row.sha256) for row in rows),

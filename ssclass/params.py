@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -58,7 +59,7 @@ class FeatureParams(_Section):
     """What the frozen part of the network sees."""
 
     backbone: str = "mobilenet"
-    sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (224,)
+    sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] | None = None
     crops: Literal["none", "five"] = "five"
     flip: bool = False
 
@@ -80,10 +81,31 @@ class AugmentParams(_Section):
     fill: Literal["reflect", "nearest", "wrap", "constant"] = "reflect"
 
 
-class ModelParams(_Section):
-    """What is trained."""
+HeadName = Literal["auto", "linear", "T1", "T2.0", "T2.1", "rbf"]
 
-    head: Literal["auto", "linear", "T1", "rbf"] = "auto"
+
+class ModelParams(_Section):
+    """What is trained: `head` on `features.backbone`, or, where there are members, those and not that."""
+
+    head: HeadName = "auto"
+    members: tuple[str, ...] = ()
+    combine: Literal["mean", "vote"] = "mean"
+
+    @field_validator("members")
+    @classmethod
+    def _pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        heads = [head for head in get_args(HeadName) if head != "auto"]
+        for member in value:
+            if not (match := re.fullmatch(r"(\w+)/(.+)", member)) or match[2] not in heads:
+                raise ValueError(f"{member!r} is no backbone/head; a head is one of {', '.join(heads)}")
+        if len(value) == 1 or len(set(value)) != len(value):
+            raise ValueError("name at least two different members, or none")
+        return value
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Backbone and head of each member."""
+        return [(backbone, head) for backbone, _, head in (member.partition("/") for member in self.members)]
 
 
 class TrainParams(_Section):

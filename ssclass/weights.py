@@ -35,7 +35,7 @@ CONNECT_SECONDS = 10  # then Keras's host counts as out of reach
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """All tensors of a backbone in the order of `keras.Model.weights`, float32, classifier last."""
+    """All tensors of a backbone in the order of `keras.Model.weights`, float32, the classifier (if any) last."""
 
     backbone: str
     tensors: tuple[np.ndarray, ...]
@@ -55,7 +55,11 @@ def load_weights(name: str) -> Weights:
 
 
 def import_weights(path: Path) -> Weights:
-    """Put a weights file that a person brought into the cache; its name, Keras's own, says of which backbone."""
+    """Put a weights file that a person brought into the cache; its name, Keras's own, says of which backbone.
+
+    Where the tensors of the published weights have no known digest, other ones are taken too: their own digest is part
+    of every fingerprint.
+    """
     backbone = next((each for each in BACKBONES.values() if each.file == path.name), None)
     if backbone is None:
         known = ", ".join(each.file for each in BACKBONES.values())
@@ -63,6 +67,12 @@ def import_weights(path: Path) -> Weights:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; fetch it from {backbone.url} on a machine that can reach it")
     return _write(backbone, _from_keras_file(backbone, path))
+
+
+def is_published(path: Path) -> bool:
+    """Whether a weights file, by its MD5, is the one that Keras publishes; True where that is not known."""
+    backbone = next(each for each in BACKBONES.values() if each.file == path.name)
+    return backbone.md5 in (None, _md5(path))
 
 
 def digest(tensors: Sequence[np.ndarray]) -> str:
@@ -136,12 +146,19 @@ def _download(backbone: Backbone, scratch: Path) -> Path:
     path = scratch / backbone.file
     with urllib.request.urlopen(backbone.url, timeout=CONNECT_SECONDS) as answer, path.open("wb") as file:
         shutil.copyfileobj(answer, file)
+    if not is_published(path):
+        raise OSError(f"what is there has MD5 {_md5(path)[:12]}…, not {(backbone.md5 or '')[:12]}…")
     return path
 
 
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def _from_keras_file(backbone: Backbone, path: Path) -> list[np.ndarray]:
-    """Tensors of a file that Keras can load into the whole model."""
-    model = backbone.build(top=True)
+    """Tensors of a file that Keras can load into the model."""
+    model = backbone.build(top=backbone.top)
     try:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
