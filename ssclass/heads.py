@@ -7,7 +7,7 @@ Two classes are the case N = 2 of softmax: a sigmoid of z is the softmax of (0, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 

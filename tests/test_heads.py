@@ -12,7 +12,7 @@ from ssclass.linear import STRENGTHS, fit_path
 from ssclass.params import TrainParams
 from ssclass.training import grouped_folds
 
-QUICK = TrainParams(epochs=12)
+QUICK = TrainParams(epochs=12, learning_rate=0.03)
 
 
 def head_named(name: str, classes: int, params: TrainParams = QUICK) -> Head:
@@ -145,7 +145,7 @@ def test_the_studys_heads_have_the_layers_and_the_weights_that_they_are_said_to_
 
 @pytest.mark.parametrize("name", ["T1", "T2.0", "T2.1"])
 def test_curves_are_per_epoch(name: str) -> None:
-    features, labels = clouds(30, 2, apart=2.0)
+    features, labels = clouds(30, 2, apart=6.0)
     curves = judged(head_named(name, 2), features, labels).curves
     assert {curve: len(values) for curve, values in curves.items()} == dict.fromkeys(
         ("learning_rate", "loss", "accuracy", "cv_loss", "cv_accuracy"), QUICK.epochs

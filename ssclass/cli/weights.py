@@ -1,4 +1,4 @@
-"""Commands about the backbone's weights: weights import."""
+"""Commands about the weights of backbones: weights import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 @click.group()
 def weights() -> None:
-    """The backbone's weights."""
+    """The weights of backbones."""
 
 
 @weights.command("import")
