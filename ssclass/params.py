@@ -88,24 +88,24 @@ class ModelParams(_Section):
     """What is trained: `head` on `features.backbone`, or, where there are members, those and not that."""
 
     head: HeadName = "auto"
-    members: tuple[str, ...] = ()
+    members: tuple[str, ...] | None = None
     combine: Literal["mean", "vote"] = "mean"
 
     @field_validator("members")
     @classmethod
-    def _pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _pairs(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         heads = [head for head in get_args(HeadName) if head != "auto"]
-        for member in value:
+        for member in value or ():
             if not (match := re.fullmatch(r"(\w+)/(.+)", member)) or match[2] not in heads:
                 raise ValueError(f"{member!r} is no backbone/head; a head is one of {', '.join(heads)}")
-        if len(value) == 1 or len(set(value)) != len(value):
-            raise ValueError("name at least two different members, or none")
+        if value is not None and not 1 < len(value) == len(set(value)):
+            raise ValueError("name at least two different members, or null for none")
         return value
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Backbone and head of each member."""
-        return [(backbone, head) for backbone, _, head in (member.partition("/") for member in self.members)]
+        return [(backbone, head) for backbone, _, head in (member.partition("/") for member in self.members or ())]
 
 
 class TrainParams(_Section):

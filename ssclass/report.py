@@ -219,7 +219,7 @@ def figures(result: Result) -> dict[str, Figure]:
         axes.plot([place - 0.2, place + 0.2], [float(np.mean(folds))] * 2, color="black")
     axes.set(
         xticks=range(len(names)),
-        xticklabels=names,
+        xticklabels=[name.replace(" of ", " of\n").replace(", ", "\n") for name in names],  # of an ensemble
         xlim=(-0.5, len(names) - 0.5),
         ylim=(0.5, 1),
         ylabel="accuracy",

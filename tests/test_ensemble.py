@@ -62,7 +62,8 @@ def test_the_graph_says_what_the_formula_says(how: str, members: int) -> None:
 @pytest.mark.parametrize("how", ["mean", "vote"])
 def test_it_is_judged_by_what_its_members_say_of_photos_they_did_not_learn_from(how: str) -> None:
     features, labels = clouds(40, 2, apart=1.0)
-    params = params_for(["mobilenet/T1", "mobilenet/linear", "mobilenet/T2.1"], how)
+    members = ["mobilenet/T1", "mobilenet/linear", "mobilenet/T2.1"]
+    params = params_for(members, how)
     spec = FeatureSpec("mobilenet", "0" * 64, (224,), flip=True)
     planned = [(spec, head) for _, head in params.model.pairs]
     seen: list[tuple[int, int]] = []
@@ -71,8 +72,8 @@ def test_it_is_judged_by_what_its_members_say_of_photos_they_did_not_learn_from(
     )
     name = f"{how} of mobilenet/T1, mobilenet/linear, mobilenet/T2.1"
     assert found.head == found.classifier.head_name == name
-    assert list(found.cv) == [name, *params.model.members]
-    apart = [found.cv[member].probabilities for member in params.model.members]
+    assert list(found.cv) == [name, *members]
+    apart = [found.cv[member].probabilities for member in members]
     np.testing.assert_array_equal(found.cv[name].probabilities, combined(apart, how))
     right = found.cv[name].probabilities.argmax(axis=1) == labels
     assert found.cv[name].mean == pytest.approx(right.mean(), abs=0.02)  # folds differ by a photo in size
@@ -146,6 +147,7 @@ def test_members_of_different_sizes_see_photos_decoded_alike(tmp_path: Path, mon
     ("members", "said"),
     [
         ("[mobilenet/T1]", "at least two"),
+        ("[]", "null for none"),
         ("[mobilenet/T1, mobilenet/T1]", "different"),
         ("[mobilenet/T1, mobilenet/auto]", "'mobilenet/auto'"),
         ("[mobilenet/T1, T2.0]", "'T2.0'"),
@@ -153,7 +155,7 @@ def test_members_of_different_sizes_see_photos_decoded_alike(tmp_path: Path, mon
 )
 def test_members_that_make_no_sense_are_told(members: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text((CHECKOUT / "params.yaml").read_text().replace("members: []", f"members: {members}"))
+    path.write_text((CHECKOUT / "params.yaml").read_text().replace("members: null", f"members: {members}"))
     with pytest.raises(ParamsError, match=r"model\.members") as caught:
         load_params(path)
     assert said in str(caught.value)
