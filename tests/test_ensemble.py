@@ -166,6 +166,7 @@ def test_an_unknown_backbone_among_the_members_is_told() -> None:
         plan(params_for(["mobilenet/T1", "resnet51/T1"]))
 
 
+@pytest.mark.slow  # three retrains
 def test_an_ensemble_is_one_model_all_the_way(pipeline: Pipeline, ssclass: Command, tmp_path: Path) -> None:
     draw(tmp_path / "drawings", CLASSES, 40)
     first, more, _, flipped, _ = deliveries(gather(tmp_path / "drawings"), tmp_path, seed=0)
