@@ -23,7 +23,7 @@ from ssclass.code import code_digest, code_json
 from ssclass.dataset import Dataset
 from ssclass.errors import BatchError
 from ssclass.evaluation import Scores, align, predicted, score
-from ssclass.params import Params
+from ssclass.params import AugmentParams, Params
 from ssclass.shards import Row, iter_photos
 from ssclass.versioning import CANDIDATE, DATA
 from ssclass.workspace import Workspace
@@ -144,11 +144,12 @@ def features_of(workspace: Workspace, spec: FeatureSpec | CopySpec, progress: Pr
     return concat(parts)
 
 
-def lessons(workspace: Workspace, spec: FeatureSpec, rows: Sequence[Row], progress: Progress = silent) -> Features:
-    """Features of training rows and of their altered copies, as many as params.yaml asks for."""
+def lessons(
+    workspace: Workspace, spec: FeatureSpec, augment: AugmentParams, rows: Sequence[Row], progress: Progress = silent
+) -> Features:
+    """Features of training rows and of their altered copies, as many as `augment` asks for."""
     from ssclass.augmentation import CopySpec
 
-    augment = workspace.params.augment
     sha256s = [row.sha256 for row in rows]
     copies = [CopySpec(spec, augment, number) for number in range(augment.copies)]
     features = features_of(workspace, spec, progress).take(sha256s)
@@ -227,7 +228,8 @@ def learnt(
     with watch.step("features"):
         planned = plan(params)
         features = {
-            spec: lessons(workspace, spec, rows, progress) for spec in dict.fromkeys(spec for spec, _ in planned)
+            spec: lessons(workspace, spec, params.augment, rows, progress)
+            for spec in dict.fromkeys(spec for spec, _ in planned)
         }
     with watch.step("training"):
         return train_planned(
