@@ -152,9 +152,16 @@ class Params(_Section):
 def load_params(path: Path) -> Params:
     """Read and check a params.yaml; ParamsError names the field that is wrong."""
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; `ssclass init` writes one") from None
+    return parse_params(text, str(path))
+
+
+def parse_params(text: str, path: str) -> Params:
+    """Check the text of a params.yaml; `path` names it in a ParamsError."""
+    try:
+        return Params.model_validate(yaml.safe_load(text) or {})
     except yaml.YAMLError as error:
         where = str(error).replace("\n", " ")
         raise ParamsError(f"{path}: not readable as YAML ({where}); mend it there") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssclass.deciding import comparison, right
 from ssclass.evaluation import METRICS, slices
@@ -188,27 +189,7 @@ def figures(result: Result) -> dict[str, Figure]:
         title=f"{scores.right} of {scores.n} right",
     )
 
-    figure = drawn["calibration.png"] = Figure(figsize=(4.5, 4), layout="constrained")
-    axes = figure.subplots()
-    confidence = probabilities.max(axis=1)
-    bins = np.linspace(1 / len(result.classes), 1, 6)
-    of = np.clip(np.digitize(confidence, bins) - 1, 0, len(bins) - 2)
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-    shown = [
-        (confidence[of == i].mean(), hit[of == i].mean(), int((of == i).sum()))
-        for i in range(len(bins) - 1)
-        if (of == i).any()
-    ]
-    axes.plot([each[0] for each in shown], [each[1] for each in shown], "o-")
-    for x, y, n in shown:
-        axes.annotate(f"n={n}", (x, y), textcoords="offset points", xytext=(4, -12), fontsize=8)
-    axes.set(
-        xlim=(0, 1.02),
-        ylim=(0, 1.05),
-        xlabel="mean confidence",
-        ylabel="share right",
-        title=f"calibration error {scores.calibration_error:.3f}",
-    )
+    drawn["calibration.png"] = calibration(probabilities, hit, scores.calibration_error)
 
     figure = drawn["cross_validation.png"] = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
@@ -234,6 +215,34 @@ def figures(result: Result) -> dict[str, Figure]:
         axes.text(0.01, place, f"{a} of {n}", va="center", color="white")
     axes.set(xlim=(0, 1), xlabel="share right", title="held-out photos by batch")
     return drawn
+
+
+def calibration(probabilities: NDArray[np.floating], hit: NDArray[np.bool_], error: float) -> Figure:
+    """Confidence against the share right; probabilities [n, classes], `hit` bool [n], `error` for the title."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    confidence = probabilities.max(axis=1)
+    bins = np.linspace(1 / probabilities.shape[1], 1, 6)
+    of = np.clip(np.digitize(confidence, bins) - 1, 0, len(bins) - 2)
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    shown = [
+        (confidence[of == i].mean(), hit[of == i].mean(), int((of == i).sum()))
+        for i in range(len(bins) - 1)
+        if (of == i).any()
+    ]
+    axes.plot([each[0] for each in shown], [each[1] for each in shown], "o-")
+    for x, y, n in shown:
+        axes.annotate(f"n={n}", (x, y), textcoords="offset points", xytext=(4, -12), fontsize=8)
+    axes.set(
+        xlim=(0, 1.02),
+        ylim=(0, 1.05),
+        xlabel="mean confidence",
+        ylabel="share right",
+        title=f"calibration error {error:.3f}",
+    )
+    return figure
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,17 @@ BATCH = 32  # photos at a time
 
 @dataclass(frozen=True)
 class Model:
-    """A model that answers: `classes` in the order of its outputs, `size` in pixels."""
+    """A model that answers: `classes` in the order of its outputs, `size` in pixels.
+
+    `key`: of the decision (or the study's row) that made it, `run_id`: its MLflow run; None where nothing says it.
+    """
 
     name: str
     classes: tuple[str, ...]
     size: int
     keras: Any
+    key: str | None = None
+    run_id: str | None = None
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities, float64 [n, classes], of images uint8 [n, size, size, 3]."""
@@ -59,10 +64,13 @@ def open_model(name: str, settings: Settings | None) -> Model:
                 if not models:
                     raise NotFoundError(f"{name}: that run has no model; choose one that has")
                 uri = f"models:/{models[0].model_id}"
-            elif name.isdigit():
-                uri = client.get_model_version(tracking.name, name).source
             else:
-                uri = client.get_model_version_by_alias(tracking.name, name).source
+                version = (
+                    client.get_model_version(tracking.name, name)
+                    if name.isdigit()
+                    else client.get_model_version_by_alias(tracking.name, name)
+                )
+                uri, run_id = version.source, version.run_id
         except mlflow.MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise NotFoundError(
@@ -70,7 +78,7 @@ def open_model(name: str, settings: Settings | None) -> Model:
                     f"{tracking.name!r}; `ssclass history` lists decisions, `ssclass retrain` makes a first champion"
                 ) from error
             raise
-        return _from_folder(name, Path(mlflow.artifacts.download_artifacts(uri)))
+        return replace(_from_folder(name, Path(mlflow.artifacts.download_artifacts(uri))), run_id=run_id)
 
 
 def _from_folder(name: str, folder: Path) -> Model:
@@ -90,7 +98,8 @@ def _from_folder(name: str, folder: Path) -> Model:
             f"{folder}: neither MLmodel nor model.json beside the model says which classes it tells; name the folder "
             "that MLflow or `ssclass` wrote"
         )
-    return Model(name, tuple(about["classes"]), int(about["size"]), import_keras().models.load_model(found[0]))
+    keras = import_keras().models.load_model(found[0])
+    return Model(name, tuple(about["classes"]), int(about["size"]), keras, about.get("decision_key"))
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,13 @@ def settings_at(folder: Path | None) -> Settings:
     return settings
 
 
+def settings_for(models: Sequence[str], folder: Path | None) -> Settings | None:
+    """The workspace's settings; None where none is needed, as every model is a folder."""
+    if folder is None and all(Path(name).is_dir() for name in models):
+        return None
+    return settings_at(folder)
+
+
 def workspace_at(folder: Path | None) -> Workspace:
     """The workspace itself."""
     from ssclass.workspace import Workspace
