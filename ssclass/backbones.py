@@ -30,7 +30,7 @@ class Backbone:
     by its deviation), ``caffe`` (BGR, less ImageNet's mean) or ``own`` (0 to 255: its first layers do the rest).
     `size` and `min_size`: side of its views in pixels, as trained and at least. `channels`: of its last feature map.
     `sha256` is the digest over the tensors (:func:`ssclass.weights.digest`) of the published weights, `md5` Keras's own
-    digest of the file, where they are known.
+    digest of the file, where they are known. `cuts` are the layers after which the last block begins, the last two, …
     """
 
     name: str
@@ -43,6 +43,7 @@ class Backbone:
     top: bool = False
     sha256: str | None = None
     md5: str | None = None
+    cuts: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -61,6 +62,14 @@ class Backbone:
         model.set_weights(tensors[: len(model.weights)])  # the classifier's come last
         model.trainable = False
         return model
+
+    def cut(self, trunk: Any, blocks: int) -> tuple[Any, Any]:
+        """The trunk as two Keras models, the second its last `blocks`; ParamsError when it has not so many."""
+        if blocks > len(self.cuts):
+            raise ParamsError(f"train.unfreeze_blocks: {blocks}; of {self.name} at most {len(self.cuts)} can be tuned")
+        keras = import_keras()
+        between = trunk.get_layer(self.cuts[blocks - 1]).output
+        return keras.Model(trunk.input, between), keras.Model(between, trunk.output)
 
     def preprocess(self, images: Any) -> Any:
         """Keras tensor of RGB pixels, 0–255, to what the network was trained on; standard layers."""
@@ -90,6 +99,7 @@ _ALL = (
         1024,
         top=True,
         sha256="f795532087290985f6de97a0e7abab6ccf3576516b42287cc07049011d89f595",
+        cuts=tuple(f"conv_pw_{block}_relu" for block in range(12, 0, -1)),
     ),
     Backbone(
         "mobilenet_v2",

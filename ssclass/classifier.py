@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +24,7 @@ from ssclass.ensemble import combine_tensors, combined
 from ssclass.errors import NotFoundError
 from ssclass.extraction import feature_arrays
 from ssclass.features import Features, FeatureSpec
+from ssclass.weights import Tail
 
 FORMAT = 2
 ABOUT_FILE = "classifier.json"
@@ -100,7 +102,7 @@ class Classifier:
             "classes": list(self.classes),
             "combine": self.combine,
             "members": [
-                {"head": each.head_name, "spec": asdict(each.spec), "fingerprint": each.spec.fingerprint}
+                {"head": each.head_name, "spec": each.spec.about(), "fingerprint": each.spec.fingerprint}
                 for each in self.members
             ],
         }
@@ -110,6 +112,8 @@ class Classifier:
         folder.mkdir(parents=True, exist_ok=True)
         for member, file in zip(self.members, head_files(len(self.members)), strict=True):
             _save_model(member.head, folder / file)
+            if member.spec.tail:
+                member.spec.tail.save(folder / _tail_file(file))
         (folder / ABOUT_FILE).write_text(json.dumps(self.about(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -148,6 +152,11 @@ def head_files(members: int) -> list[str]:
     return ["head.keras"] + [f"head_{number}.keras" for number in range(2, members + 1)]
 
 
+def _tail_file(head_file: str) -> str:
+    """``tail.npz`` beside ``head.keras``: the tuned blocks of a member's backbone, where there are some."""
+    return head_file.replace("head", "tail").replace(".keras", ".npz")
+
+
 def _with_heads(members: Sequence[tuple[FeatureSpec, str]], heads: Sequence[Any]) -> tuple[Member, ...]:
     return tuple(Member(*member, head) for member, head in zip(members, heads, strict=True))
 
@@ -161,12 +170,15 @@ def _read_about(path: Path) -> tuple[tuple[str, ...], list[tuple[FeatureSpec, st
                 f"{path}: format {about['format']}; this ssclass reads format {FORMAT}; install the one it came from"
             )
         members = []
-        for each in about.get("members", [about]):
+        listed = about.get("members", [about])
+        for each, file in zip(listed, head_files(len(listed)), strict=True):
             spec = dict(each["spec"])
             spec["sizes"] = tuple(spec["sizes"])
+            if "tail" in spec:
+                spec["tail"] = Tail.load(path.with_name(_tail_file(file)), **spec["tail"])
             members.append((FeatureSpec(**spec), str(each["head"])))
         return tuple(about["classes"]), members, about.get("combine", "mean")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise NotFoundError(f"{path}: not a classifier ({error}); train one with `ssclass retrain`") from error
 
 
@@ -180,7 +192,19 @@ def _save_model(model: Any, path: Path) -> None:
                 content = source.read(name)
                 if name == "metadata.json":
                     content = json.dumps(json.loads(content) | {"date_saved": ""}, sort_keys=True).encode()
+                if name == "config.json":
+                    content = _renumbered(content)
                 target.writestr(zipfile.ZipInfo(name), content)  # ZipInfo's own date: 1980
+
+
+def _renumbered(config: bytes) -> bytes:
+    """Objects that layers share are told by a number, for which Keras takes their place in memory: 1, 2, … instead."""
+    numbers: dict[bytes, int] = {}
+
+    def number(found: re.Match[bytes]) -> bytes:
+        return b"%s%d" % (found[1], numbers.setdefault(found[2], len(numbers) + 1))
+
+    return re.sub(rb'("shared_object_id": )(\d+)', number, config)
 
 
 def _load_model(path: Path) -> Any:

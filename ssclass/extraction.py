@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ssclass.features import FeatureSpec
 
 BATCH = 32  # photos that go through the network together
+CUT = "float16"  # in the network too, so that a photo has the same features however it came to the cut
 
 Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
 
@@ -40,7 +41,7 @@ def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str
         )
     backbone = find_backbone(spec.backbone)
     photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name=f"resize{suffix}")(images)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for size in spec.sizes:
         canvas = spec.canvas(size)
         shrink = keras.layers.Resizing(canvas, canvas, antialias=True, name=f"resize_{size}{suffix}")
@@ -48,15 +49,34 @@ def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str
         views = [_crop(whole, top, left, size, canvas, suffix) for top, left in spec.corners(size)]
         if spec.flip:
             views += [keras.ops.flip(view, axis=2) for view in views]
-        trunk = backbone.trunk(weights.tensors, size)
-        trunk.name = f"{spec.backbone}_{size}{suffix}"
-        maps = [trunk(backbone.preprocess(view)) for view in views]
-        pool = keras.layers.GlobalAveragePooling2D()
-        squares = [keras.layers.Multiply()([each, each]) for each in maps]
-        arrays[f"{size}.out.mean"] = _side_by_side([pool(each) for each in maps])
-        arrays[f"{size}.out.square"] = _side_by_side([pool(each) for each in squares])
-        if spec.maps and size == max(spec.sizes):
-            arrays[f"{size}.out.map"] = keras.ops.cast(_side_by_side(maps), "float16")
+        pixels = [backbone.preprocess(view) for view in views]
+        name = f"{spec.backbone}_{size}{suffix}"
+        if not spec.blocks:
+            trunk = backbone.trunk(weights.tensors, size)
+            trunk.name = name
+            arrays |= summaries(spec, size, [trunk(each) for each in pixels])
+            continue
+        front, back = halves(spec, size)
+        front.name, back.name = name, f"{name}_tail"
+        cuts = [keras.ops.cast(front(each), CUT) for each in pixels]
+        if spec.cut:
+            arrays[f"{size}.cut"] = keras.ops.cast(_side_by_side(cuts), CUT)  # Reshape made them float32
+        else:
+            arrays |= summaries(spec, size, [back(keras.ops.cast(each, "float32")) for each in cuts])
+    return arrays
+
+
+def summaries(spec: FeatureSpec, size: int, maps: list[Any]) -> dict[str, Any]:
+    """The arrays that heads learn from, of the last feature map of each view of `size`; Keras tensors."""
+    keras = import_keras()
+    pool = keras.layers.GlobalAveragePooling2D()
+    squares = [keras.layers.Multiply()([each, each]) for each in maps]
+    arrays = {
+        f"{size}.out.mean": _side_by_side([pool(each) for each in maps]),
+        f"{size}.out.square": _side_by_side([pool(each) for each in squares]),
+    }
+    if spec.maps and size == max(spec.sizes):
+        arrays[f"{size}.out.map"] = keras.ops.cast(_side_by_side(maps), "float16")
     return arrays
 
 
@@ -88,6 +108,42 @@ def make_extractor(spec: FeatureSpec) -> Extractor:
     shape = tf.TensorSpec((None, spec.size, spec.size, 3), tf.uint8)
     run = tf.function(lambda images: model(images, training=False), input_signature=[shape])
     return lambda images: {name: value.numpy() for name, value in run(images).items()}
+
+
+def halves(spec: FeatureSpec, size: int) -> tuple[Any, Any]:
+    """The backbone of a spec for views of `size` in two Keras models, cut before its last blocks; with its tail."""
+    backbone = find_backbone(spec.backbone)
+    front, back = backbone.cut(backbone.trunk(load_weights(spec.backbone).tensors, size), spec.blocks)
+    if spec.tail:
+        back.set_weights(spec.tail.tensors)
+    return front, back
+
+
+@lru_cache(4)
+def tail_extractor(spec: FeatureSpec) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """A function from activations at the cut, `CUT` [n, views, h, w, c] a size, to the arrays of a spec with a tail."""
+    import tensorflow as tf
+
+    keras = import_keras()
+    inputs: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for size in spec.sizes:
+        _, back = halves(spec, size)
+        views = keras.Input((spec.views, *back.input.shape[1:]), dtype=CUT, name=f"{size}.cut")
+        inputs[f"{size}.cut"] = views
+        arrays |= summaries(spec, size, [back(keras.ops.cast(views[:, view], "float32")) for view in range(spec.views)])
+    model = keras.Model(inputs, arrays)
+    shapes = {name: tf.TensorSpec(each.shape, CUT) for name, each in inputs.items()}
+    run = tf.function(lambda cuts: model(cuts, training=False), input_signature=[shapes])
+
+    def through(cuts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        parts = []
+        for at in range(0, len(cuts[f"{spec.sizes[0]}.cut"]), BATCH):
+            found = run({name: tf.constant(cuts[name][at : at + BATCH]) for name in inputs})
+            parts.append({name: value.numpy() for name, value in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return through
 
 
 def extract(

@@ -20,19 +20,19 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssclass.backbones import find_backbone
 from ssclass.errors import ParamsError, StoreError
-from ssclass.extraction import Extractor, extract, make_extractor
+from ssclass.extraction import Extractor, extract, make_extractor, tail_extractor
 from ssclass.images import DECODE_VERSION, decode
 from ssclass.params import FeatureParams
 from ssclass.store import Store
-from ssclass.weights import load_weights
+from ssclass.weights import Tail, load_weights
 
 if TYPE_CHECKING:
     from ssclass.augmentation import CopySpec
@@ -51,7 +51,9 @@ class FeatureSpec:
     """Everything but the photos that decides what the features are.
 
     `maps`: with the feature maps themselves. `photo`: side of the decoded photo, pixels, where it is larger than the
-    views want, as another member of an ensemble wants it.
+    views want, as another member of an ensemble wants it. `tail`: the last blocks, where they are not the published
+    ones. `cut`: instead of features, the activations before so many last blocks, ``224.cut``, float16 [photos, views,
+    h, w, channels].
     """
 
     backbone: str
@@ -62,12 +64,33 @@ class FeatureSpec:
     maps: bool = False
     photo: int | None = None
     decode_version: int = DECODE_VERSION
+    cut: int = 0
+    tail: Tail | None = None
+
+    def about(self) -> dict[str, Any]:
+        """JSON-able; of the tail its digest. What is not tuned has nothing to say of it."""
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("cut", "tail")}
+        if self.cut:
+            told["cut"] = self.cut
+        if self.tail:
+            told["tail"] = {"blocks": self.tail.blocks, "sha256": self.tail.sha256}
+        return told
 
     @property
     def fingerprint(self) -> str:
         """sha256 (hex, 64) of this spec."""
-        text = json.dumps(asdict(self) | {"layout": LAYOUT_VERSION}, sort_keys=True)
+        text = json.dumps(self.about() | {"layout": LAYOUT_VERSION}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def blocks(self) -> int:
+        """How many last blocks are cut off, or have weights of their own."""
+        return self.tail.blocks if self.tail else self.cut
+
+    @property
+    def before_tail(self) -> FeatureSpec:
+        """The spec of the activations that the tail takes."""
+        return replace(self, cut=self.blocks, tail=None)
 
     @property
     def size(self) -> int:
@@ -109,7 +132,7 @@ class FeatureSpec:
         return tuple(row.sha256 for row in rows)
 
 
-def feature_spec(params: FeatureParams, *, maps: bool = False) -> FeatureSpec:
+def feature_spec(params: FeatureParams, *, maps: bool = False, cut: int = 0) -> FeatureSpec:
     """The spec that params.yaml asks for; fetches the backbone's weights when they are not cached yet.
 
     ParamsError for views that are smaller than the backbone can take.
@@ -122,7 +145,7 @@ def feature_spec(params: FeatureParams, *, maps: bool = False) -> FeatureSpec:
             f"{backbone.size}"
         )
     weights = load_weights(backbone.name)
-    return FeatureSpec(backbone.name, weights.sha256, sizes, params.flip, params.crops, maps)
+    return FeatureSpec(backbone.name, weights.sha256, sizes, params.flip, params.crops, maps, cut=cut)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +188,14 @@ class Features:
 def concat(parts: Sequence[Features]) -> Features:
     """Features of several shards as one."""
     parts = [part for part in parts if len(part)]  # a shard of corrections alone has no photos, hence no arrays
-    names = parts[0].arrays if parts else {}
-    arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
-    return Features(tuple(sha256 for part in parts for sha256 in part.sha256s), arrays)
+    if not parts:
+        return Features((), {})
+    return Features(
+        tuple(sha256 for part in parts for sha256 in part.sha256s),
+        {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays},
+        tuple(group for part in parts for group in part.groups),
+        {name: np.concatenate([part.copies[name] for part in parts]) for name in parts[0].copies},
+    )
 
 
 class FeatureMemo:
@@ -234,6 +262,11 @@ def shard_features(
     if (found := memo.get(spec, shard.photos_digest, sha256s)) is not None:
         progress(len(sha256s), len(sha256s))
         return found
+    if spec.network.tail:  # the frozen part of the network need not run again
+        cuts = shard_features(spec.before_tail, memo, shard, open_photos, extractor, progress)
+        features = replace(cuts, arrays=tail_extractor(spec.network)(cuts.arrays))
+        memo.put(spec, shard.photos_digest, features)
+        return features
     wanted = set(sha256s)
     photos = ((sha256, data) for sha256, data in open_photos() if sha256 in wanted)
     found_sha256s, arrays = extract(spec, photos, extractor(spec.network), lambda done: progress(done, len(sha256s)))

@@ -31,8 +31,8 @@ Tick = Callable[[], None]  # called once after each fit
 class CrossValidation:
     """What a head does on photos that it did not learn from.
 
-    `probabilities` float64 [n, classes], out of fold; `accuracy` one value a fold; `strength` the chosen one, for
-    heads that have one; `curves` per epoch, or per strength, the mean over folds.
+    `probabilities` float64 [n, classes], out of fold, of the rows that a fold judges; `accuracy` one value a fold;
+    `strength` the chosen one, for heads that have one; `curves` per epoch, or per strength, the mean over folds.
     """
 
     accuracy: tuple[float, ...]
@@ -100,12 +100,13 @@ class LinearHead:
             for number, fit in enumerate(self._path(x[learn], labels[learn], STRENGTHS)):
                 found[number, judge] = fit.probabilities(x[judge, 0])
             tick()
-        losses = [log_loss(probabilities, labels) for probabilities in found]
+        rows = judged_rows(folds)
+        losses = [log_loss(each[rows], labels[rows]) for each in found]
         best = int(np.argmin(losses))
         curves = {
             "strength": list(STRENGTHS),
             "cv_loss": losses,
-            "cv_accuracy": [_accuracy(each, labels) for each in found],
+            "cv_accuracy": [_accuracy(each[rows], labels[rows]) for each in found],
         }
         return judged(found[best], labels, folds, STRENGTHS[best], curves)
 
@@ -227,10 +228,11 @@ class RbfHead:
             chosen.append(best(fits).strength)
             found[judge] = each_strength[RIDGES.index(chosen[-1]), judge]
             tick()
+        rows = judged_rows(folds)
         curves = {
             "strength": list(RIDGES),
-            "cv_loss": [log_loss(each, labels) for each in each_strength],
-            "cv_accuracy": [_accuracy(each, labels) for each in each_strength],
+            "cv_loss": [log_loss(each[rows], labels[rows]) for each in each_strength],
+            "cv_accuracy": [_accuracy(each[rows], labels[rows]) for each in each_strength],
         }
         return judged(found, labels, folds, float(np.median(chosen)), curves)
 
@@ -274,6 +276,11 @@ the memory, and has a weight for each of their numbers."""
 def needs_maps(name: str) -> bool:
     """Whether the head of params.yaml learns from feature maps."""
     return any(HEADS[each].maps for each in (AUTO if name == "auto" else (name,)))
+
+
+def judged_rows(folds: Sequence[Fold]) -> np.ndarray:
+    """The rows that some fold judges, in order; where a network was tuned for each fold, not all of them."""
+    return np.sort(np.concatenate([judge for _, judge in folds]))
 
 
 def examples(features: Features, name: str) -> np.ndarray:

@@ -118,6 +118,10 @@ class TrainParams(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     schedule: Literal["constant", "cosine", "cyclical", "plateau"] = "constant"
     early_stopping: Annotated[int, Field(ge=0)] = 0
+    unfreeze_blocks: Annotated[int, Field(ge=0)] = 0
+    tune_epochs: Annotated[int, Field(ge=1)] = 5
+    tune_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    mixed_precision: bool = False
 
 
 class GateParams(_Section):

@@ -48,19 +48,34 @@ def train(
     folds = grouped_folds(labels, groups, classes, params.train.folds, params.train.seed)
     names = AUTO if params.model.head == "auto" else (params.model.head,)
     heads = {name: HEADS[name](max(spec.sizes), len(classes), params.train) for name in names}
-    total, done = len(folds) * len(heads) + 1, 0
+    total, done = len(folds) * (len(heads) + bool(spec.cut)) + 1, 0
 
     def tick() -> None:
         nonlocal done
         done += 1
         progress(done, total)
 
-    cv = {name: head.cross_validate(features, labels, folds, tick) for name, head in heads.items()}
+    if spec.cut:
+        from ssclass.tuning import Tuner, through_tail, tuned_lessons
+
+        tuner = Tuner(spec, len(classes), params.train)
+        lessons = tuned_lessons(tuner, features, labels, folds, tick)
+        found = {
+            name: head.cross_validate(lessons.features, lessons.labels, lessons.folds, tick)
+            for name, head in heads.items()
+        }
+        cv = {name: lessons.gather(each) for name, each in found.items()}
+        tail, history = tuner.tune(features, labels, np.arange(len(labels)))
+        spec = tuner.tuned(tail)
+        features = through_tail(spec, features)
+    else:
+        cv = {name: head.cross_validate(features, labels, folds, tick) for name, head in heads.items()}
+        history = {}
     best = max(names, key=lambda name: cv[name].mean)
     fitted = heads[best].fit(features, labels, cv[best])
     tick()
     member = Member(spec, best, fitted.model)
-    return Trained(Classifier(classes, (member,)), best, cv, cv[best].curves | fitted.curves)
+    return Trained(Classifier(classes, (member,)), best, cv, cv[best].curves | fitted.curves | history)
 
 
 def plan(params: Params) -> list[tuple[FeatureSpec, str]]:
@@ -68,9 +83,10 @@ def plan(params: Params) -> list[tuple[FeatureSpec, str]]:
 
     All see photos decoded alike, at the side that the largest wants, as they will in the exported model.
     """
+    cut = params.train.unfreeze_blocks
     pairs = params.model.pairs or [(params.features.backbone, params.model.head)]
     specs = [
-        feature_spec(params.features.model_copy(update={"backbone": backbone}), maps=needs_maps(head))
+        feature_spec(params.features.model_copy(update={"backbone": backbone}), maps=needs_maps(head), cut=cut)
         for backbone, head in pairs
     ]
     side = max(spec.size for spec in specs)
