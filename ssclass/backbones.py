@@ -107,6 +107,7 @@ _ALL = (
         f"{_KERAS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
         "tf",
         1280,
+        cuts=("block_16_project_BN", "block_15_add", "block_14_add", "block_13_project_BN", "block_12_add"),
     ),
     Backbone(
         "mobilenet_v3",
@@ -115,6 +116,7 @@ _ALL = (
         "own",
         960,
         md5="07fb09a5933dd0c8eaafa16978110389",
+        cuts=("expanded_conv_14_add", "expanded_conv_13_add"),
     ),
     Backbone(
         "inception_v3",
@@ -125,6 +127,7 @@ _ALL = (
         size=299,
         min_size=75,
         md5="bcbd6486424b2319ff4ef7d526e38f63",
+        cuts=("mixed9", "mixed8", "mixed7"),
     ),
     Backbone(
         "resnet50",
@@ -133,13 +136,22 @@ _ALL = (
         "caffe",
         2048,
         md5="4d473c1dd8becc155b73f8504c6f6626",
+        cuts=("conv5_block2_out", "conv5_block1_out", "conv4_block6_out"),
     ),
     *(
-        Backbone(name, builder, f"{_KERAS}/densenet/{name}_{_NO_TOP}", "torch", channels, md5=md5)
-        for name, builder, channels, md5 in (
-            ("densenet121", "DenseNet121", 1024, "30ee3e1110167f948a6b9946edeeb738"),
-            ("densenet169", "DenseNet169", 1664, "b8c4d4c20dd625c148057b9ff1c1176b"),
-            ("densenet201", "DenseNet201", 1920, "c13680b51ded0fb44dff2d8f86ac8bb1"),
+        Backbone(
+            name,
+            builder,
+            f"{_KERAS}/densenet/{name}_{_NO_TOP}",
+            "torch",
+            channels,
+            md5=md5,
+            cuts=tuple(f"conv5_block{block}_concat" for block in range(last - 1, 0, -1)),
+        )
+        for name, builder, channels, last, md5 in (
+            ("densenet121", "DenseNet121", 1024, 16, "30ee3e1110167f948a6b9946edeeb738"),
+            ("densenet169", "DenseNet169", 1664, 32, "b8c4d4c20dd625c148057b9ff1c1176b"),
+            ("densenet201", "DenseNet201", 1920, 32, "c13680b51ded0fb44dff2d8f86ac8bb1"),
         )
     ),
     Backbone(
@@ -149,6 +161,7 @@ _ALL = (
         "own",
         1280,
         md5="893217f2bb855e2983157299931e43ff",
+        cuts=("block6h_add", "block6g_add", "block6f_add"),
     ),
 )
 _CHATTER = re.compile(rb"WARNING: All log messages before absl|[IWE]0000 ")

@@ -228,6 +228,18 @@ def test_every_cut_splits_the_network() -> None:
         np.testing.assert_allclose(back(front(pixels)), expected, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_has_blocks_to_tune(name: str) -> None:
+    backbone = BACKBONES[name]
+    trunk = backbone.build(top=False, size=max(64, backbone.min_size))
+    for blocks in range(1, len(backbone.cuts) + 1):
+        front, back = backbone.cut(trunk, blocks)
+        assert front.output_shape == back.input_shape
+        assert back.output_shape == trunk.output_shape
+    assert backbone.cuts
+
+
 def test_half_precision_is_for_gpus(
     spec: FeatureSpec, cuts: Features, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
