@@ -6,8 +6,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 TEMPLATE = (
-    "params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "metrics.json", "code.json", ".dvc/config", ".dvcignore",
-    "prefect.yaml",
+    "params.yaml", "study.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "metrics.json", "code.json", ".dvc/config",
+    ".dvcignore", "prefect.yaml",
 )  # fmt: skip
 
 

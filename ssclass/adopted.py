@@ -9,23 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssclass.backbones import import_keras
 from ssclass.batches import file_sha256
-from ssclass.classifier import ABOUT_FILE, Classifier, load_model, save_model
+from ssclass.classifier import ABOUT_FILE, Classifier, Look, load_model, save_model
 from ssclass.errors import InputError, NotFoundError
 from ssclass.extraction import Extractor, compiled
-from ssclass.features import Features, Spec
-from ssclass.images import DECODE_VERSION
+from ssclass.images import DECODE_VERSION, decode
 
-FORMAT = 2
-"""Of classifier.json; 1 is a head on features of ours."""
+if TYPE_CHECKING:
+    from ssclass.shards import Row
+
+FORMAT = 3
+"""Of classifier.json; 1 and 2 are heads on features of ours."""
 MODEL_FILE = "model.keras"
 HEAD_NAME = "adopted"
 ANSWERS = "probabilities"
@@ -58,44 +60,80 @@ UNSAFE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 
 
 @dataclass(frozen=True)
-class AnswerSpec(Spec):
-    """What decides the answers, beside the photos: takes the place of a `FeatureSpec`."""
+class AnswerSpec:
+    """What decides the answers, beside the photos: takes the place of a `FeatureSpec`.
+
+    `model`: uint8 images [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]. `size` in pixels.
+    """
 
     model_sha256: str
-    side: int
+    size: int
+    model: Any = field(compare=False)
     decode_version: int = DECODE_VERSION
-
-    @property
-    def size(self) -> int:
-        """Side of the decoded photo, pixels."""
-        return self.side
 
     @property
     def fingerprint(self) -> str:
         """sha256 (hex, 64) of this spec."""
-        return hashlib.sha256(f"adopted {self.model_sha256} {self.side} {self.decode_version}".encode()).hexdigest()
+        return hashlib.sha256(f"adopted {self.model_sha256} {self.size} {self.decode_version}".encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """For a person, after "features of …"."""
+        return " (answers of the adopted model)"
+
+    @property
+    def network(self) -> AnswerSpec:
+        """What the pixels go through."""
+        return self
+
+    @property
+    def tail(self) -> None:
+        """It is asked as it is, in one piece."""
+
+    @property
+    def before_tail(self) -> AnswerSpec:
+        """The whole of it."""
+        return self
+
+    def pixels(self, sha256: str, data: bytes) -> np.ndarray:
+        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
+        return decode(data, self.size)
+
+    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """sha256s of the photos of a shard that are answered on: all of them."""
+        return tuple(row.sha256 for row in rows)
+
+    def extractor(self) -> Extractor:
+        """Answers on images, as if they were features."""
+        keras = import_keras()
+        return compiled(keras.Model(self.model.input, {ANSWERS: self.model.output}), self.size)
 
 
 @dataclass(frozen=True, eq=False)
 class Adopted:
-    """`model`: uint8 images [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]. `size` in pixels."""
+    """The classes in the order of the model's outputs, and the model."""
 
     classes: tuple[str, ...]
     spec: AnswerSpec
-    model: Any
 
-    def extractor(self, spec: AnswerSpec) -> Extractor:
-        """Answers on images uint8 [n, S, S, 3], S = `spec.size`, as if they were features."""
-        keras = import_keras()
-        return compiled(keras.Model(self.model.input, {ANSWERS: self.model.output}), spec.size)
+    @property
+    def size(self) -> int:
+        """Side of the decoded photos, pixels."""
+        return self.spec.size
 
-    def predict(self, features: Features) -> np.ndarray:
-        """Probabilities float64 [n, classes]."""
-        return np.asarray(features.arrays[ANSWERS], np.float64) if len(features) else np.empty((0, len(self.classes)))
+    @property
+    def fingerprint(self) -> str:
+        """Of its answers."""
+        return self.spec.fingerprint
+
+    def predict(self, look: Look) -> np.ndarray:
+        """Probabilities float64 [n, classes] of the photos whose answers `look` gives."""
+        found = look(self.spec)
+        return np.asarray(found.arrays[ANSWERS], np.float64) if len(found) else np.empty((0, len(self.classes)))
 
     def whole(self) -> Any:
         """The model: there is no smaller form of it."""
-        return self.model
+        return self.spec.model
 
     def save(self, folder: Path) -> None:
         """Write the model's description beside it; the model is there, as `spec` has its digest."""
@@ -108,11 +146,10 @@ class Adopted:
         """The model of a folder that :meth:`save` wrote to; NotFoundError when it is none."""
         try:
             about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-            spec = AnswerSpec(about["model_sha256"], int(about["size"]))
-            classes = tuple(about["classes"])
+            sha256, size, classes = about["model_sha256"], int(about["size"]), tuple(about["classes"])
         except (OSError, ValueError, KeyError) as error:
             raise NotFoundError(f"{folder}: not an adopted model ({error}); `ssclass adopt` makes one") from error
-        return cls(classes, spec, load_model(folder / MODEL_FILE))
+        return cls(classes, AnswerSpec(sha256, size, load_model(folder / MODEL_FILE)))
 
 
 def open_classifier(folder: Path) -> Classifier | Adopted:
@@ -158,8 +195,7 @@ def wrap(
     model = import_keras().Model(images, answers, name="ssclass")
     model.trainable = False
     save_model(model, folder / MODEL_FILE)
-    made = Adopted(tuple(classes), AnswerSpec(file_sha256(folder / MODEL_FILE), max(given)), model)
-    made.save(folder)
+    Adopted(tuple(classes), AnswerSpec(file_sha256(folder / MODEL_FILE), max(given), model)).save(folder)
     return Adopted.load(folder)  # what is kept is what is scored
 
 

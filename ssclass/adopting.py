@@ -71,8 +71,7 @@ def adopt(
         tracking = Tracking(workspace.settings)
         run_id = tracking.open_run(result.key)
         params = workspace.params.model_dump(mode="json") | {"adopted": about}
-        classifier = Adopted.load(workspace.root / CANDIDATE)
-        tracking.log_result(run_id, result, params, classifier, workspace.dataset().digest)
+        tracking.log_result(run_id, result, params, workspace.root / CANDIDATE, workspace.dataset().digest)
         event = record(workspace, result, run_id, about)
         reconcile(workspace)
         return event, taken
@@ -117,8 +116,8 @@ def _score(workspace: Workspace, declared: Declared, progress: learning.Progress
         data_version=workspace.data_version,
         classes=classes,
         head=HEAD_NAME,
-        fingerprint=model.spec.fingerprint,
-        size=model.spec.size,
+        fingerprint=model.fingerprint,
+        size=model.size,
         train_size=0,
         holdout=tuple(row.sha256 for row in rows),
         batches=tuple(dataset.batch_of(row.sha256) for row in rows),
@@ -132,6 +131,7 @@ def _score(workspace: Workspace, declared: Declared, progress: learning.Progress
         history={},
         saved_alike=True,  # `wrap` gave the model as it reads from what was saved
         seconds=watch.seconds,
+        sources=dataset.by_source(),
     )
     learning.keep_result(workspace, result)
     return result
@@ -139,7 +139,5 @@ def _score(workspace: Workspace, declared: Declared, progress: learning.Progress
 
 def _key(workspace: Workspace, model: Adopted) -> str:
     """The decision key (hex, 16) of a model that was not trained here."""
-    text = (
-        f"adopt {workspace.dataset().digest} {workspace.params.result_digest} {code_digest()} {model.spec.fingerprint}"
-    )
+    text = f"adopt {workspace.dataset().digest} {workspace.params.result_digest} {code_digest()} {model.fingerprint}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

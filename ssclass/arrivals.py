@@ -25,8 +25,8 @@ from ssclass.workspace import Workspace
 
 if TYPE_CHECKING:
     from ssclass.adopted import Adopted
-    from ssclass.classifier import Classifier
-    from ssclass.features import Features
+    from ssclass.classifier import Classifier, Look
+    from ssclass.features import Features, Spec
 
 INGESTED = "INGESTED"
 
@@ -112,21 +112,18 @@ def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path)
     classes = workspace.params.dataset.classes
     champion = champion_classifier(workspace, state.champion)
     memo = FeatureMemo(workspace.private, Store(workspace.settings))
-    features = shard_features(
-        champion.spec,
-        memo,
-        shard,
-        lambda: iter_photos(path),
-        champion.extractor,
-        _reporter(f"features of {shard.batch_id}"),
-    )
-    test = plausibility(champion, features, shard.rows, classes, *state.record_of(state.champion))
+
+    def look(spec: Spec) -> Features:
+        report = _reporter(f"features of {shard.batch_id}")
+        return shard_features(spec, memo, shard, lambda: iter_photos(path), progress=report)
+
+    test = plausibility(champion, look, shard.rows, classes, *state.record_of(state.champion))
     return {"key": state.champion, **test}
 
 
 def plausibility(
     champion: Classifier | Adopted,
-    features: Features,
+    look: Look,
     rows: Sequence[Row],
     classes: Sequence[str],
     champion_right: int,
@@ -134,9 +131,9 @@ def plausibility(
 ) -> dict[str, Any]:
     """How many of a batch's photos the champion has right, and `p`: how likely so few are, given its record.
 
-    `features` are of `rows`, in order. Photos of a class that the champion does not know are not counted.
+    `look` gives the features of `rows`, in order. Photos of a class that the champion does not know are not counted.
     """
-    called = predicted(champion.predict(features), champion.classes, classes)
+    called = predicted(champion.predict(look), champion.classes, classes)
     known = np.array([row.label in champion.classes for row in rows])
     hit = (called == label_index(rows, classes))[known]
     right, n = int(hit.sum()), len(hit)
@@ -154,6 +151,7 @@ def _brief(receipt: Receipt) -> dict[str, Any]:
     for item in receipt.refused:
         reasons[item.reason] = reasons.get(item.reason, 0) + 1
     return {
+        "source": receipt.source,
         "accepted": receipt.accepted,
         "duplicates": receipt.duplicates,
         "refused": reasons,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,9 +48,9 @@ class CopySpec:
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     @property
-    def size(self) -> int:
-        """Side of the decoded photo, pixels."""
-        return self.network.size
+    def before_tail(self) -> CopySpec:
+        """The spec of the activations that the network's tail takes."""
+        return replace(self, network=self.network.before_tail)
 
     def pixels(self, sha256: str, data: bytes) -> np.ndarray:
         """The copy of a photo: uint8 [S, S, 3], S the side that the network wants; raises Refused."""

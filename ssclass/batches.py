@@ -27,6 +27,8 @@ INCOMING = "incoming"
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
 MANIFEST_LIMIT = 256_000_000  # bytes; about a million photos
 UPLOADS = 8  # at a time
+MAIN = "main"
+"""The source of a batch whose manifest names none."""
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -61,13 +63,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a sender says: photos, and corrections of earlier ones by sha256."""
+    """What a sender says: photos, corrections of earlier ones by sha256, and the source that it belongs to."""
 
     ref: BatchRef
     entries: tuple[Entry, ...]
     relabel: dict[str, str] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
+    source: str = MAIN
 
+
+SOURCE = r"^[A-Za-z0-9_-]{1,50}$"
 
 _Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -103,6 +108,7 @@ class _Remove(BaseModel):
 class _Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     schema_: Literal[1] = Field(alias="schema")
+    source: str = Field(MAIN, pattern=SOURCE)
     photos: list[_Photo] = []
     relabel: list[_Relabel] = []
     remove: list[_Remove] = []
@@ -122,6 +128,12 @@ def check_id(batch_id: str) -> None:
             f"batch id {batch_id!r}: use 1 to 100 of A-Z a-z 0-9 . _ - (no dot first or last, no two dots in a row, "
             "not ending in .lock)"
         )
+
+
+def check_source(source: str) -> None:
+    """BatchError unless this can name a source."""
+    if not re.fullmatch(SOURCE, source):
+        raise BatchError(f"source {source!r}: use 1 to 50 of A-Z a-z 0-9 _ -")
 
 
 def list_batches(store: Store, known: Collection[str] = ()) -> list[BatchRef]:
@@ -164,17 +176,21 @@ def _read_manifest(store: Store, ref: BatchRef) -> Batch:
     data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT)
     if data is None:
         raise BatchError(f"{at}: gone since it was listed; upload it again")
+    manifest = _parsed(data, at, again)
+    entries = tuple(Entry(**photo.model_dump()) for photo in manifest.photos)
+    relabel = {item.sha256: item.label for item in manifest.relabel}
+    return Batch(ref, entries, relabel, tuple(item.sha256 for item in manifest.remove), manifest.source)
+
+
+def _parsed(data: bytes, at: str, remedy: str) -> _Manifest:
     try:
-        manifest = _Manifest.model_validate(json.loads(data))
+        return _Manifest.model_validate(json.loads(data))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BatchError(f"{at}: {where}: {first['msg']}; {again}") from error
+        raise BatchError(f"{at}: {where}: {first['msg']}; {remedy}") from error
     except (ValueError, RecursionError) as error:
-        raise BatchError(f"{at}: not readable as JSON ({error}); {again}") from error
-    entries = tuple(Entry(**photo.model_dump()) for photo in manifest.photos)
-    relabel = {item.sha256: item.label for item in manifest.relabel}
-    return Batch(ref, entries, relabel, tuple(item.sha256 for item in manifest.remove))
+        raise BatchError(f"{at}: not readable as JSON ({error}); {remedy}") from error
 
 
 def _class_folders(store: Store, ref: BatchRef) -> Iterator[Entry]:
@@ -185,14 +201,40 @@ def _class_folders(store: Store, ref: BatchRef) -> Iterator[Entry]:
             yield Entry(key, label=key.split("/", 1)[0] if "/" in key else "", size=found.size)
 
 
-def submit(store: Store, folder: Path, batch_id: str, classes: Sequence[str], progress: Progress | None = None) -> int:
+def submit(
+    store: Store,
+    folder: Path,
+    batch_id: str,
+    classes: Sequence[str],
+    progress: Progress | None = None,
+    source: str = MAIN,
+) -> int:
     """Upload class folders as a batch, its manifest last; the number of files in it.
 
     The same batch again is a no-op; another content under an id in use is a BatchError. Every file of a folder
     counts, whatever it is called: what is no photo is refused by name at ingest. Hidden files are left out.
     """
     files = [File(*each) for each in labelled_files(folder, classes)]
-    return upload(store, files, batch_id, progress)
+    return upload(store, files, batch_id, progress, source)
+
+
+def submit_corrections(store: Store, path: Path, batch_id: str) -> int:
+    """Upload a manifest that holds corrections alone as a batch; the number of them. Again changes nothing."""
+    check_id(batch_id)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BatchError(f"{path}: {error.strerror}; name a folder, or a manifest that can be read") from error
+    manifest = _parsed(data, str(path), "correct it there (format: docs/formats.md)")
+    if manifest.photos or not (manifest.relabel or manifest.remove):
+        raise BatchError(f"{path}: not a manifest of corrections alone (relabel, remove); submit photos as a folder")
+    key = f"{INCOMING}/{batch_id}/{MANIFEST}"
+    there = store.get(key, limit=MANIFEST_LIMIT)
+    if there is not None and there != data:
+        raise BatchError(f"s3://{store.bucket}/{key}: there already, with another content; choose another --id")
+    if there is None:
+        store.put(key, data)
+    return len(manifest.relabel) + len(manifest.remove)
 
 
 @dataclass(frozen=True)
@@ -205,16 +247,20 @@ class File:
     split: str | None = None
 
 
-def upload(store: Store, files: Sequence[File], batch_id: str, progress: Progress | None = None) -> int:
+def upload(
+    store: Store, files: Sequence[File], batch_id: str, progress: Progress | None = None, source: str = MAIN
+) -> int:
     """Send files as a batch, its manifest last; see `submit`."""
     check_id(batch_id)
+    check_source(source)
     prefix = f"{INCOMING}/{batch_id}/"
     photos = []
     for file in files:
         photo: dict[str, Any] = {"key": file.key, "label": file.label}
         photo |= {"sha256": file_sha256(file.path), "size": file.path.stat().st_size}
         photos.append(photo | ({"split": file.split} if file.split else {}))
-    manifest = json.dumps({"schema": 1, "photos": photos}, ensure_ascii=False, indent=1).encode()
+    named = {} if source == MAIN else {"source": source}
+    manifest = json.dumps({"schema": 1, **named, "photos": photos}, ensure_ascii=False, indent=1).encode()
     for marker in (MANIFEST, SUCCESS):
         there = store.get(prefix + marker, limit=MANIFEST_LIMIT)
         if there == manifest:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def share_gpus() -> list[str]:
@@ -19,6 +22,18 @@ def share_gpus() -> list[str]:
         except RuntimeError:  # in use already
             break
     return [_name(tf, gpu) for gpu in gpus]
+
+
+def precision(mixed: bool) -> str:
+    """Keras's dtype policy for what is trained: ``mixed_float16`` where that is asked for and a GPU is seen.
+
+    On a CPU half precision is slower, not faster, so there it stays float32, and the log says so.
+    """
+    if not mixed:
+        return "float32"
+    seen = bool(share_gpus())
+    log.info("train.mixed_precision: %s", "float16 on the GPU, weights float32" if seen else "no GPU seen, float32")
+    return "mixed_float16" if seen else "float32"
 
 
 def described() -> str:

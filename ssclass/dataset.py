@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from ssclass.errors import InputError, NotFoundError
 from ssclass.shards import Row, Shard
@@ -18,14 +19,15 @@ from ssclass.split import HOLDOUT, TRAIN
 
 @dataclass(frozen=True)
 class Dataset:
-    """Use `Dataset.of`, which orders the shards."""
+    """Use `Dataset.of`, which orders the shards. Photos of other sources than `sources` neither train nor judge."""
 
     shards: tuple[Shard, ...] = ()
+    sources: Literal["all"] | tuple[str, ...] = "all"
 
     @classmethod
-    def of(cls, shards: Iterable[Shard]) -> Dataset:
+    def of(cls, shards: Iterable[Shard], sources: Literal["all"] | tuple[str, ...] = "all") -> Dataset:
         """A data set of these shards, whatever order they are given in."""
-        return cls(tuple(sorted(shards, key=lambda shard: (shard.receipt.sequence, shard.batch_id))))
+        return cls(tuple(sorted(shards, key=lambda shard: (shard.receipt.sequence, shard.batch_id))), sources)
 
     @cached_property
     def by_sha256(self) -> dict[str, Row]:
@@ -41,20 +43,27 @@ class Dataset:
         """The photos that count, corrections applied, in the order in which they came."""
         return tuple(self.by_sha256.values())
 
+    @cached_property
+    def used(self) -> tuple[Row, ...]:
+        """The rows of the chosen sources, which train and judge."""
+        if self.sources == "all":
+            return self.rows
+        return tuple(row for row in self.rows if self._sources[row.sha256] in self.sources)
+
     @property
     def train(self) -> tuple[Row, ...]:
         """Rows to learn from."""
-        return tuple(row for row in self.rows if row.split == TRAIN)
+        return tuple(row for row in self.used if row.split == TRAIN)
 
     @property
     def holdout(self) -> tuple[Row, ...]:
         """Rows that are never learnt from."""
-        return tuple(row for row in self.rows if row.split == HOLDOUT)
+        return tuple(row for row in self.used if row.split == HOLDOUT)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the rows in order (photo, label, split, group): two equal ones train alike."""
-        rows = [[row.sha256, row.label, row.split, row.group] for row in self.rows]
+        """sha256 over the used rows in order (photo, label, split, group): two equal ones train alike."""
+        rows = [[row.sha256, row.label, row.split, row.group] for row in self.used]
         return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
     @property
@@ -74,6 +83,20 @@ class Dataset:
     def _batches(self) -> dict[str, str]:
         """sha256 → the newest batch that has it."""
         return {row.sha256: shard.batch_id for shard in self.shards for row in shard.rows}
+
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        """sha256 → the source of the newest batch that has it."""
+        return {row.sha256: shard.receipt.source for shard in self.shards for row in shard.rows}
+
+    def by_source(self) -> dict[str, dict[str, int]]:
+        """source → photos that train, that judge (`holdout`), and that are kept without either (`unused`)."""
+        table: dict[str, dict[str, int]] = {}
+        used = {row.sha256 for row in self.used}
+        for row in self.rows:
+            sides = table.setdefault(self._sources[row.sha256], {TRAIN: 0, HOLDOUT: 0, "unused": 0})
+            sides[row.split if row.sha256 in used else "unused"] += 1
+        return dict(sorted(table.items()))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """class → split → photos."""

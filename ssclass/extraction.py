@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from ssclass.features import FeatureSpec, Spec
 
 BATCH = 32  # photos that go through the network together
+CUT = "float16"  # in the network too, so that a photo has the same features however it came to the cut
 
 Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
 
 
-def moments_model(spec: FeatureSpec) -> Any:
-    """Keras model: uint8 [n, h, w, 3], RGB, any height and width, to the arrays of `spec`.
+def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str, Any]:
+    """The arrays of `spec` of a Keras tensor of images, uint8 [n, h, w, 3], RGB, any height and width.
 
-    Photos that :func:`ssclass.images.decode` made at `spec.size` pass through the first resize unchanged.
-    WeightsError when the backbone's weights are not to be had, or are others than those of `spec`.
+    Photos that :func:`ssclass.images.decode` made at `spec.size` pass through the first resize unchanged. `suffix`
+    keeps the names of layers apart when there are several specs in a model. WeightsError when the backbone's weights
+    are not to be had, or are others than those of `spec`.
     """
     keras = import_keras()
     weights = load_weights(spec.backbone)
@@ -37,45 +39,67 @@ def moments_model(spec: FeatureSpec) -> Any:
             "for; bring those in with `ssclass weights import FILE`, or train anew with `ssclass retrain`"
         )
     backbone = find_backbone(spec.backbone)
-    images = keras.Input((None, None, 3), dtype="uint8", name="images")
-    photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name="resize")(images)
-    arrays = {}
+    photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name=f"resize{suffix}")(images)
+    arrays: dict[str, Any] = {}
     for size in spec.sizes:
         canvas = spec.canvas(size)
-        shrink = keras.layers.Resizing(canvas, canvas, antialias=True, name=f"resize_{size}")
+        shrink = keras.layers.Resizing(canvas, canvas, antialias=True, name=f"resize_{size}{suffix}")
         whole = photo if canvas == spec.size else shrink(photo)
-        views = [_crop(whole, top, left, size, canvas) for top, left in spec.corners(size)]
+        views = [_crop(whole, top, left, size, canvas, suffix) for top, left in spec.corners(size)]
         if spec.flip:
             views += [keras.ops.flip(view, axis=2) for view in views]
-        trunk = backbone.trunk(weights.tensors, size)
-        trunk.name = f"{spec.backbone}_{size}"
-        maps = [trunk(backbone.preprocess(view)) for view in views]
-        pool = keras.layers.GlobalAveragePooling2D()
-        squares = [keras.layers.Multiply()([each, each]) for each in maps]
-        arrays[f"{size}.out.mean"] = _side_by_side([pool(each) for each in maps])
-        arrays[f"{size}.out.square"] = _side_by_side([pool(each) for each in squares])
-    return keras.Model(images, arrays, name="features")
+        pixels = [backbone.preprocess(view) for view in views]
+        name = f"{spec.backbone}_{size}{suffix}"
+        if not spec.blocks:
+            trunk = backbone.trunk(weights.tensors, size)
+            trunk.name = name
+            arrays |= summaries(spec, size, [trunk(each) for each in pixels])
+            continue
+        front, back = halves(spec, size)
+        front.name, back.name = name, f"{name}_tail"
+        cuts = [keras.ops.cast(front(each), CUT) for each in pixels]
+        if spec.cut:
+            arrays[f"{size}.cut"] = keras.ops.cast(_side_by_side(cuts), CUT)  # Reshape made them float32
+        else:
+            arrays |= summaries(spec, size, [back(keras.ops.cast(each, "float32")) for each in cuts])
+    return arrays
 
 
-def _crop(photo: Any, top: int, left: int, size: int, canvas: int) -> Any:
+def summaries(spec: FeatureSpec, size: int, maps: list[Any]) -> dict[str, Any]:
+    """The arrays that heads learn from, of the last feature map of each view of `size`; Keras tensors."""
+    keras = import_keras()
+    pool = keras.layers.GlobalAveragePooling2D()
+    squares = [keras.layers.Multiply()([each, each]) for each in maps]
+    arrays = {
+        f"{size}.out.mean": _side_by_side([pool(each) for each in maps]),
+        f"{size}.out.square": _side_by_side([pool(each) for each in squares]),
+    }
+    if spec.maps and size == max(spec.sizes):
+        arrays[f"{size}.out.map"] = keras.ops.cast(_side_by_side(maps), "float16")
+    return arrays
+
+
+def _crop(photo: Any, top: int, left: int, size: int, canvas: int, suffix: str) -> Any:
     """Keras tensor [n, size, size, 3] out of [n, canvas, canvas, 3]."""
     if size == canvas:
         return photo
     edges = ((top, canvas - size - top), (left, canvas - size - left))
-    return import_keras().layers.Cropping2D(edges, name=f"crop_{size}_{top}_{left}")(photo)
+    return import_keras().layers.Cropping2D(edges, name=f"crop_{size}_{top}_{left}{suffix}")(photo)
 
 
-def _side_by_side(vectors: list[Any]) -> Any:
-    """Keras tensors [n, d], one a view, to [n, views, d]."""
+def _side_by_side(tensors: list[Any]) -> Any:
+    """Keras tensors [n, …], one a view, to [n, views, …]."""
     layers = import_keras().layers
-    rows = [layers.Reshape((1, vector.shape[-1]))(vector) for vector in vectors]
+    rows = [layers.Reshape((1, *tensor.shape[1:]))(tensor) for tensor in tensors]
     return layers.Concatenate(axis=1)(rows) if len(rows) > 1 else rows[0]
 
 
 @lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
 def make_extractor(spec: FeatureSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
-    return compiled(moments_model(spec), spec.size)
+    keras = import_keras()
+    pixels = keras.Input((None, None, 3), dtype="uint8", name="images")
+    return compiled(keras.Model(pixels, feature_arrays(spec, pixels), name="features"), spec.size)
 
 
 def compiled(model: Any, size: int) -> Extractor:
@@ -86,6 +110,42 @@ def compiled(model: Any, size: int) -> Extractor:
     shape = tf.TensorSpec((None, size, size, 3), tf.uint8)
     run = tf.function(lambda images: model(images, training=False), input_signature=[shape])
     return lambda images: {name: value.numpy() for name, value in run(images).items()}
+
+
+def halves(spec: FeatureSpec, size: int) -> tuple[Any, Any]:
+    """The backbone of a spec for views of `size` in two Keras models, cut before its last blocks; with its tail."""
+    backbone = find_backbone(spec.backbone)
+    front, back = backbone.cut(backbone.trunk(load_weights(spec.backbone).tensors, size), spec.blocks)
+    if spec.tail:
+        back.set_weights(spec.tail.tensors)
+    return front, back
+
+
+@lru_cache(4)
+def tail_extractor(spec: FeatureSpec) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """A function from activations at the cut, `CUT` [n, views, h, w, c] a size, to the arrays of a spec with a tail."""
+    import tensorflow as tf
+
+    keras = import_keras()
+    inputs: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for size in spec.sizes:
+        _, back = halves(spec, size)
+        views = keras.Input((spec.views, *back.input.shape[1:]), dtype=CUT, name=f"{size}.cut")
+        inputs[f"{size}.cut"] = views
+        arrays |= summaries(spec, size, [back(keras.ops.cast(views[:, view], "float32")) for view in range(spec.views)])
+    model = keras.Model(inputs, arrays)
+    shapes = {name: tf.TensorSpec(each.shape, CUT) for name, each in inputs.items()}
+    run = tf.function(lambda cuts: model(cuts, training=False), input_signature=[shapes])
+
+    def through(cuts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        parts = []
+        for at in range(0, len(cuts[f"{spec.sizes[0]}.cut"]), BATCH):
+            found = run({name: tf.constant(cuts[name][at : at + BATCH]) for name in inputs})
+            parts.append({name: value.numpy() for name, value in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return through
 
 
 def extract(

@@ -7,6 +7,8 @@ those two keys can be deleted at any time: that costs time and changes nothing.
 Arrays are named ``<size>.<layer>.<moment>``: ``224.out.mean`` is the spatial mean over the backbone's last feature map
 for views of 224 x 224 pixels, ``square`` the spatial mean of its squares. Each is float32 [photos, views, channels]: a
 photo, or five crops of it (corners and centre, each three quarters of its width and height), then the mirror images.
+``224.out.map`` is the map itself, float16 [photos, views, h, w, channels], made of the largest size for the heads that
+need it: 100 kB a view.
 """
 
 from __future__ import annotations
@@ -18,18 +20,19 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ssclass.errors import StoreError
-from ssclass.extraction import Extractor, extract, make_extractor
+from ssclass.backbones import find_backbone
+from ssclass.errors import ParamsError, StoreError
+from ssclass.extraction import Extractor, extract, make_extractor, tail_extractor
 from ssclass.images import DECODE_VERSION, decode
 from ssclass.params import FeatureParams
 from ssclass.store import Store
-from ssclass.weights import load_weights
+from ssclass.weights import Tail, load_weights
 
 if TYPE_CHECKING:
     from ssclass.shards import Row, Shard
@@ -42,59 +45,56 @@ Progress = Callable[[int, int], None]  # (photos done, photos in all)
 log = logging.getLogger(__name__)
 
 
-class Spec(Protocol):
-    """What decides features, beside the photos; where a spec does not say otherwise, of each photo as it is."""
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex digits."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Side of the decoded photo, pixels."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """For a person, after "features of …"."""
-        return ""
-
-    @property
-    def network(self) -> Spec:
-        """What the pixels go through."""
-        return self
-
-    def pixels(self, sha256: str, data: bytes) -> np.ndarray:
-        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
-        return decode(data, self.size)
-
-    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
-        """sha256s of the photos of a shard that have such features: all of them."""
-        return tuple(row.sha256 for row in rows)
-
-
 @dataclass(frozen=True)
-class FeatureSpec(Spec):
-    """Everything but the photos that decides what the features are."""
+class FeatureSpec:
+    """Everything but the photos that decides what the features are.
+
+    `maps`: with the feature maps themselves. `photo`: side of the decoded photo, pixels, where it is larger than the
+    views want, as another member of an ensemble wants it. `tail`: the last blocks, where they are not the published
+    ones. `cut`: instead of features, the activations before so many last blocks, ``224.cut``, float16 [photos, views,
+    h, w, channels].
+    """
 
     backbone: str
     weights_sha256: str
     sizes: tuple[int, ...]
     flip: bool
     crops: str = "none"
+    maps: bool = False
+    photo: int | None = None
     decode_version: int = DECODE_VERSION
+    cut: int = 0
+    tail: Tail | None = None
+
+    def about(self) -> dict[str, Any]:
+        """JSON-able; of the tail its digest. What is not tuned has nothing to say of it."""
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("cut", "tail")}
+        if self.cut:
+            told["cut"] = self.cut
+        if self.tail:
+            told["tail"] = {"blocks": self.tail.blocks, "sha256": self.tail.sha256}
+        return told
 
     @property
     def fingerprint(self) -> str:
         """sha256 (hex, 64) of this spec."""
-        text = json.dumps(asdict(self) | {"layout": LAYOUT_VERSION}, sort_keys=True)
+        text = json.dumps(self.about() | {"layout": LAYOUT_VERSION}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def blocks(self) -> int:
+        """How many last blocks are cut off, or have weights of their own."""
+        return self.tail.blocks if self.tail else self.cut
+
+    @property
+    def before_tail(self) -> FeatureSpec:
+        """The spec of the activations that the tail takes."""
+        return replace(self, cut=self.blocks, tail=None)
 
     @property
     def size(self) -> int:
         """Side of the decoded photo, pixels; smaller ones and crops are made from it inside the network."""
-        return self.canvas(max(self.sizes))
+        return self.photo or self.canvas(max(self.sizes))
 
     def canvas(self, size: int) -> int:
         """Side of the photo, pixels, whose views have `size`."""
@@ -112,16 +112,80 @@ class FeatureSpec(Spec):
         """Views of each photo."""
         return len(self.corners(max(self.sizes))) * (2 if self.flip else 1)
 
+    @property
+    def name(self) -> str:
+        """For a person, after "features of …"."""
+        return ""
 
-def feature_spec(params: FeatureParams) -> FeatureSpec:
-    """The spec that params.yaml asks for; fetches the backbone's weights when they are not cached yet."""
-    weights = load_weights(params.backbone)
-    return FeatureSpec(params.backbone, weights.sha256, params.sizes, params.flip, params.crops)
+    @property
+    def network(self) -> FeatureSpec:
+        """What the pixels go through."""
+        return self
+
+    def pixels(self, sha256: str, data: bytes) -> np.ndarray:
+        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
+        return decode(data, self.size)
+
+    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """sha256s of the photos of a shard that have such features: all of them."""
+        return tuple(row.sha256 for row in rows)
+
+    def extractor(self) -> Extractor:
+        """What makes them of pixels."""
+        return make_extractor(self)
+
+
+class Spec(Protocol):
+    """What the memo needs of a spec: a `FeatureSpec`, one of copies, or what takes its place in an adopted model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """For a person, after "features of …"."""
+        ...
+
+    @property
+    def network(self) -> Any:
+        """What the pixels go through: has `extractor()` and `tail`."""
+        ...
+
+    @property
+    def before_tail(self) -> Spec:
+        """The spec of the activations that the tail of a network takes."""
+        ...
+
+    def pixels(self, sha256: str, data: bytes) -> np.ndarray:
+        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
+        ...
+
+    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """sha256s of the photos of a shard that have such features."""
+        ...
+
+
+def feature_spec(params: FeatureParams, *, maps: bool = False, cut: int = 0) -> FeatureSpec:
+    """The spec that params.yaml asks for; fetches the backbone's weights when they are not cached yet.
+
+    ParamsError for views that are smaller than the backbone can take.
+    """
+    backbone = find_backbone(params.backbone)
+    sizes = params.sizes or (backbone.size,)
+    if min(sizes) < backbone.min_size:
+        raise ParamsError(
+            f"features.sizes: {min(sizes)} pixels; {backbone.name} needs {backbone.min_size} at least, and wants "
+            f"{backbone.size}"
+        )
+    weights = load_weights(backbone.name)
+    return FeatureSpec(backbone.name, weights.sha256, sizes, params.flip, params.crops, maps, cut=cut)
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of some photos: `arrays` float32 [photos, views, channels], rows in the order of `sha256s`.
+    """Features of some photos: `arrays` [photos, views, …] as above, rows in the order of `sha256s`.
 
     What is learnt from has more: `groups`, the near-duplicate group of each photo (without, each is its own), and
     `copies`, the arrays of its altered copies, [photos, copies, views, …].
@@ -159,9 +223,14 @@ class Features:
 def concat(parts: Sequence[Features]) -> Features:
     """Features of several shards as one."""
     parts = [part for part in parts if len(part)]  # a shard of corrections alone has no photos, hence no arrays
-    names = parts[0].arrays if parts else {}
-    arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
-    return Features(tuple(sha256 for part in parts for sha256 in part.sha256s), arrays)
+    if not parts:
+        return Features((), {})
+    return Features(
+        tuple(sha256 for part in parts for sha256 in part.sha256s),
+        {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays},
+        tuple(group for part in parts for group in part.groups),
+        {name: np.concatenate([part.copies[name] for part in parts]) for name in parts[0].copies},
+    )
 
 
 class FeatureMemo:
@@ -214,7 +283,7 @@ def shard_features(
     memo: FeatureMemo,
     shard: Shard,
     open_photos: Callable[[], Iterable[tuple[str, bytes]]],
-    extractor: Callable[[Any], Extractor] = make_extractor,
+    extractor: Callable[[Any], Extractor] = lambda network: network.extractor(),
     progress: Progress = lambda done, total: None,
 ) -> Features:
     """Features of a shard's photos in the shard's order, from the memo or else computed and remembered.
@@ -228,6 +297,11 @@ def shard_features(
     if (found := memo.get(spec, shard.photos_digest, sha256s)) is not None:
         progress(len(sha256s), len(sha256s))
         return found
+    if spec.network.tail:  # the frozen part of the network need not run again
+        cuts = shard_features(spec.before_tail, memo, shard, open_photos, extractor, progress)
+        features = replace(cuts, arrays=tail_extractor(spec.network)(cuts.arrays))
+        memo.put(spec, shard.photos_digest, features)
+        return features
     wanted = set(sha256s)
     photos = ((sha256, data) for sha256, data in open_photos() if sha256 in wanted)
     found_sha256s, arrays = extract(spec, photos, extractor(spec.network), lambda done: progress(done, len(sha256s)))

@@ -7,13 +7,14 @@ Two classes are the case N = 2 of softmax: a sigmoid of z is the softmax of (0, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from ssclass.backbones import import_keras
+from ssclass.dense import HIDDEN, DenseTrainer
 from ssclass.features import Features
 from ssclass.folds import Fold, set_aside
 from ssclass.kernel import STRENGTHS as RIDGES
@@ -21,7 +22,6 @@ from ssclass.kernel import WIDTH, KernelFit, best, fit_strengths, unit_roots
 from ssclass.linear import STRENGTHS, LinearFit, fit_path
 from ssclass.params import TrainParams
 from ssclass.schedules import watches
-from ssclass.t1 import T1Trainer
 
 Curves = dict[str, list[float]]
 Tick = Callable[[], None]  # called once after each fit
@@ -31,8 +31,8 @@ Tick = Callable[[], None]  # called once after each fit
 class CrossValidation:
     """What a head does on photos that it did not learn from.
 
-    `probabilities` float64 [n, classes], out of fold; `accuracy` one value a fold; `strength` the chosen one, for
-    heads that have one; `curves` per epoch, or per strength, the mean over folds.
+    `probabilities` float64 [n, classes], out of fold, of the rows that a fold judges; `accuracy` one value a fold;
+    `strength` the chosen one, for heads that have one; `curves` per epoch, or per strength, the mean over folds.
     """
 
     accuracy: tuple[float, ...]
@@ -60,9 +60,13 @@ class Fitted:
 
 
 class Head(Protocol):
-    """One way of learning; `arrays` are the names of the feature arrays that the trained model takes."""
+    """One way of learning; `arrays` are the names of the feature arrays that the trained model takes.
+
+    `maps`: it learns from feature maps, which are computed for heads of that kind only.
+    """
 
     name: str
+    maps: bool
     arrays: tuple[str, ...]
 
     def cross_validate(
@@ -80,6 +84,7 @@ class LinearHead:
     """L2-regularised multinomial logistic regression on the mean over views of the pooled features."""
 
     name = "linear"
+    maps = False
 
     def __init__(self, size: int, classes: int, params: TrainParams) -> None:
         self.arrays = (f"{size}.out.mean",)
@@ -95,14 +100,15 @@ class LinearHead:
             for number, fit in enumerate(self._path(x[learn], labels[learn], STRENGTHS)):
                 found[number, judge] = fit.probabilities(x[judge, 0])
             tick()
-        losses = [log_loss(probabilities, labels) for probabilities in found]
+        rows = judged_rows(folds)
+        losses = [log_loss(each[rows], labels[rows]) for each in found]
         best = int(np.argmin(losses))
         curves = {
             "strength": list(STRENGTHS),
             "cv_loss": losses,
-            "cv_accuracy": [_accuracy(each, labels) for each in found],
+            "cv_accuracy": [_accuracy(each[rows], labels[rows]) for each in found],
         }
-        return _judged(found[best], labels, folds, STRENGTHS[best], curves)
+        return judged(found[best], labels, folds, STRENGTHS[best], curves)
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Fit at the strength that cross-validation chose."""
@@ -125,40 +131,40 @@ class LinearHead:
         return keras.Model({self.arrays[0]: views}, output, name="head")
 
 
-class T1Head:
-    """The study's T1 on first and second moments: batch norm, GAP, dropout, dense 256, batch norm, dropout, dense."""
+class DenseHead:
+    """The study's heads, trained on moments or, T2.0, on maps (`ssclass.dense`)."""
 
-    name = "T1"
+    name: str
+    hidden = 0
+    maps = False
 
     def __init__(self, size: int, classes: int, params: TrainParams) -> None:
-        self.arrays = (f"{size}.out.mean",)
-        self._square = f"{size}.out.square"
+        self.arrays = (f"{size}.out.map" if self.maps else f"{size}.out.mean",)
+        self._learns_from = self.arrays if self.maps else (*self.arrays, f"{size}.out.square")
         self.classes = classes
         self.params = params
-        self._trainer: T1Trainer | None = None
+        self._trainer: DenseTrainer | None = None
 
     def cross_validate(
         self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
     ) -> CrossValidation:
         """One training a fold, each from the same seeded start."""
-        moments, copies = self._moments(features.arrays), self._moments(features.copies)
-        trainer = self._ready(features)
+        arrays, copies, trainer = self._ready(features)
         found = np.empty((len(labels), self.classes))
         curves = []
         for learn, judge in folds:
             rows = *self._watched(features, labels, learn), judge
-            curves.append(trainer.fit(moments, labels, *rows, copies))
-            found[judge] = trainer.probabilities(moments[0][judge])
+            curves.append(trainer.fit(arrays, labels, *rows, copies))
+            found[judge] = trainer.probabilities(arrays[0][judge])
             tick()
-        return _judged(found, labels, folds, None, _mean_curves(curves))
+        return judged(found, labels, folds, None, _mean_curves(curves))
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Train on all rows."""
-        trainer = self._ready(features)
+        arrays, copies, trainer = self._ready(features)
         everything = np.arange(len(labels))
         rows = *self._watched(features, labels, everything), everything[:0]
-        moments, copies = self._moments(features.arrays), self._moments(features.copies)
-        curves = trainer.fit(moments, labels, *rows, copies)
+        curves = trainer.fit(arrays, labels, *rows, copies)
         return Fitted(trainer.export(self.arrays[0]), curves)
 
     def _watched(self, features: Features, labels: np.ndarray, learn: np.ndarray) -> Fold:
@@ -167,19 +173,40 @@ class T1Head:
             return learn, learn[:0]
         return set_aside(labels, features.groups or features.sha256s, learn, self.params.seed)
 
-    def _moments(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-        return tuple(arrays[name] for name in (self.arrays[0], self._square) if name in arrays)
-
-    def _ready(self, features: Features) -> T1Trainer:
+    def _ready(self, features: Features) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], DenseTrainer]:
+        """What is learnt from: arrays of photos, and of copies if there are; and the trainer for them."""
+        arrays = tuple(features.arrays[name] for name in self._learns_from)
+        copies = tuple(features.copies[name] for name in self._learns_from if name in features.copies)
         if self._trainer is None:
-            self._trainer = T1Trainer(features.arrays[self.arrays[0]].shape[-1], self.classes, self.params)
-        return self._trainer
+            self._trainer = DenseTrainer(arrays[0].shape[2:], self.hidden, self.classes, self.params)
+        return arrays, copies, self._trainer
+
+
+class T1Head(DenseHead):
+    """Batch norm, GAP, dropout, dense 256, batch norm, dropout, dense."""
+
+    name = "T1"
+    hidden = HIDDEN
+
+
+class T20Head(DenseHead):
+    """Batch norm, dropout, flatten, dense: a weight for each channel at each place of the map."""
+
+    name = "T2.0"
+    maps = True
+
+
+class T21Head(DenseHead):
+    """Batch norm, GAP, dropout, dense."""
+
+    name = "T2.1"
 
 
 class RbfHead:
     """Kernel ridge regression on the square roots of the pooled features, averaged over views (`ssclass.kernel`)."""
 
     name = "rbf"
+    maps = False
 
     def __init__(self, size: int, classes: int, params: TrainParams) -> None:
         self.arrays = (f"{size}.out.mean",)
@@ -201,12 +228,13 @@ class RbfHead:
             chosen.append(best(fits).strength)
             found[judge] = each_strength[RIDGES.index(chosen[-1]), judge]
             tick()
+        rows = judged_rows(folds)
         curves = {
             "strength": list(RIDGES),
-            "cv_loss": [log_loss(each, labels) for each in each_strength],
-            "cv_accuracy": [_accuracy(each, labels) for each in each_strength],
+            "cv_loss": [log_loss(each[rows], labels[rows]) for each in each_strength],
+            "cv_accuracy": [_accuracy(each[rows], labels[rows]) for each in each_strength],
         }
-        return _judged(found, labels, folds, float(np.median(chosen)), curves)
+        return judged(found, labels, folds, float(np.median(chosen)), curves)
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Fit on all rows; leave-one-out chooses the strength again."""
@@ -237,11 +265,22 @@ class RbfHead:
         return keras.Model({self.arrays[0]: views}, output, name="head")
 
 
-HEADS: dict[str, type[LinearHead] | type[T1Head] | type[RbfHead]] = {
-    "linear": LinearHead,
-    "T1": T1Head,
-    "rbf": RbfHead,
+HEADS: dict[str, type[LinearHead] | type[DenseHead] | type[RbfHead]] = {
+    head.name: head for head in (LinearHead, T1Head, T20Head, T21Head, RbfHead)
 }
+AUTO = ("linear", "T1", "rbf")
+"""What `auto` chooses among, simple to complex. T2.1 is `linear` fitted less exactly; T2.0 needs the maps, fifty times
+the memory, and has a weight for each of their numbers."""
+
+
+def needs_maps(name: str) -> bool:
+    """Whether the head of params.yaml learns from feature maps."""
+    return any(HEADS[each].maps for each in (AUTO if name == "auto" else (name,)))
+
+
+def judged_rows(folds: Sequence[Fold]) -> np.ndarray:
+    """The rows that some fold judges, in order; where a network was tuned for each fold, not all of them."""
+    return np.sort(np.concatenate([judge for _, judge in folds]))
 
 
 def examples(features: Features, name: str) -> np.ndarray:
@@ -276,8 +315,9 @@ def _mean_curves(folds: Sequence[Curves]) -> Curves:
     }
 
 
-def _judged(
+def judged(
     probabilities: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], strength: float | None, curves: Curves
 ) -> CrossValidation:
+    """Out-of-fold probabilities, with their accuracy on each fold."""
     accuracy = tuple(_accuracy(probabilities[judge], labels[judge]) for _, judge in folds)
     return CrossValidation(accuracy, probabilities, strength, curves)

@@ -73,6 +73,14 @@ def decode(data: bytes, size: int) -> np.ndarray:
     return np.asarray(picture.resize((size, size), pillow().BILINEAR), dtype=np.uint8)
 
 
+def thumbnail(data: bytes, side: int) -> np.ndarray:
+    """The whole picture in its own shape, its longer side `side` pixels: uint8 [h, w, 3], upright; raises Refused."""
+    _, picture = _open(data, side)
+    scale = side / max(picture.size)
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    return np.asarray(picture.resize((width, height), pillow().BILINEAR), dtype=np.uint8)
+
+
 @cache
 def pillow() -> Any:
     """Pillow's Image module, with HEIF; its warnings (large pictures, odd EXIF) give way to our own checks."""

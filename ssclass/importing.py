@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ssclass.batches import File, Progress, check_id, file_sha256, labelled_files, upload
+from ssclass.batches import MAIN, File, Progress, check_id, file_sha256, labelled_files, upload
 from ssclass.errors import BatchError
 from ssclass.settings import Settings
 from ssclass.split import HOLDOUT, TRAIN
@@ -48,13 +48,19 @@ def batches_of(files: Sequence[File], name: str, size: int) -> Iterator[tuple[st
 
 
 def import_folder(
-    store: Store, folder: Path, name: str, classes: Sequence[str], size: int = BATCH, progress: Progress | None = None
+    store: Store,
+    folder: Path,
+    name: str,
+    classes: Sequence[str],
+    size: int = BATCH,
+    progress: Progress | None = None,
+    source: str = MAIN,
 ) -> dict[str, int]:
     """Send a data set as batches; batch id → files. Again changes nothing."""
     check_id(name)
     sent = {}
     for batch, files in batches_of(find_files(folder, classes), name, size):
-        sent[batch] = upload(store, files, batch, progress)
+        sent[batch] = upload(store, files, batch, progress, source)
     return sent
 
 

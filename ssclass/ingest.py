@@ -101,6 +101,7 @@ def build_shard(
         warnings=tuple(warnings(rows, relabel, remove, dataset, params)),
         relabel=relabel,
         remove=remove,
+        source=batch.source,
     )
     write_shard(out, ((row, (scratch / row.sha256).read_bytes()) for row in rows), receipt)
     return receipt

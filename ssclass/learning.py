@@ -23,7 +23,7 @@ from ssclass.code import code_digest, code_json
 from ssclass.dataset import Dataset
 from ssclass.errors import BatchError
 from ssclass.evaluation import Scores, align, predicted, score
-from ssclass.params import Params
+from ssclass.params import AugmentParams, Params
 from ssclass.shards import Row, iter_photos
 from ssclass.versioning import CANDIDATE, DATA
 from ssclass.workspace import Workspace
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from ssclass.adopted import Adopted
     from ssclass.classifier import Classifier
-    from ssclass.extraction import Extractor
     from ssclass.features import Features, FeatureSpec, Spec
     from ssclass.training import Trained
 
@@ -94,6 +93,7 @@ class Result:
     history: dict[str, list[float]]
     saved_alike: bool
     seconds: dict[str, float]
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -118,9 +118,7 @@ class Result:
         return score(np.array(self.candidate), labels, self.classes), champion
 
 
-def features_of(
-    workspace: Workspace, spec: Spec, extractor: Callable[[Any], Extractor], progress: Progress = silent
-) -> Features:
+def features_of(workspace: Workspace, spec: Spec, progress: Progress = silent) -> Features:
     """Features of every photo of the data set, computed only for shards never seen under this fingerprint.
 
     Of copies those of every training photo.
@@ -142,22 +140,20 @@ def features_of(
             def report(done: int, total: int, batch: str = shard.batch_id) -> None:
                 progress(f"features of {batch}{spec.name}", done, total)
 
-            parts.append(shard_features(spec, memo, shard, photos, extractor, report))
+            parts.append(shard_features(spec, memo, shard, photos, progress=report))
     return concat(parts)
 
 
-def lessons(workspace: Workspace, spec: FeatureSpec, rows: Sequence[Row], progress: Progress = silent) -> Features:
-    """Features of training rows and of their altered copies, as many as params.yaml asks for."""
+def lessons(
+    workspace: Workspace, spec: FeatureSpec, augment: AugmentParams, rows: Sequence[Row], progress: Progress = silent
+) -> Features:
+    """Features of training rows and of their altered copies, as many as `augment` asks for."""
     from ssclass.augmentation import CopySpec
-    from ssclass.extraction import make_extractor
 
-    def of(each: Spec) -> Features:
-        return features_of(workspace, each, make_extractor, progress).take(sha256s)
-
-    augment = workspace.params.augment
     sha256s = [row.sha256 for row in rows]
     copies = [CopySpec(spec, augment, number) for number in range(augment.copies)]
-    return of(spec).with_copies([of(copy) for copy in copies])
+    features = features_of(workspace, spec, progress).take(sha256s)
+    return features.with_copies([features_of(workspace, copy, progress).take(sha256s) for copy in copies])
 
 
 def contact_sheet(workspace: Workspace, photos: int = 8) -> dict[str, Figure]:
@@ -193,11 +189,33 @@ def label_index(rows: Sequence[Row], classes: Sequence[str]) -> NDArray[np.int64
 
 def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | None = None) -> Trained:
     """Train on the training split; writes the small form of the classifier and training.json to candidate/."""
-    from ssclass.features import feature_spec
-    from ssclass.training import train
+    dataset = workspace.dataset()
+    trained = learnt(workspace, workspace.params, dataset, progress, watch)
+    folder = workspace.root / CANDIDATE
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    trained.classifier.save(folder)
+    record = {
+        "head": trained.head,
+        "train_size": len(dataset.train),
+        "cross_validation": {name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
+        "history": curves(trained),
+    }
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return trained
+
+
+def learnt(
+    workspace: Workspace,
+    params: Params,
+    dataset: Dataset,
+    progress: Progress = silent,
+    watch: Stopwatch | None = None,
+) -> Trained:
+    """What the training split of a data set teaches by these params; nothing is written but the memo of features."""
+    from ssclass.training import plan, train_planned
 
     watch = watch or Stopwatch()
-    params, dataset = workspace.params, workspace.dataset()
     rows = dataset.train
     labels = label_index(rows, params.dataset.classes)
     present = {params.dataset.classes[index] for index in labels}
@@ -208,29 +226,20 @@ def fit(workspace: Workspace, progress: Progress = silent, watch: Stopwatch | No
             f"{', '.join(params.dataset.classes)}"
         )
     with watch.step("features"):
-        spec = feature_spec(params.features)
-        features = lessons(workspace, spec, rows, progress)
+        planned = plan(params)
+        features = {
+            spec: lessons(workspace, spec, params.augment, rows, progress)
+            for spec in dict.fromkeys(spec for spec, _ in planned)
+        }
     with watch.step("training"):
-        trained = train(
-            features,
+        return train_planned(
+            features.__getitem__,
             labels,
             [row.group for row in rows],
-            spec,
+            planned,
             params,
             lambda done, total: progress("training", done, total),
         )
-    folder = workspace.root / CANDIDATE
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    trained.classifier.save(folder)
-    record = {
-        "head": trained.head,
-        "train_size": len(rows),
-        "cross_validation": {name: [float(value) for value in each.accuracy] for name, each in trained.cv.items()},
-        "history": curves(trained),
-    }
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    return trained
 
 
 def curves(trained: Trained) -> dict[str, list[float]]:
@@ -248,8 +257,7 @@ def answers(
     workspace: Workspace, classifier: Classifier | Adopted, rows: Sequence[Row], progress: Progress = silent
 ) -> NDArray[np.float64]:
     """A classifier's probabilities for rows of the data set, float64 [n, its classes], through the memo."""
-    features = features_of(workspace, classifier.spec, classifier.extractor, progress)
-    return classifier.predict(features.take(row.sha256 for row in rows))
+    return classifier.predict(lambda spec: features_of(workspace, spec, progress).take(row.sha256 for row in rows))
 
 
 def evaluate(workspace: Workspace, progress: Progress = silent) -> Scores:
@@ -353,8 +361,8 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         data_version=workspace.data_version,
         classes=classes,
         head=trained.head,
-        fingerprint=trained.classifier.spec.fingerprint,
-        size=trained.classifier.spec.size,
+        fingerprint=trained.classifier.fingerprint,
+        size=trained.classifier.size,
         train_size=len(dataset.train),
         holdout=tuple(row.sha256 for row in rows),
         batches=tuple(dataset.batch_of(row.sha256) for row in rows),
@@ -368,6 +376,7 @@ def learn(workspace: Workspace, key: str, progress: Progress = silent) -> Result
         history=curves(trained),
         saved_alike=bool(np.array_equal(candidate, again)),
         seconds=watch.seconds,
+        sources=dataset.by_source(),
     )
     keep_result(workspace, result)
     return result

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,7 +18,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 SCHEMA_VERSION = 1
 """Of params.yaml. A field that it lacks takes its default, which is what was done before the field was there; the
-number goes up when a field changes its name or its meaning, and `load_params` then reads the older form too."""
+number goes up when a field changes its name or its meaning, and `parse_params` then reads the older form too."""
 
 
 class _Section(BaseModel):
@@ -25,11 +26,12 @@ class _Section(BaseModel):
 
 
 class DatasetParams(_Section):
-    """What a photo's label and split may be."""
+    """What a photo's label and split may be, and which photos train and judge."""
 
     classes: tuple[str, ...]
     holdout_fraction: Fraction = 0.2
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 6
+    sources: Literal["all"] | tuple[str, ...] = "all"
 
     @field_validator("classes")
     @classmethod
@@ -63,7 +65,7 @@ class FeatureParams(_Section):
     """What the frozen part of the network sees."""
 
     backbone: str = "mobilenet"
-    sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = (224,)
+    sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] | None = None
     crops: Literal["none", "five"] = "five"
     flip: bool = False
 
@@ -85,10 +87,31 @@ class AugmentParams(_Section):
     fill: Literal["reflect", "nearest", "wrap", "constant"] = "reflect"
 
 
-class ModelParams(_Section):
-    """What is trained."""
+HeadName = Literal["auto", "linear", "T1", "T2.0", "T2.1", "rbf"]
 
-    head: Literal["auto", "linear", "T1", "rbf"] = "auto"
+
+class ModelParams(_Section):
+    """What is trained: `head` on `features.backbone`, or, where there are members, those and not that."""
+
+    head: HeadName = "auto"
+    members: tuple[str, ...] | None = None
+    combine: Literal["mean", "vote"] = "mean"
+
+    @field_validator("members")
+    @classmethod
+    def _pairs(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        heads = [head for head in get_args(HeadName) if head != "auto"]
+        for member in value or ():
+            if not (match := re.fullmatch(r"(\w+)/(.+)", member)) or match[2] not in heads:
+                raise ValueError(f"{member!r} is no backbone/head; a head is one of {', '.join(heads)}")
+        if value is not None and not 1 < len(value) == len(set(value)):
+            raise ValueError("name at least two different members, or null for none")
+        return value
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Backbone and head of each member."""
+        return [(backbone, head) for backbone, _, head in (member.partition("/") for member in self.members or ())]
 
 
 class TrainParams(_Section):
@@ -101,6 +124,10 @@ class TrainParams(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     schedule: Literal["constant", "cosine", "cyclical", "plateau"] = "constant"
     early_stopping: Annotated[int, Field(ge=0)] = 0
+    unfreeze_blocks: Annotated[int, Field(ge=0)] = 0
+    tune_epochs: Annotated[int, Field(ge=1)] = 5
+    tune_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    mixed_precision: bool = False
 
 
 class GateParams(_Section):
@@ -123,21 +150,32 @@ class Params(_Section):
 
     @property
     def result_digest(self) -> str:
-        """sha256 (hex, 64) over the params that a decision depends on; `ingest` has had its say by then."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"ingest"}), sort_keys=True, separators=(",", ":"))
+        """sha256 (hex, 64) over the params that a decision depends on.
+
+        `ingest` has had its say by then, and what `dataset.sources` says is in the data set's digest.
+        """
+        said = self.model_dump(mode="json", exclude={"ingest": True, "dataset": {"sources"}})
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_params(path: Path) -> Params:
     """Read and check a params.yaml; ParamsError names the field that is wrong."""
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; `ssclass init` writes one") from None
+    return parse_params(text, str(path))
+
+
+def parse_params(text: str, path: str) -> Params:
+    """Check the text of a params.yaml; `path` names it in a ParamsError."""
+    try:
+        body = yaml.safe_load(text) or {}
         schema = body.pop("schema", 1) if isinstance(body, dict) else SCHEMA_VERSION
         if schema != SCHEMA_VERSION:
             raise ParamsError(f"{path}: schema {schema}, this ssclass reads {SCHEMA_VERSION}; use a newer ssclass")
         return Params.model_validate(body)
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; `ssclass init` writes one") from None
     except yaml.YAMLError as error:
         where = str(error).replace("\n", " ")
         raise ParamsError(f"{path}: not readable as YAML ({where}); mend it there") from error

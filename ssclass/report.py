@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssclass.deciding import comparison, right
 from ssclass.evaluation import METRICS, slices
@@ -104,6 +105,10 @@ def card(result: Result, event: Event) -> str:
     hit = np.array(result.candidate_class) == np.array(result.labels)
     for kind, names in (("class", [result.classes[label] for label in result.labels]), ("batch", result.batches)):
         lines += [f"| {kind} {name} | {a} | {n} |" for name, (a, n) in slices(hit, names).items()]
+    if len(result.sources) > 1:
+        lines += ["", "| source | train | held out | kept, neither |", "|---|---|---|---|"]
+        for name, count in result.sources.items():
+            lines.append(f"| {name} | {count['train']} | {count['holdout']} | {count['unused']} |")
     if result.cross_validation:
         lines += ["", "| head | cross-validated accuracy on the training split (95 %) | folds |", "|---|---|---|"]
     for name, folds in result.cross_validation.items():
@@ -196,10 +201,29 @@ def figures(result: Result) -> dict[str, Figure]:
         title=f"{scores.right} of {scores.n} right",
     )
 
-    figure = drawn["calibration.png"] = Figure(figsize=(4.5, 4), layout="constrained")
+    drawn["calibration.png"] = calibration(probabilities, hit, scores.calibration_error)
+
+    if result.cross_validation:
+        drawn["cross_validation.png"] = _of_folds(result)
+
+    figure = drawn["batches.png"] = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    found = slices(hit, result.batches)
+    axes.barh(list(found), [a / n for a, n in found.values()], color="steelblue")
+    for place, (a, n) in enumerate(found.values()):
+        axes.text(0.01, place, f"{a} of {n}", va="center", color="white")
+    axes.set(xlim=(0, 1), xlabel="share right", title="held-out photos by batch")
+    return drawn
+
+
+def calibration(probabilities: NDArray[np.floating], hit: NDArray[np.bool_], error: float) -> Figure:
+    """Confidence against the share right; probabilities [n, classes], `hit` bool [n], `error` for the title."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
     confidence = probabilities.max(axis=1)
-    bins = np.linspace(1 / len(result.classes), 1, 6)
+    bins = np.linspace(1 / probabilities.shape[1], 1, 6)
     of = np.clip(np.digitize(confidence, bins) - 1, 0, len(bins) - 2)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     shown = [
@@ -215,20 +239,9 @@ def figures(result: Result) -> dict[str, Figure]:
         ylim=(0, 1.05),
         xlabel="mean confidence",
         ylabel="share right",
-        title=f"calibration error {scores.calibration_error:.3f}",
+        title=f"calibration error {error:.3f}",
     )
-
-    if result.cross_validation:
-        drawn["cross_validation.png"] = _of_folds(result)
-
-    figure = drawn["batches.png"] = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    found = slices(hit, result.batches)
-    axes.barh(list(found), [a / n for a, n in found.values()], color="steelblue")
-    for place, (a, n) in enumerate(found.values()):
-        axes.text(0.01, place, f"{a} of {n}", va="center", color="white")
-    axes.set(xlim=(0, 1), xlabel="share right", title="held-out photos by batch")
-    return drawn
+    return figure
 
 
 def _of_folds(result: Result) -> Figure:
@@ -243,7 +256,7 @@ def _of_folds(result: Result) -> Figure:
         axes.plot([place - 0.2, place + 0.2], [float(np.mean(folds))] * 2, color="black")
     axes.set(
         xticks=range(len(names)),
-        xticklabels=names,
+        xticklabels=[name.replace(" of ", " of\n").replace(", ", "\n") for name in names],  # of an ensemble
         xlim=(-0.5, len(names) - 0.5),
         ylim=(0.5, 1),
         ylabel="accuracy",

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,17 @@ BATCH = 32  # photos at a time
 
 @dataclass(frozen=True)
 class Model:
-    """A model that answers: `classes` in the order of its outputs, `size` in pixels."""
+    """A model that answers: `classes` in the order of its outputs, `size` in pixels.
+
+    `key`: of the decision (or the study's row) that made it, `run_id`: its MLflow run; None where nothing says it.
+    """
 
     name: str
     classes: tuple[str, ...]
     size: int
     keras: Any
+    key: str | None = None
+    run_id: str | None = None
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities, float64 [n, classes], of images uint8 [n, size, size, 3]."""
@@ -47,23 +52,31 @@ def open_model(name: str, settings: Settings | None) -> Model:
         raise NotFoundError(f"{name}: no such folder; name one that holds model.keras, or a workspace with --workspace")
     import mlflow
 
-    from ssclass.tracking import HEAD, MODEL, Tracking
+    from ssclass.tracking import CANDIDATE, KEY_TAG, MODEL, Tracking
 
     tracking = Tracking(settings)
     with tracking.named():
         client = tracking.client
         try:
             if re.fullmatch(r"(run:)?[0-9a-f]{32}", name):
-                models = tracking.models_of(client.get_run(name.removeprefix("run:")))
+                run_id = name.removeprefix("run:")
+                models = tracking.models_of(client.get_run(run_id))
                 if not models:
                     raise NotFoundError(
                         f"{name}: that run has no model, or `ssclass gc` took it; choose another run, or a version"
                     )
-                uri = f"models:/{(models.get(MODEL) or models[HEAD]).model_id}"
-            elif name.isdigit():
-                uri = client.get_model_version(tracking.name, name).source
+                logged = models.get(MODEL) or models[CANDIDATE]
+                uri = f"models:/{logged.model_id}"
+                if logged.name == CANDIDATE:
+                    folder = Path(mlflow.artifacts.download_artifacts(logged.artifact_location))
+                    return _from_candidate(name, folder, logged.tags.get(KEY_TAG), run_id)
             else:
-                uri = client.get_model_version_by_alias(tracking.name, name).source
+                version = (
+                    client.get_model_version(tracking.name, name)
+                    if name.isdigit()
+                    else client.get_model_version_by_alias(tracking.name, name)
+                )
+                uri, run_id = version.source, version.run_id
         except mlflow.MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise NotFoundError(
@@ -71,11 +84,19 @@ def open_model(name: str, settings: Settings | None) -> Model:
                     f"{tracking.name!r}; `ssclass history` lists decisions, `ssclass retrain` makes a first champion"
                 ) from error
             raise
-        return _from_folder(name, Path(mlflow.artifacts.download_artifacts(uri)))
+        return replace(_from_folder(name, Path(mlflow.artifacts.download_artifacts(uri))), run_id=run_id)
+
+
+def _from_candidate(name: str, folder: Path, key: str | None, run_id: str) -> Model:
+    """What was trained, put on its backbone, which is on this machine once for all."""
+    from ssclass.adopted import open_classifier
+
+    classifier = open_classifier(folder)
+    return Model(name, classifier.classes, classifier.size, classifier.whole(), key, run_id)
 
 
 def _from_folder(name: str, folder: Path) -> Model:
-    from ssclass.classifier import Classifier, load_model, read_about
+    from ssclass.backbones import import_keras
 
     found = sorted(folder.rglob("*.keras"))
     if not found:
@@ -91,11 +112,8 @@ def _from_folder(name: str, folder: Path) -> Model:
             f"{folder}: neither MLmodel nor model.json beside the model says which classes it tells; name the folder "
             "that MLflow or `ssclass` wrote"
         )
-    model = load_model(found[0])
-    if "classifier" in about:  # a head alone: on the backbone that it was trained on, which is here once for all
-        classes, spec, head_name = read_about(about["classifier"])
-        model = Classifier(classes, spec, head_name, model).whole()
-    return Model(name, tuple(about["classes"]), int(about["size"]), model)
+    keras = import_keras().models.load_model(found[0])
+    return Model(name, tuple(about["classes"]), int(about["size"]), keras, about.get("decision_key"))
 
 
 @dataclass(frozen=True)

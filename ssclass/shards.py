@@ -1,4 +1,4 @@
-"""Shard v1: one batch inside the data set, as one Parquet file (docs/formats.md).
+"""Shard v2: one batch inside the data set, as one Parquet file (docs/formats.md).
 
 Image bytes are one column among others: the others are read alone, by range reads where the source is remote.
 """
@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ssclass.batches import MAIN
 from ssclass.errors import FailedError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = ("1", "2")  # 1: receipts without a source, which are of `main`
 GROUP_BYTES = 8_000_000  # of photos per row group: what a reader holds at once
 
 
@@ -55,7 +57,8 @@ class Receipt:
     """What became of a batch. Nothing in it differs between two identical runs.
 
     sequence: this is the n-th shard of the data set, from 1. counts: class → split → accepted photos.
-    duplicates: photos that were in the data set, or in the batch, already. relabel, remove: as applied.
+    duplicates: photos that were in the data set, or in the batch, already. relabel, remove: as applied. source: as
+    the manifest names it.
     """
 
     batch_id: str
@@ -69,6 +72,7 @@ class Receipt:
     warnings: tuple[Warned, ...] = ()
     relabel: dict[str, str] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
+    source: str = MAIN
 
     @property
     def changes(self) -> bool:
@@ -151,7 +155,7 @@ def read_shard(source: Path | BinaryIO) -> Shard:
         with parquet.ParquetFile(source, pre_buffer=False) as file:
             meta = file.schema_arrow.metadata or {}
             version = meta.get(b"ssclass.schema", b"?").decode()
-            if version != str(SCHEMA_VERSION):
+            if version not in READABLE:
                 raise FailedError(f"{name}: shard schema {version}, this is for {SCHEMA_VERSION}; use a newer ssclass")
             receipt = Receipt.from_json(json.loads(meta[b"ssclass.receipt"]))
             columns = [column for column in file.schema_arrow.names if column != "bytes"]

@@ -12,7 +12,7 @@ from ssclass.settings import CHECKOUT, SETTINGS_FILE, Settings, load_settings
 from ssclass.versioning import bootstrap, configure
 from ssclass.workspace import Workspace
 
-FILES = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "metrics.json", "code.json", ".dvcignore")
+FILES = ("params.yaml", "study.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "metrics.json", "code.json", ".dvcignore")
 IGNORED = "/data\n/candidate\n/.ssclass\n"
 
 

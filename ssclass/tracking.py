@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ALIAS = "champion"
 KEY_TAG, DECISION_TAG = "decision_key", "decision"
-HEAD, MODEL = "head", "model"
+CANDIDATE, MODEL = "candidate", "model"
 """Names of the logged models of a run: what was trained, of every candidate; the whole, of champions."""
 VIEW = "decisions"
 COLUMNS = (
@@ -50,6 +50,8 @@ REQUIREMENTS = ("keras", "tensorflow", "numpy", "pillow")
 
 class Tracking:
     """One experiment and one registered model, both named `settings.model_name`."""
+
+    columns = COLUMNS
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -98,7 +100,7 @@ class Tracking:
             if found is not None:
                 return str(found.experiment_id)
             made = str(self.client.create_experiment(self.name, artifact_location=self._artifacts()))
-            self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view()))
+            self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view(self.columns)))
             return made
 
     def restore_experiment(self) -> None:
@@ -195,11 +197,11 @@ class Tracking:
         run_id: str,
         result: Result,
         params: dict[str, Any],
-        classifier: Classifier | Adopted,
+        candidate: Path,
         digest: str,
         figures: Mapping[str, Figure] | None = None,
     ) -> None:
-        """Everything about a result but its decision: params, metrics, curves, figures, dataset, the trained head.
+        """Everything about a result but its decision: params, metrics, curves, figures, dataset, the folder candidate/.
 
         `figures`, by file name: more of them than the result gives.
         """
@@ -213,7 +215,7 @@ class Tracking:
                 self.client.log_artifacts(run_id, folder, "figures")
             self.client.set_tag(run_id, "device", compute.described())
             self._log_dataset(run_id, result, digest)
-            self._log_candidate(run_id, result, classifier)
+            self._log_candidate(run_id, result, candidate)
 
     def log_numbers(
         self,
@@ -238,10 +240,14 @@ class Tracking:
                 params=[Param(name, str(value)[:500]) for name, value in _flat(params)],
             )
 
+    def revision(self, result: Result) -> str:
+        """The git revision of the workspace that has the data of a result."""
+        return f"run/{result.key}"
+
     def _log_dataset(self, run_id: str, result: Result, digest: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        source = {"git": f"run/{result.key}", "path": "data"}
+        source = {"git": self.revision(result), "path": "data"}
         profile = {"train_size": result.train_size, "holdout_size": len(result.holdout)}
         dataset = Dataset(
             name=result.data_version,
@@ -252,45 +258,45 @@ class Tracking:
         )
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
-    def _log_candidate(self, run_id: str, result: Result, classifier: Classifier | Adopted) -> None:
-        """What was trained: the head, and the name of its backbone, which is not stored anew each time."""
-        from ssclass.adopted import Adopted
+    def _log_candidate(self, run_id: str, result: Result, folder: Path) -> None:
+        """What was trained, as a logged model; of its backbone only the name: it is not stored anew each time."""
+        from mlflow.entities import LoggedModelOutput
 
-        about = {KEY_TAG: result.key, "data_version": result.data_version}
-        if isinstance(classifier, Adopted):
-            self._log_model(run_id, MODEL, classifier.whole(), classifier, about)
-        else:
-            self._log_model(run_id, HEAD, classifier.head, classifier, about | {"classifier": classifier.about()})
+        made = self.client.create_logged_model(
+            self.experiment_id, CANDIDATE, run_id, tags={KEY_TAG: result.key, "data_version": result.data_version}
+        )
+        self.client.log_model_artifacts(made.model_id, str(folder))
+        self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
+        self.client.finalize_logged_model(made.model_id, "READY")
 
-    def _log_model(
-        self, run_id: str, name: str, model: Any, classifier: Classifier | Adopted, about: dict[str, Any]
-    ) -> None:
+    def _log_model(self, run_id: str, event: Event, classifier: Classifier | Adopted) -> None:
+        """The whole model of a champion, for whoever serves it."""
         import mlflow
         import mlflow.keras
         import numpy as np
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        def spec(tensor: Any, called: str) -> Any:
-            return TensorSpec(
-                np.dtype(tensor.dtype), tuple(-1 if side is None else side for side in tensor.shape), called
-            )
-
-        given = model.input if isinstance(model.input, dict) else {"images": model.input}
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
+        )
         with mlflow.start_run(run_id=run_id):
             mlflow.keras.log_model(
-                model,
-                name=name,
-                signature=ModelSignature(
-                    Schema([spec(tensor, called) for called, tensor in given.items()]),
-                    Schema([spec(model.output, "probabilities")]),
-                ),
-                pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
-                metadata={"classes": list(classifier.classes), "size": classifier.spec.size, **about},
+                classifier.whole(),
+                name=MODEL,
+                signature=signature,
+                pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+                metadata={
+                    "classes": list(classifier.classes),
+                    "size": classifier.size,
+                    KEY_TAG: event.body["key"],
+                    "data_version": event.body["data_version"],
+                },
             )
 
     def models_of(self, run: Any) -> dict[str, Any]:
-        """The logged models of a run that are whole, by name: `head`, and `model` once it was promoted."""
+        """The logged models of a run that are whole, by name: `candidate`, and `model` once it was promoted."""
         logged = self.client.search_logged_models(
             [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'", max_results=20
         )
@@ -378,10 +384,7 @@ class Tracking:
             )
         run_id = str(run.info.run_id)
         if MODEL not in self.models_of(run):
-            classifier = classifier_of(key)
-            about = {KEY_TAG: key, "data_version": event.body["data_version"]}
-            self._log_model(run_id, MODEL, classifier.whole(), classifier, about)
-            run = self.client.get_run(run_id)
+            self._log_model(run_id, event, classifier_of(key))
         model_id = self.models_of(run)[MODEL].model_id
         tags = {
             KEY_TAG: key,
@@ -411,7 +414,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + name, value
 
 
-def _view() -> dict[str, Any]:
+def _view(columns: Sequence[str]) -> dict[str, Any]:
     """A shared view of the run table, as MLflow's own "share" button keeps it in a tag of the experiment."""
     return {
         "searchFilter": "",
@@ -421,7 +424,7 @@ def _view() -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": list(COLUMNS),
+        "selectedColumns": list(columns),
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],

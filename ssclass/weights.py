@@ -17,6 +17,7 @@ import urllib.request
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,44 @@ CONNECT_SECONDS = 10  # then Keras's host counts as out of reach
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """All tensors of a backbone in the order of `keras.Model.weights`, float32, classifier last."""
+    """All tensors of a backbone in the order of `keras.Model.weights`, float32, the classifier (if any) last."""
 
     backbone: str
     tensors: tuple[np.ndarray, ...]
     sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """The last `blocks` of a backbone, with weights of their own: `tensors` float32, in the order of their layers."""
+
+    blocks: int
+    tensors: tuple[np.ndarray, ...]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the tensors (:func:`ssclass.weights.digest`)."""
+        return digest(self.tensors)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tail) and (self.blocks, self.sha256) == (other.blocks, other.sha256)
+
+    def __hash__(self) -> int:
+        return hash((self.blocks, self.sha256))
+
+    def save(self, path: Path) -> None:
+        """Write the tensors, so that the same ones give the same bytes."""
+        with path.open("wb") as file:
+            np.savez(file, **{f"{i:04d}": tensor for i, tensor in enumerate(self.tensors)})  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path, blocks: int, sha256: str) -> Tail:
+        """What :meth:`save` wrote; OSError, ValueError or BadZipFile when it is not that."""
+        with np.load(path, allow_pickle=False) as file:
+            found = cls(blocks, tuple(file[name] for name in sorted(file.files)))
+        if found.sha256 != sha256:
+            raise ValueError(f"{path.name} has other tensors than it says")
+        return found
 
 
 def load_weights(name: str) -> Weights:
@@ -55,7 +89,11 @@ def load_weights(name: str) -> Weights:
 
 
 def import_weights(path: Path) -> Weights:
-    """Put a weights file that a person brought into the cache; its name, Keras's own, says of which backbone."""
+    """Put a weights file that a person brought into the cache; its name, Keras's own, says of which backbone.
+
+    Where the tensors of the published weights have no known digest, other ones are taken too: their own digest is part
+    of every fingerprint.
+    """
     backbone = next((each for each in BACKBONES.values() if each.file == path.name), None)
     if backbone is None:
         known = ", ".join(each.file for each in BACKBONES.values())
@@ -63,6 +101,12 @@ def import_weights(path: Path) -> Weights:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; fetch it from {backbone.url} on a machine that can reach it")
     return _write(backbone, _from_keras_file(backbone, path))
+
+
+def is_published(path: Path) -> bool:
+    """Whether a weights file, by its MD5, is the one that Keras publishes; True where that is not known."""
+    backbone = next(each for each in BACKBONES.values() if each.file == path.name)
+    return backbone.md5 in (None, _md5(path))
 
 
 def digest(tensors: Sequence[np.ndarray]) -> str:
@@ -136,12 +180,19 @@ def _download(backbone: Backbone, scratch: Path) -> Path:
     path = scratch / backbone.file
     with urllib.request.urlopen(backbone.url, timeout=CONNECT_SECONDS) as answer, path.open("wb") as file:
         shutil.copyfileobj(answer, file)
+    if not is_published(path):
+        raise OSError(f"what is there has MD5 {_md5(path)[:12]}…, not {(backbone.md5 or '')[:12]}…")
     return path
 
 
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def _from_keras_file(backbone: Backbone, path: Path) -> list[np.ndarray]:
-    """Tensors of a file that Keras can load into the whole model."""
-    model = backbone.build(top=True)
+    """Tensors of a file that Keras can load into the model."""
+    model = backbone.build(top=backbone.top)
     try:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ssclass import ledger
+from ssclass.batches import MAIN
 from ssclass.dataset import Dataset
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
 from ssclass.params import Params, load_params
@@ -125,9 +126,14 @@ class Workspace:
         return ledger.fold(self.events())
 
     def dataset(self, rev: str | None = None) -> Dataset:
-        """The data set of this commit, or of a git revision; photos stay where they are."""
+        """The data set of this commit, or of a git revision; photos stay where they are.
+
+        Which of its photos train and judge is up to `dataset.sources` of this commit's params.yaml.
+        """
         with self.snapshot(rev) as snapshot:
-            return Dataset.of(self._shard(snapshot, each) for each in snapshot.files(DATA))
+            shards = [self._shard(snapshot, each) for each in snapshot.files(DATA)]
+        named = any(shard.receipt.source != MAIN for shard in shards)
+        return Dataset.of(shards, self.params.dataset.sources if named else "all")
 
     @contextmanager
     def snapshot(self, rev: str | None = None) -> Iterator[Snapshot]:

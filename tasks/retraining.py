@@ -9,7 +9,6 @@ from prefect import task
 from prefect.tasks import exponential_backoff
 
 from ssclass import arrivals, clones, deciding, dispatch, learning, notices, progress, reporting, results
-from ssclass.adopted import open_classifier
 from ssclass.arrivals import Taken
 from ssclass.batches import BatchRef
 from ssclass.code import code_digest
@@ -71,7 +70,7 @@ def open_question(folder: str) -> str | None:
     dataset = workspace.dataset()
     state = workspace.state()
     key = learning.decision_key(dataset, workspace.params, state.revoked)
-    return None if not dataset.rows or key in state.decisions else key
+    return None if not dataset.used or key in state.decisions else key
 
 
 @task
@@ -123,9 +122,8 @@ def log_run(folder: str, key: str) -> str:
     tracking, place = Tracking(workspace.settings), learning.result_folder(workspace, key)
     run_id = tracking.open_run(key)
     params = workspace.params.model_dump(mode="json")
-    classifier = open_classifier(place / CANDIDATE)
     result, digest = Result.read(place / "result.json"), workspace.dataset().digest
-    tracking.log_result(run_id, result, params, classifier, digest, learning.contact_sheet(workspace))
+    tracking.log_result(run_id, result, params, place / CANDIDATE, digest, learning.contact_sheet(workspace))
     results.note_run(workspace, key, run_id)
     return run_id
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssclass.backbones import BACKBONES, import_keras
 from ssclass.errors import WeightsError
 from ssclass.features import Features
 from ssclass.shards import Receipt, Row, Shard
@@ -20,6 +21,25 @@ def needed_weights() -> Weights:
         return load_weights("mobilenet")
     except WeightsError as error:
         pytest.skip(f"no weights: {error}")
+
+
+def random_file(name: str, folder: Path) -> Path:
+    """A weights file for a backbone, under Keras's name, of seeded random weights whose batch norms suit them.
+
+    (With the moving statistics of an untrained network, what comes out of it is 0, or too large for float32.)
+    """
+    keras = import_keras()
+    backbone = BACKBONES[name]
+    keras.utils.set_random_seed(0)
+    model = backbone.build(top=backbone.top, size=max(64, backbone.min_size))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0
+    pixels = np.random.default_rng(0).integers(0, 256, (16, *model.input_shape[1:])).astype(np.float32)
+    model(backbone.preprocess(pixels), training=True)
+    path = folder / backbone.file
+    model.save(path)
+    return path
 
 
 def pictures() -> dict[str, bytes]:
@@ -48,4 +68,7 @@ def clouds(
     mean = np.stack(views, axis=1).astype(np.float32)
     square = mean**2 + draw.uniform(0.5, 1.5, size=mean.shape).astype(np.float32)
     names = tuple(f"{index:064x}" for index in range(len(labels)))
-    return Features(names, {"224.out.mean": mean, "224.out.square": square}), labels
+    # A map of 2 x 2 places that has these moments.
+    away = np.sqrt(square - mean**2)[:, :, None, None] * np.array([[1, -1], [-1, 1]])[..., None]
+    maps = (mean[:, :, None, None] + away).astype(np.float16)
+    return Features(names, {"224.out.mean": mean, "224.out.square": square, "224.out.map": maps}), labels

@@ -218,7 +218,7 @@ def test_preprocessing_is_what_keras_applications_do(name: str, tmp_path: Path):
     if name != "none":
         pixels = getattr(import_keras().applications, name).preprocess_input(pixels.copy())
     expected = np.asarray(model(pixels))
-    np.testing.assert_allclose(np.asarray(made.model(images())), expected, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(made.whole()(images())), expected, atol=1e-5)
 
 
 def test_logits_and_one_output_become_probabilities(tmp_path: Path):
@@ -229,7 +229,7 @@ def test_logits_and_one_output_become_probabilities(tmp_path: Path):
         odds = np.exp(expected - expected.max(axis=1, keepdims=True))
         expected = odds / odds.sum(axis=1, keepdims=True)
         made = wrap(tmp_path / "m.keras", tmp_path, ("a", "b"), "none", logits=True)
-        np.testing.assert_allclose(np.asarray(made.model(images())), expected, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(made.whole()(images())), expected, atol=1e-5)
     with pytest.raises(InputError, match="--logits"):
         check_probabilities(raw, tmp_path)
 
@@ -239,9 +239,9 @@ def test_any_size_goes_in_and_a_model_of_any_size_needs_to_be_told(tmp_path: Pat
     with pytest.raises(InputError, match="--size"):
         wrap(tmp_path / "m.keras", tmp_path, ("a", "b"), "none")
     made = wrap(tmp_path / "m.keras", tmp_path, ("a", "b"), "none", size=40)
-    assert made.spec.size == 40
+    assert made.size == 40
     large = np.asarray(Image.fromarray(images()[0]).resize((301, 97)))
-    assert made.model(large[None]).shape == (1, 2)
+    assert made.whole()(large[None]).shape == (1, 2)
     assert Adopted.load(tmp_path).spec == made.spec
 
 

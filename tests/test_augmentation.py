@@ -188,7 +188,7 @@ def test_leaving_a_photo_out_leaves_its_copies_out() -> None:
 def test_heads_learn_from_copies_and_are_judged_on_photos(name: str) -> None:
     """Copies that are other photos under the own label make the answers to the photos worse."""
     features, labels = clouds(40, 2, apart=6.0)
-    head = HEADS[name](224, 2, TrainParams(epochs=10))
+    head = HEADS[name](224, 2, TrainParams(epochs=10, learning_rate=0.03))
     folds = grouped_folds(labels, features.sha256s, ("a", "b"), 3, 0)
     misled = features.with_copies([features.rows(np.random.default_rng(0).permutation(len(labels)))])
     alone, found = (head.cross_validate(each, labels, folds, lambda: None) for each in (features, misled))

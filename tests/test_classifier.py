@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from model_fixtures import clouds, needed_weights, pictures, shard_of
 
-from ssclass.classifier import ABOUT_FILE, HEAD_FILE, Classifier
+from ssclass.classifier import ABOUT_FILE, Classifier
 from ssclass.errors import BatchError, NotFoundError
 from ssclass.extraction import extract, make_extractor
 from ssclass.features import Features, FeatureSpec, feature_spec
@@ -45,12 +45,12 @@ def test_saved_and_loaded_it_gives_the_same_answers(head: str, tmp_path: Path) -
     classifier.save(tmp_path / "new" / "folder")
     loaded = Classifier.load(tmp_path / "new" / "folder")
     assert loaded.classes == CLASSES
-    assert loaded.spec == SPEC
+    assert loaded.specs == (SPEC,)
     assert loaded.head_name == head
-    answers = classifier.predict(features)
+    answers = classifier.predict(lambda spec: features)
     assert answers.dtype == np.float64
     np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_array_equal(loaded.predict(features), answers)
+    np.testing.assert_array_equal(loaded.predict(lambda spec: features), answers)
 
 
 @pytest.fixture(scope="module", params=[("linear", 2), ("T1", 3), ("rbf", 2)], ids=["linear", "T1 of 3 classes", "rbf"])
@@ -81,15 +81,15 @@ def test_the_export_answers_from_pixels_where_ssclass_is_not_installed(
 ) -> None:
     classifier, folder = exported
     _, photos = shard_of(pictures())
-    np.save(tmp_path / "pixels.npy", np.stack([decode(data, classifier.spec.size) for _, data in photos]))
+    np.save(tmp_path / "pixels.npy", np.stack([decode(data, classifier.size) for _, data in photos]))
     arguments = [str(folder / "model.keras"), str(tmp_path / "pixels.npy"), str(tmp_path / "answers.npy")]
     subprocess.run([sys.executable, "-c", ELSEWHERE, *arguments], check=True, cwd=tmp_path)
     answers = np.load(tmp_path / "answers.npy")
 
-    features = Features(*extract(classifier.spec, photos, make_extractor(classifier.spec)))
     assert answers.dtype == np.float32
     assert answers.shape == (len(photos), len(classifier.classes))
-    np.testing.assert_allclose(answers, classifier.predict(features), atol=1e-5)
+    looked = {spec: Features(*extract(spec, photos, make_extractor(spec))) for spec in classifier.specs}
+    np.testing.assert_allclose(answers, classifier.predict(looked.__getitem__), atol=1e-5)
 
 
 def test_the_export_holds_no_code(exported: tuple[Classifier, Path]) -> None:
@@ -111,12 +111,18 @@ def test_the_head_comes_back_out_of_an_export(exported: tuple[Classifier, Path])
     classifier, folder = exported
     again = Classifier.from_export(folder / "model.keras", folder / ABOUT_FILE)
     features, _ = clouds(5, len(classifier.classes), apart=3.0, channels=1024, seed=2)
-    np.testing.assert_array_equal(again.predict(features), classifier.predict(features))
+    np.testing.assert_array_equal(again.predict(lambda spec: features), classifier.predict(lambda spec: features))
 
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [(ABOUT_FILE, None), (ABOUT_FILE, "{"), (ABOUT_FILE, '{"format": 99}'), (HEAD_FILE, None), (HEAD_FILE, "junk")],
+    [
+        (ABOUT_FILE, None),
+        (ABOUT_FILE, "{"),
+        (ABOUT_FILE, '{"format": 99}'),
+        ("head.keras", None),
+        ("head.keras", "junk"),
+    ],
 )
 def test_what_is_no_classifier_is_refused_by_name(file: str, content: str | None, tmp_path: Path) -> None:
     trained("linear").save(tmp_path)
@@ -132,15 +138,15 @@ def test_what_is_no_classifier_is_refused_by_name(file: str, content: str | None
 def test_the_same_training_is_saved_as_the_same_bytes(head: str, tmp_path: Path) -> None:
     for name in ("one", "other"):
         trained(head).save(tmp_path / name)
-    one, other = ((tmp_path / name / HEAD_FILE).read_bytes() for name in ("one", "other"))
+    one, other = ((tmp_path / name / "head.keras").read_bytes() for name in ("one", "other"))
     assert one == other
-    with zipfile.ZipFile(tmp_path / "one" / HEAD_FILE) as file:
+    with zipfile.ZipFile(tmp_path / "one" / "head.keras") as file:
         assert {each.date_time[0] for each in file.infolist()} == {1980}
         assert json.loads(file.read("metadata.json"))["date_saved"] == ""
 
 
 def test_no_photos_no_answers() -> None:
-    assert trained("linear").predict(Features((), {})).shape == (0, 2)
+    assert trained("linear").predict(lambda spec: Features((), {})).shape == (0, 2)
 
 
 def test_auto_takes_the_head_that_is_best_by_cross_validation() -> None:
@@ -189,6 +195,6 @@ def test_few_photos_make_few_folds_and_too_few_say_so() -> None:
 def test_a_class_without_photos_yet_is_allowed() -> None:
     features, labels = clouds(15, 2, apart=3.0)
     found = train(features, labels, features.sha256s, SPEC, params_for("auto", (*CLASSES, "soup")))
-    answers = found.classifier.predict(features)
+    answers = found.classifier.predict(lambda spec: features)
     assert answers.shape == (30, 3)
     assert (answers.argmax(axis=1) < 2).all()

@@ -1,8 +1,13 @@
 """GPUs as TensorFlow would show them; there is none where these tests run."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from ssclass import compute
+from ssclass.settings import CHECKOUT
 
 
 class Gpu:
@@ -40,3 +45,34 @@ def test_gpus_in_use_are_left_as_they_are(gpus, monkeypatch):
 
 def test_without_a_gpu_it_is_the_cpu():
     assert compute.described() == "CPU"
+
+
+PLACED = """
+import sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+from model_fixtures import clouds
+from ssclass.params import TrainParams
+from ssclass.dense import DenseTrainer
+features, labels = clouds(20, 2, apart=1.0)
+rows, moments = np.arange(40), (features.arrays["224.out.mean"], features.arrays["224.out.square"])
+weights = []
+for number in (0, 1):
+    with tf.device(f"CPU:{number}"):
+        trainer = DenseTrainer((16,), 8, 2, TrainParams(epochs=3))
+        trainer.fit(moments, labels, rows, rows[:0], rows[:0])
+    places = {variable.value.device for variable in (*trainer.norm.weights, *trainer.hidden.weights)}
+    assert {place.rpartition("/device:")[2] for place in places} == {f"CPU:{number}"}, places
+    weights.append(trainer.hidden.get_weights()[0])
+np.testing.assert_array_equal(*weights)
+"""
+
+
+def test_a_head_trains_where_tensorflow_puts_it():
+    """Nothing names a device, so TensorFlow's own choice, the GPU where there is one, holds. Here: a second CPU."""
+    here = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", PLACED, here], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

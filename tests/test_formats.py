@@ -113,12 +113,12 @@ def test_classifiers(path: Path):
     assert made.classes == CLASSES
     expected = np.load(path / "answers.npy")
     if isinstance(made, adopted.Adopted):
-        answers = made.model(golden.images()).numpy()
-        assert made.spec.size == 8
+        answers = made.whole()(golden.images()).numpy()
+        assert made.size == 8
     else:
         names = tuple(f"{place:064x}" for place in range(4))
-        answers = made.predict(Features(names, {"224.out.mean": golden.formula((4, 1, 6))}))
-        assert (made.head_name, made.spec.backbone, made.spec.size) == ("linear", "mobilenet", 224)
+        answers = made.predict(lambda spec: Features(names, {"224.out.mean": golden.formula((4, 1, 6))}))
+        assert (made.head_name, made.specs[0].backbone, made.size) == ("linear", "mobilenet", 224)
     np.testing.assert_allclose(answers, expected, atol=1e-6)
 
 

@@ -112,7 +112,7 @@ def trained(rows: Sequence[Row], examined: Set) -> tuple[Classifier, int, int]:
     features = examined.features.take(row.sha256 for row in learn)
     labels, groups = label_index(learn, CLASSES), [row.group for row in learn]
     champion = train(features, labels, groups, examined.spec, PARAMS).classifier
-    answers = champion.predict(examined.features.take(row.sha256 for row in held))
+    answers = champion.predict(lambda spec: examined.features.take(row.sha256 for row in held))
     right = predicted(answers, champion.classes, CLASSES) == label_index(held, CLASSES)
     return champion, int(right.sum()), len(held)
 
@@ -128,7 +128,7 @@ def chances(seed: int, examined: Set, folder: Path) -> dict[str, float]:
     def p(batch: str) -> float:
         came = rows_in(places[batch], examined, rows)
         features = examined.features.take(row.sha256 for row in came)
-        return float(plausibility(champion, features, came, CLASSES, right, n)["p"])
+        return float(plausibility(champion, lambda spec: features, came, CLASSES, right, n)["p"])
 
     return {"flipped": p("day-3-flipped"), "good": p("day-3")}
 

@@ -5,14 +5,14 @@ import pytest
 from model_fixtures import clouds
 
 from ssclass.backbones import import_keras
+from ssclass.dense import EPSILON, HIDDEN, DenseTrainer
 from ssclass.features import Features
 from ssclass.heads import HEADS, CrossValidation, Head
 from ssclass.linear import STRENGTHS, fit_path
 from ssclass.params import TrainParams
-from ssclass.t1 import EPSILON, T1Trainer
 from ssclass.training import grouped_folds
 
-QUICK = TrainParams(epochs=12)
+QUICK = TrainParams(epochs=12, learning_rate=0.03)
 
 
 def head_named(name: str, classes: int, params: TrainParams = QUICK) -> Head:
@@ -42,18 +42,21 @@ def test_the_linear_head_is_scikit_learns_logistic_regression(classes: int) -> N
         np.testing.assert_allclose(fit.probabilities(x), expected, atol=2e-3)
 
 
-def test_t1_normalises_by_moments_as_keras_does_on_the_maps() -> None:
+def test_moments_are_normalised_as_keras_does_the_maps() -> None:
     keras = import_keras()
     draw = np.random.default_rng(0)
     maps = draw.normal(2, 3, (32, 5, 5, 8)).astype(np.float32)
     reference = keras.layers.BatchNormalization(momentum=0.9, epsilon=EPSILON)
-    pooled = reference(maps, training=True).numpy().mean(axis=(1, 2))
+    normal = reference(maps, training=True).numpy()
 
-    trainer = T1Trainer(8, 2, QUICK)
-    found = trainer.pool(maps.mean(axis=(1, 2)), (maps**2).mean(axis=(1, 2)))
-    np.testing.assert_allclose(found, pooled, atol=1e-4)
-    np.testing.assert_allclose(trainer.norm.moving_mean, reference.moving_mean, atol=1e-5)
-    np.testing.assert_allclose(trainer.norm.moving_variance, reference.moving_variance, rtol=1e-4)
+    trainer = DenseTrainer((8,), HIDDEN, 2, QUICK)
+    found = trainer.normalise(maps.mean(axis=(1, 2)), (maps**2).mean(axis=(1, 2)))
+    np.testing.assert_allclose(found, normal.mean(axis=(1, 2)), atol=1e-4)
+    whole = DenseTrainer((5, 5, 8), 0, 2, QUICK)
+    np.testing.assert_allclose(whole.normalise(maps, maps**2), normal, atol=1e-4)
+    for each in (trainer, whole):
+        np.testing.assert_allclose(each.norm.moving_mean, reference.moving_mean, atol=1e-5)
+        np.testing.assert_allclose(each.norm.moving_variance, reference.moving_variance, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -89,13 +92,14 @@ def test_the_same_photos_and_seed_give_the_same_bits(name: str) -> None:
         ]
 
     assert weights(0) == weights(0)
-    if name == "T1":
+    if name.startswith("T"):
         assert weights(0) != weights(1)
 
 
-def test_what_was_trained_before_leaves_no_trace() -> None:
+@pytest.mark.parametrize("name", ["T1", "T2.0"])
+def test_what_was_trained_before_leaves_no_trace(name: str) -> None:
     features, labels = clouds(30, 2, apart=2.0)
-    head = head_named("T1", 2)
+    head = head_named(name, 2)
     nothing = CrossValidation((), np.empty((0, 2)))
     alone = head.fit(features, labels, nothing).model.get_weights()
     judged(head, features, labels)
@@ -104,23 +108,53 @@ def test_what_was_trained_before_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_t1_exports_what_it_trained(classes: int) -> None:
+@pytest.mark.parametrize(
+    ("arrays", "hidden"),
+    [(("mean", "square"), HIDDEN), (("mean", "square"), 0), (("map",), 0)],
+    ids=["T1", "T2.1", "T2.0"],
+)
+def test_what_was_trained_is_what_is_exported(arrays: tuple[str, ...], hidden: int, classes: int) -> None:
     features, labels = clouds(30, classes, apart=2.0)
-    trainer = T1Trainer(16, classes, QUICK)
-    moments = features.arrays["224.out.mean"], features.arrays["224.out.square"]
+    data = tuple(features.arrays[f"224.out.{name}"] for name in arrays)
+    trainer = DenseTrainer(data[0].shape[2:], hidden, classes, QUICK)
     rows = np.arange(len(labels))
-    trainer.fit(moments, labels, rows, rows[:0], rows[:0])
-    exported = trainer.export("224.out.mean")({"224.out.mean": moments[0]}).numpy()
-    np.testing.assert_allclose(exported, trainer.probabilities(moments[0]), atol=1e-6)
+    trainer.fit(data, labels, rows, rows[:0], rows[:0])
+    exported = trainer.export("in")({"in": data[0]}).numpy()
+    np.testing.assert_allclose(exported, trainer.probabilities(data[0]), atol=1e-6)
 
 
-def test_curves_are_per_epoch_for_t1_and_per_strength_for_linear() -> None:
-    features, labels = clouds(30, 2, apart=2.0)
-    t1 = judged(head_named("T1", 2), features, labels).curves
-    assert {name: len(curve) for name, curve in t1.items()} == dict.fromkeys(
+def test_the_studys_heads_have_the_layers_and_the_weights_that_they_are_said_to_have() -> None:
+    """On MobileNet's 7 x 7 x 1024: a weight a channel and place for T2.0, a channel for T2.1."""
+    draw = np.random.default_rng(0)
+    shape = {"map": (12, 1, 7, 7, 1024), "mean": (12, 1, 1024), "square": (12, 1, 1024)}
+    features = Features(
+        tuple(map(str, range(12))),
+        {f"224.out.{name}": draw.random(size, dtype=np.float32) for name, size in shape.items()},
+    )
+    features.arrays["224.out.map"] = features.arrays["224.out.map"].astype(np.float16)
+    norm = 4 * 1024
+    for name, weights in {
+        "T1": norm + 1025 * 256 + 4 * 256 + 257 * 2,
+        "T2.0": norm + (7 * 7 * 1024 + 1) * 2,
+        "T2.1": norm + 1025 * 2,
+    }.items():
+        head = head_named(name, 2, TrainParams(epochs=1))
+        model = head.fit(features, np.arange(12) % 2, CrossValidation((), np.empty((0, 2)))).model
+        assert model.count_params() == weights
+
+
+@pytest.mark.parametrize("name", ["T1", "T2.0", "T2.1"])
+def test_curves_are_per_epoch(name: str) -> None:
+    features, labels = clouds(30, 2, apart=6.0)
+    curves = judged(head_named(name, 2), features, labels).curves
+    assert {curve: len(values) for curve, values in curves.items()} == dict.fromkeys(
         ("learning_rate", "loss", "accuracy", "cv_loss", "cv_accuracy"), QUICK.epochs
     )
-    assert t1["loss"][-1] < t1["loss"][0]
+    assert curves["loss"][-1] < curves["loss"][0]
+
+
+def test_curves_are_per_strength_for_linear() -> None:
+    features, labels = clouds(30, 2, apart=2.0)
     linear = judged(head_named("linear", 2), features, labels)
     assert linear.curves["strength"] == list(STRENGTHS)
     assert linear.strength == STRENGTHS[int(np.argmin(linear.curves["cv_loss"]))]

@@ -335,6 +335,7 @@ def test_the_wheel_holds_the_packages_and_the_template_of_a_workspace(tmp_path: 
     }
     template = (
         "params.yaml",
+        "study.yaml",
         "dvc.yaml",
         "dvc.lock",
         "data.dvc",

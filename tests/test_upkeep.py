@@ -166,8 +166,8 @@ def test_a_version_that_somebody_deleted_comes_back(aged: Aged, tmp_path):
 def test_a_rejected_candidate_is_kept_without_the_backbone_and_answers_all_the_same(aged: Aged):
     tracking, key = Tracking(aged.workspace.settings), aged.workspace.state().champion
     (rejected,), (champion,) = tracking.runs(aged.rejected), tracking.runs(key)
-    assert set(tracking.models_of(rejected)) == {"head"}
-    assert set(tracking.models_of(champion)) == {"head", "model"}
+    assert set(tracking.models_of(rejected)) == {"candidate"}
+    assert set(tracking.models_of(champion)) == {"candidate", "model"}
     photos = [path.read_bytes() for path in sorted((aged.sources / "last").rglob("*.jpg"))][:6]
     for run in (rejected, champion):
         model = open_model(run.info.run_id, aged.workspace.settings)

@@ -144,6 +144,22 @@ def test_other_tensors_than_the_published_are_refused(keras_file: Path, empty_ho
     assert not (empty_home / "weights" / "mobilenet.npz").exists()
 
 
+def test_a_download_that_is_not_keras_file_is_refused_but_a_person_may_bring_it(
+    real: Weights, host: str, keras_file: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from ssclass.cli import cli
+
+    monkeypatch.setitem(BACKBONES, "mobilenet", replace(BACKBONES["mobilenet"], url=host, md5="0" * 32))
+    with pytest.raises(WeightsError, match="MD5"):
+        load_weights("mobilenet")
+    done = CliRunner().invoke(cli, ["weights", "import", str(keras_file)])
+    assert done.exit_code == 0
+    assert "not the file that Keras publishes" in done.output
+    assert load_weights("mobilenet").sha256 == real.sha256
+
+
 def test_a_file_that_keras_cannot_read_is_refused(empty_home: Path, tmp_path: Path) -> None:
     junk = tmp_path / BACKBONES["mobilenet"].file
     junk.write_bytes(b"<html>not found</html>")

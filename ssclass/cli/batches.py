@@ -7,28 +7,39 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, workspace_at
+from ssclass.cli.common import as_json, in_workspace, print_json, print_table, workspace_at
 
 if TYPE_CHECKING:
     from ssclass.stories import Story
 
 
+from_source = click.option(
+    "--source", "kind", default="main", show_default=True, help="Where the photos come from; see dataset.sources."
+)
+
+
 @click.command()
-@click.argument("source", type=FOLDER)
+@click.argument("source", type=click.Path(path_type=Path))
 @click.option("--id", "batch_id", help="Name of the batch; default: the folder's name and the time.")
+@from_source
 @in_workspace
-def submit(source: Path, batch_id: str | None, folder: Path | None) -> None:
-    """Upload SOURCE's class folders as a batch."""
+def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None) -> None:
+    """Upload SOURCE's class folders as a batch, or a manifest of corrections (SOURCE.json)."""
     import re
     from datetime import UTC, datetime
 
     from ssclass import progress
     from ssclass.batches import submit as upload
+    from ssclass.batches import submit_corrections
     from ssclass.store import Store
 
     workspace = workspace_at(folder)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().name).strip("-") or "batch"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().name.removesuffix(".json")).strip("-") or "batch"
     batch = batch_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name[:60]}"
+    if source.is_file():
+        count = submit_corrections(Store(workspace.settings), source, batch)
+        click.echo(f"batch {batch}: {count} corrections; `ssclass retrain` takes them in")
+        return
     with progress.shown():
         count = upload(
             Store(workspace.settings),
@@ -36,6 +47,7 @@ def submit(source: Path, batch_id: str | None, folder: Path | None) -> None:
             batch,
             workspace.params.dataset.classes,
             lambda done, total: progress.report(f"upload of {batch}", done, total),
+            kind,
         )
     click.echo(
         f"batch {batch}: {count} photos in s3://{workspace.settings.bucket}/incoming/{batch}/; `ssclass retrain` "
@@ -47,8 +59,9 @@ def submit(source: Path, batch_id: str | None, folder: Path | None) -> None:
 @click.argument("source")
 @click.option("--id", "name", help="Name of the batches; default: the folder's name.")
 @click.option("--size", type=click.IntRange(min=1), default=5000, show_default=True, help="Photos in a batch.")
+@from_source
 @in_workspace
-def import_(source: str, name: str | None, size: int, folder: Path | None) -> None:
+def import_(source: str, name: str | None, size: int, kind: str, folder: Path | None) -> None:
     """Send a data set in class folders, on disk or at s3://…, as batches; train/ and test/ keep their sides."""
     import re
     from tempfile import TemporaryDirectory
@@ -72,6 +85,7 @@ def import_(source: str, name: str | None, size: int, folder: Path | None) -> No
             workspace.params.dataset.classes,
             size,
             lambda done, total: progress.report("upload", done, total),
+            kind,
         )
     for batch, count in sent.items():
         click.echo(f"batch {batch}: {count} photos")
@@ -138,6 +152,8 @@ def _telling(told: Story) -> list[str]:
         lines.append(f"received   {told.received[:19].replace('T', ' ')} UTC")
     receipt = told.receipt
     if receipt:
+        if receipt.get("source", "main") != "main":
+            lines.append(f"source     {receipt['source']}")
         lines.append(f"photos     {receipt['accepted']} in, {receipt['duplicates']} there already")
         for label, sides in receipt["counts"].items():
             lines.append(f"           {label}: {sides['train']} to train, {sides['holdout']} held out")

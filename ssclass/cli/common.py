@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -38,6 +39,13 @@ def settings_at(folder: Path | None) -> Settings:
     settings = find_settings(folder)
     quiet_libraries(settings)
     return settings
+
+
+def settings_for(models: Sequence[str], folder: Path | None) -> Settings | None:
+    """The workspace's settings; None where none is needed, as every model is a folder."""
+    if folder is None and all(Path(name).is_dir() for name in models):
+        return None
+    return settings_at(folder)
 
 
 def workspace_at(folder: Path | None) -> Workspace:

@@ -1,4 +1,4 @@
-"""Commands about the data set: export, data diff, lineage, forget."""
+"""Commands about the data set: export, data diff, data suspects, lineage, forget."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, workspace_at
+from ssclass.cli.common import FILE, FOLDER, as_json, in_workspace, print_json, print_table, workspace_at
 
 
 @click.command()
@@ -34,7 +34,7 @@ def export(target: Path, rev: str, strip: bool, folder: Path | None) -> None:
 
 @click.group()
 def data() -> None:
-    """Look at data versions."""
+    """Look at data versions and labels."""
 
 
 @data.command()
@@ -65,6 +65,48 @@ def diff(before: str, after: str, folder: Path | None, as_json: bool) -> None:
         )
     ]
     print_table(("change", "class", "split", "photos"), rows or [("none", "", "", 0)])
+
+
+@data.command()
+@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many to show.")
+@click.option("--html", type=FILE, help="Write a page with the photos.")
+@click.option("--manifest", "manifest_file", type=FILE, help="Write the corrections as a manifest, to edit and submit.")
+@in_workspace
+@as_json
+def suspects(top: int, html: Path | None, manifest_file: Path | None, folder: Path | None, as_json: bool) -> None:
+    """Rank training labels that are probably wrong, by cross-validation; nothing is changed."""
+    from ssclass import progress
+    from ssclass.study.suspects import as_dicts, manifest, page, write
+    from ssclass.study.suspects import suspects as rank
+
+    workspace = workspace_at(folder)
+    with progress.shown():
+        ranking = rank(workspace, progress.report)
+    found = ranking[:top]
+    if html:
+        write(html, page(workspace, found, len(ranking)).html())
+    if manifest_file:
+        write(manifest_file, manifest([each for each in found if each.issue]))
+    if as_json:
+        print_json(as_dicts(found))
+        return
+    print_table(
+        ("", "photo", "batch", "label", "suggested", "p of label", "issue"),
+        [
+            (
+                place,
+                each.sha256[:16],
+                each.batch,
+                each.label,
+                each.suggested,
+                f"{each.quality:.3f}",
+                "yes" if each.issue else "",
+            )
+            for place, each in enumerate(found, 1)
+        ],
+    )
+    issues = sum(each.issue for each in ranking)
+    click.echo(f"{issues} of {len(ranking)} training labels are probably wrong")
 
 
 @click.command()

@@ -1,17 +1,23 @@
-"""Commands about models: retrain, adopt, evaluate, predict."""
+"""Commands about models: retrain, evaluate, predict."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, settings_at, workspace_at
-
-if TYPE_CHECKING:
-    from ssclass.settings import Settings
+from ssclass.cli.common import (
+    FOLDER,
+    as_json,
+    in_workspace,
+    print_json,
+    print_table,
+    settings_at,
+    settings_for,
+    workspace_at,
+)
 
 
 @click.command()
@@ -116,7 +122,7 @@ def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Pa
     if unknown := [name for name in chosen if name not in METRICS]:
         raise InputError(f"--metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
     names = [name.strip() for name in models.split(",")]
-    settings = _settings_for(names, folder)
+    settings = settings_for(names, folder)
     opened = [open_model(name, settings) for name in names]
     with progress.shown():
         scores, refused = evaluate_folder(photos, opened, in_memory=not from_dir)
@@ -171,7 +177,7 @@ def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: b
     from ssclass.images import Refused
     from ssclass.serving import open_model, read_photo
 
-    opened = open_model(model, _settings_for([model], folder))
+    opened = open_model(model, settings_for([model], folder))
     found: list[dict[str, Any]] = []
     failed = False
     for path in files:
@@ -190,13 +196,6 @@ def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: b
             click.echo(f"{item['file']}: {item['label']} ({item['probabilities'][item['label']]:.3f})")
     if failed:
         sys.exit(2)
-
-
-def _settings_for(models: list[str], folder: Path | None) -> Settings | None:
-    """The workspace's settings; None where none is needed, as every model is a folder."""
-    if folder is None and all(Path(name).is_dir() for name in models):
-        return None
-    return settings_at(folder)
 
 
 COMMANDS = (retrain, adopt, evaluate, predict)

@@ -1,4 +1,4 @@
-"""Commands about the backbone's weights: weights import."""
+"""Commands about the weights of backbones: weights import."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import click
 
 @click.group()
 def weights() -> None:
-    """The backbone's weights."""
+    """The weights of backbones."""
 
 
 @weights.command("import")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def import_(file: Path) -> None:
     """Bring in a weights FILE that was fetched elsewhere, under Keras's own name for it."""
-    from ssclass.weights import import_weights
+    from ssclass.weights import import_weights, is_published
 
     found = import_weights(file)
     click.echo(f"weights of {found.backbone} (sha256 {found.sha256[:12]}…) are here now")
+    if not is_published(file):
+        click.echo(f"{file.name} is not the file that Keras publishes: what is made with it has its own fingerprint")
 
 
 COMMANDS = (weights,)

@@ -12,17 +12,18 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from ssclass.augmentation import CopySpec
-from ssclass.classifier import read_about
 from ssclass.errors import WorkspaceError
+from ssclass.features import FeatureSpec
 from ssclass.gate import PROMOTED
 from ssclass.ingest import QUARANTINE
 from ssclass.ledger import State
+from ssclass.params import AugmentParams
 from ssclass.store import Store
 from ssclass.tracking import DECISION_TAG, KEY_TAG, Tracking
 from ssclass.versioning import CACHE, CANDIDATE, DATA, EMPTY_DIR, REMOTE, outs, read_object
@@ -134,17 +135,14 @@ class _Objects:
 
     def fingerprints(self, runs: set[str]) -> set[str]:
         """Of the features that the candidates of these decisions and of this commit are made on, copies included."""
-        augment, found = self.workspace.params.augment, set()
+        found: set[str] = set()
         for rev in ("HEAD", *(f"run/{key}" for key in runs)):
             for oid in outs(self.workspace.git, rev, CANDIDATE):
                 for item in self._listing(oid):
                     if item["relpath"] == "classifier.json":
                         about = json.loads(read_object(self.workspace.root, self.store, item["md5"]) or b"{}")
-                        found.add(about.get("fingerprint"))
-                        if "spec" in about:
-                            spec = read_about(about)[1]
-                            found |= {CopySpec(spec, augment, number).fingerprint for number in range(augment.copies)}
-        return found - {None}
+                        found |= set(_fingerprints(about, self.workspace.params.augment))
+        return found
 
     def _revisions(self, runs: set[str]) -> Iterator[tuple[str, str | None]]:
         """(revision, folder to keep of it, None for all that it tracks)."""
@@ -170,6 +168,20 @@ class _Objects:
             raise WorkspaceError(
                 f"DVC object {oid}: damaged ({error}); delete it in .dvc/cache, `dvc fetch`"
             ) from error
+
+
+def _fingerprints(about: dict[str, Any], augment: AugmentParams) -> Iterator[str]:
+    """Fingerprints that a classifier.json, of whatever format, tells of."""
+    for member in about.get("members", [about]):
+        if "fingerprint" in member:
+            yield member["fingerprint"]
+        if "spec" in member:
+            told = {name: value for name, value in member["spec"].items() if name != "tail"}
+            spec = FeatureSpec(**told | {"sizes": tuple(told["sizes"])})
+            blocks = member["spec"].get("tail", {}).get("blocks", 0)
+            for each in (spec, replace(spec, cut=blocks)):  # tuned blocks learn from the activations before them
+                yield each.fingerprint
+                yield from (CopySpec(each, augment, number).fingerprint for number in range(augment.copies))
 
 
 # -- MLflow -----------------------------------------------------------------------------------------------

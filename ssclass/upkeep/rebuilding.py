@@ -78,7 +78,7 @@ def _log(
     run_id = tracking.open_run(event.body["key"], event)
     params = past.params(event)
     if result is not None and classifier is not None:
-        tracking.log_result(run_id, result, params, classifier, past.digest(), past.figures())
+        tracking.log_result(run_id, result, params, past.workspace.root / CANDIDATE, past.digest(), past.figures())
     else:
         tracking.log_numbers(run_id, past.numbers(event), params)
     tracking.conclude(event, result, run_id)
@@ -196,8 +196,8 @@ class _Past:
             data_version=body["data_version"],
             classes=classes,
             head=body["head"],
-            fingerprint=classifier.spec.fingerprint,
-            size=classifier.spec.size,
+            fingerprint=classifier.fingerprint,
+            size=classifier.size,
             train_size=body["train_size"],
             holdout=tuple(row.sha256 for row in rows),
             batches=tuple(dataset.batch_of(row.sha256) for row in rows),
@@ -211,4 +211,5 @@ class _Past:
             history=trained["history"],
             saved_alike=True,
             seconds={"retrain": body["seconds"]},
+            sources=dataset.by_source(),
         )

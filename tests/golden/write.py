@@ -68,8 +68,8 @@ def head(folder: Path) -> None:
     dense = keras.layers.Dense(2, activation="softmax")
     model = keras.Model(given, dense(flat), name="head")
     dense.set_weights([formula((channels, 2)), formula((2,))])
-    made = classifier.Classifier(CLASSES, FeatureSpec("mobilenet", "0" * 64, (224,), False), "linear", model)
-    made.save(folder)
+    spec = FeatureSpec("mobilenet", "0" * 64, (224,), False)
+    classifier.Classifier(CLASSES, (classifier.Member(spec, "linear", model),)).save(folder)
     np.save(folder / "answers.npy", model({name: formula((4, 1, channels))}).numpy())
 
 
@@ -85,7 +85,7 @@ def adopted_model(folder: Path) -> None:
     theirs.save(folder / "theirs.keras")
     made = adopted.wrap(folder / "theirs.keras", folder, CLASSES, "torch")
     (folder / "theirs.keras").unlink()
-    np.save(folder / "answers.npy", made.model(images()).numpy())
+    np.save(folder / "answers.npy", made.whole()(images()).numpy())
 
 
 def formula(shape: tuple[int, ...]) -> np.ndarray:

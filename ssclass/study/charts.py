@@ -1,0 +1,61 @@
+"""The curves of a model on photos."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.serving import Model
+from ssclass.study.answers import Answers
+from ssclass.study.pages import Picture, drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def charts(model: Model, answers: Answers, error: float, hit: NDArray[np.bool_]) -> dict[str, Picture]:
+    """ROC, precision and recall, calibration."""
+    from ssclass.report import calibration
+
+    figures = {"roc": _roc(model, answers), "precision-recall": _precision_recall(model, answers)}
+    figures["calibration"] = calibration(answers.odds, hit, error)
+    return {name: Picture(drawn(figure), width=370) for name, figure in figures.items()}
+
+
+def _one_against_rest(model: Model) -> list[int]:
+    """The classes whose curves are drawn: of two the second, whose curve says all; else every one."""
+    return [1] if len(model.classes) == 2 else list(range(len(model.classes)))
+
+
+def _roc(model: Model, answers: Answers) -> Figure:
+    from matplotlib.figure import Figure
+    from sklearn.metrics import auc, roc_curve
+
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    for at in _one_against_rest(model):
+        if 0 < (own := answers.labels == at).sum() < len(own):
+            false, true, _ = roc_curve(own, answers.odds[:, at])
+            axes.plot(false, true, label=f"{model.classes[at]}, area {auc(false, true):.4f}")
+    axes.set(xlabel="false positives, share", ylabel="true positives, share", title="ROC", ylim=(0, 1.02))
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def _precision_recall(model: Model, answers: Answers) -> Figure:
+    from matplotlib.figure import Figure
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for at in range(len(model.classes)):
+        if (own := answers.labels == at).any():
+            precision, recall, _ = precision_recall_curve(own, answers.odds[:, at])
+            area = average_precision_score(own, answers.odds[:, at])
+            axes.plot(recall, precision, label=f"{model.classes[at]}, average {area:.4f}")
+    axes.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.02), xlim=(0, 1.02))
+    axes.legend(loc="lower left", frameon=False)
+    return figure

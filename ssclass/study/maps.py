@@ -1,0 +1,181 @@
+"""Where on a photo a model sees its class: class-activation maps.
+
+The score is the log odds of a class, log p_c - log sum of the other p. With a the last feature map of a view, each
+place is worth sum_k a_k dscore/da_k there (HiResCAM; Draelos & Carin 2020, arXiv:2011.08891). For pooling followed by
+one dense layer this is the class-activation map itself (Zhou et al., CVPR 2016): the worths of all places and the bias
+add up to the score. For other heads it is Grad-CAM with the gradient kept where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.errors import NotFoundError
+from ssclass.serving import Model
+
+BATCH = 8  # photos at a time: the maps of every view are held
+
+
+@dataclass(frozen=True)
+class View:
+    """What of the photo a feature map is of: a square of `side` in a canvas of `canvas`, in pixels."""
+
+    top: int
+    left: int
+    side: int
+    canvas: int
+    flipped: bool
+
+
+class Seen:
+    """A model cut in two at its last feature maps: before them pixels, after them probabilities."""
+
+    def __init__(self, model: Model) -> None:
+        import keras
+
+        self.model = model
+        self.maps = _last_maps(model.keras)
+        if not self.maps:
+            raise NotFoundError(f"{model.name}: no feature map is pooled in this model; there is nothing to be seen")
+        self.views = [_view(tensor, model.size) for tensor in self.maps]
+        self.before = keras.Model(model.keras.inputs[0], self.maps)
+        self.after = keras.Model(self.maps, model.keras.outputs[0])
+
+    def trunk(self) -> tuple[Any, Callable[[Any], Any]]:
+        """The network that makes the first map, and what turns pixels (0-255) into what it wants."""
+        import keras
+
+        history = self.maps[0]._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        while not isinstance(node.operation, keras.Model):
+            node = node.parent_nodes[0]
+        network, steps = node.operation, []
+        node = node.parent_nodes[0]
+        while node.input_tensors and type(node.operation).__name__ not in ("Cropping2D", "Flip", "Resizing"):
+            steps.append(node)
+            node = node.parent_nodes[0]
+
+        def before(pixels: Any) -> Any:
+            for step in reversed(steps):
+                arguments, named = step.arguments.fill_in({id(step.input_tensors[0]): pixels})
+                pixels = step.operation(*arguments, **named)
+            return pixels
+
+        return network, before
+
+    @cached_property
+    def _run(self) -> Any:
+        import tensorflow as tf
+
+        def run(images: Any, classes: Any) -> Any:
+            maps = _listed(self.before(images, training=False))
+            with tf.GradientTape() as tape:
+                tape.watch(maps)
+                odds = self.after(maps if len(maps) > 1 else maps[0], training=False)
+                own = tf.gather(odds, classes, axis=1, batch_dims=1)
+                hot = tf.one_hot(classes, tf.shape(odds)[1], dtype=odds.dtype)
+                others = tf.reduce_sum(odds * (1 - hot), axis=1)
+                score = tf.math.log(tf.maximum(own, 1e-30)) - tf.math.log(tf.maximum(others, 1e-30))
+            slopes = tape.gradient(score, maps, unconnected_gradients="zero")
+            # Where nothing is active nothing is worth anything, though a root's slope there is infinite.
+            each = [tf.where(a == 0, 0.0, a * slope) for a, slope in zip(maps, slopes, strict=True)]
+            channels = [tf.reduce_sum(one, axis=(1, 2)) for one in each]
+            return [tf.reduce_sum(one, axis=-1) for one in each], channels, odds
+
+        return tf.function(run, reduce_retracing=True)
+
+    def worths(
+        self, images: NDArray[np.uint8], classes: NDArray[np.integer]
+    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]], NDArray[np.float64]]:
+        """What each place of each map, and each of its channels, is worth for the given class of each photo.
+
+        images: uint8 [n, size, size, 3]; classes: int [n]. Returns, a map each, float32 [n, h, w] and [n, channels];
+        and the probabilities, [n, classes].
+        """
+        places: list[list[Any]] = [[] for _ in self.maps]
+        channels: list[list[Any]] = [[] for _ in self.maps]
+        odds = []
+        for at in range(0, len(images), BATCH):
+            each, by_channel, found = self._run(images[at : at + BATCH], classes[at : at + BATCH].astype(np.int32))
+            for number in range(len(self.maps)):
+                places[number].append(each[number].numpy())
+                channels[number].append(by_channel[number].numpy())
+            odds.append(found.numpy())
+        return [np.concatenate(one) for one in places], [np.concatenate(one) for one in channels], np.concatenate(odds)
+
+    def photo_maps(self, places: Sequence[NDArray[np.float32]], side: int) -> NDArray[np.float32]:
+        """The worths of all views on one canvas, float32 [n, side, side]: the mean over the views of each place."""
+        n = len(places[0])
+        total, seen = np.zeros((n, side, side), np.float32), np.zeros((side, side), np.float32)
+        for view, worth in zip(self.views, places, strict=True):
+            scale = side / view.canvas
+            top, left = round(view.top * scale), round(view.left * scale)
+            bottom, right = round((view.top + view.side) * scale), round((view.left + view.side) * scale)
+            shown = worth[:, :, ::-1] if view.flipped else worth
+            total[:, top:bottom, left:right] += _stretched(shown, bottom - top, right - left)
+            seen[top:bottom, left:right] += 1
+        return np.asarray(total / np.maximum(seen, 1))
+
+
+def overlay(photo: NDArray[np.uint8], worth: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """A map [h, w] on a photo uint8 [h, w, 3]: red speaks for the class, blue against it, the strongest place fully."""
+    strongest = float(np.quantile(np.abs(worth), 0.995)) or 1.0
+    share = np.clip(worth / strongest, -1, 1)[..., None]
+    grey = photo.mean(axis=-1, keepdims=True).repeat(3, axis=-1) * 0.65 + photo * 0.35
+    colour = np.where(share > 0, np.array([225, 30, 20]), np.array([25, 70, 225]))
+    alpha = 0.75 * np.abs(share)
+    return np.asarray(np.clip(grey * (1 - alpha) + colour * alpha, 0, 255), dtype=np.uint8)
+
+
+def stretched(worth: NDArray[np.floating], height: int, width: int) -> NDArray[np.float32]:
+    """One map [h, w] in another size."""
+    return np.asarray(_stretched(np.asarray(worth, np.float32)[None], height, width)[0])
+
+
+def _stretched(worth: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Bilinear, [n, h, w] to [n, height, width]."""
+    import tensorflow as tf
+
+    return np.asarray(tf.image.resize(worth[..., None], (height, width)).numpy()[..., 0])
+
+
+def _last_maps(model: Any) -> list[Any]:
+    """Keras tensors [n, h, w, channels] that go into something of another shape: what pooling (or a flatten) takes."""
+    found = []
+    for operation in model.operations:
+        for node in operation._inbound_nodes:
+            if all(len(tensor.shape) != 4 for tensor in node.output_tensors):
+                found += [tensor for tensor in node.input_tensors if len(tensor.shape) == 4]
+    return list({id(tensor): tensor for tensor in found}.values())
+
+
+def _view(tensor: Any, size: int) -> View:
+    """Follow a map back to the pixels that it was made from."""
+    top, left, side, canvas, flipped = 0, 0, None, None, False
+    history = tensor._keras_history
+    node = history.operation._inbound_nodes[history.node_index]
+    while node.input_tensors:
+        operation = node.operation
+        kind = type(operation).__name__
+        if kind == "Cropping2D":
+            (above, below), (before, after) = operation.cropping
+            top, left, canvas = above, before, node.input_tensors[0].shape[1]
+            side = canvas - above - below
+            assert side == canvas - before - after, "views are square"
+        elif kind == "Flip":
+            flipped = not flipped
+        elif kind == "Resizing" and canvas is None:
+            canvas = operation.height
+        node = node.parent_nodes[0]
+    canvas = canvas or size
+    return View(top, left, side or canvas, canvas, flipped)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,295 @@
+"""What a study found, as a page: the table, what each row costs, and which differences are more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ssclass.code import code_digest
+from ssclass.evaluation import Comparison, compare
+from ssclass.study.measuring import Measured
+from ssclass.study.pages import Page, Picture, drawn
+from ssclass.study.rows import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ssclass.dataset import Dataset
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Found:
+    """A study so far: rows in the order of study.yaml, those that are finished, and why others were not run."""
+
+    data_version: str
+    dataset: Dataset
+    classes: tuple[str, ...]
+    rows: Mapping[str, Row]
+    measured: Mapping[str, Measured]
+    not_run: Mapping[str, str]
+
+    @property
+    def best(self) -> str | None:
+        """The row with the highest cross-validated accuracy, of equals the first."""
+        return max(self.measured, key=lambda name: self.measured[name].cv[0], default=None)
+
+    def name(self) -> str:
+        """One line for the run table."""
+        best = f" · best {self.best} {self.measured[self.best].cv[0]:.4f}" if self.best else ""
+        return f"{len(self.measured)} of {len(self.rows)} rows · {self.data_version}{best}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row against another: on the held-out photos that both answered for, and out of fold on training photos."""
+
+    row: str
+    other: str
+    holdout: Comparison
+    out_of_fold: Comparison
+
+    @property
+    def verdict(self) -> str:
+        """In words: which of the two differences are more than chance."""
+        said = []
+        for where, one in (("held out", self.holdout), ("out of fold", self.out_of_fold)):
+            if one.mcnemar_p < LEVEL:
+                said.append(f"{'better' if one.wins > one.losses else 'worse'} {where}")
+        return " and ".join(said) or "no"
+
+
+def pair(row: Measured, other: Measured) -> Pair:
+    """Compare two rows on the photos that both have; rows of other sources may have more or fewer."""
+    return Pair(
+        row.row,
+        other.row,
+        _common(row.result.holdout, row.right, other.result.holdout, other.right),
+        _common(row.train, row.cv_right, other.train, other.cv_right),
+    )
+
+
+def pairs(found: Found) -> list[Pair]:
+    """Each row against the one that it names, and against the best by cross-validation."""
+    made: dict[tuple[str, str], Pair] = {}
+    for name, measured in found.measured.items():
+        for other in (found.rows[name].against, found.best):
+            if other in found.measured and other != name:
+                made[name, str(other)] = pair(measured, found.measured[str(other)])
+    return list(made.values())
+
+
+def as_dict(found: Found) -> dict[str, Any]:
+    """JSON-able: what ``--json`` prints."""
+    compared: dict[str, list[dict[str, Any]]] = {}
+    for each in pairs(found):
+        compared.setdefault(each.row, []).append(
+            {
+                "against": each.other,
+                "holdout": _numbers(each.holdout),
+                "out_of_fold": _numbers(each.out_of_fold),
+                "significant": each.verdict,
+            }
+        )
+    rows = []
+    for name, row in found.rows.items():
+        measured = found.measured.get(name)
+        told: dict[str, Any] = {"row": name, "about": row.about, "set": dict(row.changes), "study": row.study}
+        if measured is None:
+            rows.append(told | {"state": found.not_run.get(name, "not run yet")})
+            continue
+        scores = measured.scores
+        rows.append(
+            told
+            | {
+                "state": "finished",
+                "key": measured.result.key,
+                "head": measured.result.head,
+                "right": scores.right,
+                "holdout_size": scores.n,
+                "accuracy": scores.accuracy,
+                "accuracy_interval": [scores.accuracy_interval.low, scores.accuracy_interval.high],
+                "cv_accuracy": measured.cv[0],
+                "cv_accuracy_sd": measured.cv[1],
+                "cv_repeats": measured.repeats,
+                "train_size": measured.result.train_size,
+                **{each: getattr(scores, each) for each in ("loss", "precision", "recall", "f_measure")},
+                "parameters_backbone": measured.parameters_backbone,
+                "parameters_head": measured.parameters_head,
+                "megabytes": measured.megabytes,
+                "seconds_training": measured.result.seconds["training"],
+                "milliseconds": measured.milliseconds,
+                "device": measured.device,
+                "compared": compared.get(name, []),
+            }
+        )
+    return {"data_version": found.data_version, "best": found.best, "rows": rows}
+
+
+def page(found: Found) -> Page:
+    """The whole report."""
+    shown = Page(f"Study of {' and '.join(found.classes)}: {found.data_version}")
+    counts = found.dataset.by_source()
+    train, holdout = len(found.dataset.train), len(found.dataset.holdout)
+    shown.text(
+        f"{train} photos train and {holdout} are held out by params.yaml. Code `{code_digest()}`; "
+        f"{len(found.measured)} of {len(found.rows)} rows finished. Rows and what each changes: `study.yaml`."
+    )
+    if len(counts) > 1:
+        columns = ("source", "train", "held out", "kept, neither")
+        shown.table(columns, [(name, n["train"], n["holdout"], n["unused"]) for name, n in counts.items()])
+    shown.heading("Accuracy")
+    measured = list(found.measured.values())
+    strong = [at for at, each in enumerate(measured) if each.row == found.best]
+    shown.table(
+        (
+            "row",
+            "what",
+            "study, %",
+            "held out: right",
+            "accuracy, 95 %",
+            "cross-validated",
+            "loss",
+            "precision",
+            "recall",
+            "F",
+        ),
+        [_accuracy_line(each, found.rows[each.row]) for each in measured],
+        strong,
+    )
+    shown.text(
+        "Study: the original study's accuracy on its own 160 validation photos, trained on its 640: another split, so "
+        "a guide. Held out: trained on the whole training split; the interval is Clopper and Pearson's. "
+        "Cross-validated: on the training split alone, folds grouped by near-duplicates, mean ± standard deviation "
+        "over the repeats, each with other folds (over the folds where there is one repeat). Precision, recall and F "
+        "are means over classes, loss is in nats; all four on the held-out photos. Strong: the best by "
+        "cross-validation."
+    )
+    if measured:
+        shown.show({"study": Picture(drawn(figure(found)), width=860)}, charts=True)
+    shown.heading("Cost")
+    shown.table(
+        (
+            "row",
+            "head",
+            "parameters: backbone",
+            "head",
+            "MB",
+            "training, s",
+            "ms a photo, alone",
+            "ms a photo, 32 together",
+            "on",
+        ),
+        [_cost_line(each) for each in measured],
+    )
+    shown.text(
+        "MB: the exported Keras model. Training: one training with its cross-validation, without the features, which "
+        "are kept. Milliseconds: the whole exported model, pixels to probabilities, median of several calls on the "
+        "machine that did the row."
+    )
+    shown.heading("Which differences are more than chance")
+    shown.table(
+        (
+            "row",
+            "against",
+            "held out: only it / only the other right",
+            "p",
+            "out of fold: only it / only the other right",
+            "p",
+            f"significant (p < {LEVEL:g})",
+        ),
+        [_pair_line(each) for each in pairs(found)],
+    )
+    shown.text(
+        "Exact McNemar, two-sided, on the photos that both rows answered for; out of fold: on the mean of the "
+        "probabilities over the repeats. The p are not corrected for the number of comparisons."
+    )
+    missing = [(name, found.not_run.get(name, "not run yet")) for name in found.rows if name not in found.measured]
+    if missing:
+        shown.heading("Not run")
+        shown.table(("row", "why"), missing)
+    shown.heading("How to do one row again")
+    shown.table(
+        ("row", "command", "as an experiment"),
+        [(name, f"`ssclass study {name}`", f"`{row.experiment}`") for name, row in found.rows.items()],
+    )
+    shown.text(
+        "The study looks at the held-out photos once for every finished row. The gate's count of consultations "
+        "(`consulted` in the ledger) does not include that: who changes params.yaml for what stands here has let the "
+        "held-out photos choose. The cross-validated column is there for choosing."
+    )
+    return shown
+
+
+def figure(found: Found) -> Figure:
+    """Accuracies side by side, those of the original study beside them."""
+    from matplotlib.figure import Figure
+
+    measured = list(found.measured.values())
+    drawing = Figure(figsize=(9, 1.4 + 0.42 * len(measured)), layout="constrained")
+    axes = drawing.subplots()
+    for place, each in enumerate(measured):
+        scores, (mean, sd) = each.scores, each.cv
+        low, high = scores.accuracy_interval.low, scores.accuracy_interval.high
+        axes.plot([low, high], [place + 0.16] * 2, color="#8aa8c8", linewidth=2)
+        axes.plot(scores.accuracy, place + 0.16, "o", color="#2f5f8f", label=None if place else "held out, 95 %")
+        axes.plot([mean - sd, mean + sd], [place - 0.16] * 2, color="#d9a35b", linewidth=5)
+        axes.plot(mean, place - 0.16, "o", color="#9a5b00", label=None if place else "cross-validated ± sd")
+    study = [(row.study / 100, place) for place, name in enumerate(found.measured) if (row := found.rows[name]).study]
+    if study:
+        axes.plot([x for x, _ in study], [y for _, y in study], "x", color="black", label="original study")
+    axes.set(yticks=range(len(measured)), yticklabels=[each.row for each in measured], xlabel="accuracy")
+    axes.set(ylim=(len(measured) - 0.5, -0.5))
+    axes.grid(axis="x", color="#e4e4e4")
+    axes.set_axisbelow(True)
+    drawing.legend(loc="outside lower center", ncols=3, frameon=False)
+    return drawing
+
+
+def _accuracy_line(each: Measured, row: Row) -> Sequence[object]:
+    scores, (mean, sd) = each.scores, each.cv
+    low, high = scores.accuracy_interval.low, scores.accuracy_interval.high
+    return (
+        each.row,
+        row.about,
+        None if row.study is None else f"{row.study:.2f}",
+        f"{scores.right} of {scores.n}",
+        f"{scores.accuracy:.4f} ({low:.3f}–{high:.3f})",
+        f"{mean:.4f} ± {sd:.4f}",
+        *(f"{getattr(scores, name):.4f}" for name in ("loss", "precision", "recall", "f_measure")),
+    )
+
+
+def _cost_line(each: Measured) -> Sequence[object]:
+    return (
+        each.row,
+        each.result.head,
+        f"{each.parameters_backbone:,}",
+        f"{each.parameters_head:,}",
+        f"{each.megabytes:.1f}",
+        f"{each.result.seconds['training']:.1f}",
+        *(f"{value:.0f}" for value in each.milliseconds.values()),
+        each.device,
+    )
+
+
+def _pair_line(each: Pair) -> Sequence[object]:
+    cells: list[object] = [each.row, each.other]
+    for one in (each.holdout, each.out_of_fold):
+        cells += [f"{one.wins} / {one.losses} of {one.n}", f"{one.mcnemar_p:.3g}"]
+    return (*cells, each.verdict)
+
+
+def _common(ours: Sequence[str], right: Any, theirs: Sequence[str], others: Any) -> Comparison:
+    place = {sha256: at for at, sha256 in enumerate(theirs)}
+    both = [(at, place[sha256]) for at, sha256 in enumerate(ours) if sha256 in place]
+    index = np.array(both, dtype=int).reshape(-1, 2)
+    return compare(right[index[:, 0]], others[index[:, 1]])
+
+
+def _numbers(one: Comparison) -> dict[str, Any]:
+    return {"n": one.n, "wins": one.wins, "losses": one.losses, "mcnemar_p": one.mcnemar_p}

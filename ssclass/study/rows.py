@@ -1,0 +1,139 @@
+"""The rows of the study: names, and what each changes in params.yaml. Kept in the workspace's study.yaml."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ssclass.code import code_digest
+from ssclass.dataset import Dataset
+from ssclass.errors import NotFoundError, ParamsError
+from ssclass.params import Params
+from ssclass.template import template
+from ssclass.workspace import Workspace
+
+FILE = "study.yaml"
+DEFAULT = "default"
+"""The row that is params.yaml as it is; the others are compared with it."""
+VERSION = 1  # of how a row is measured: a change makes every row new
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    about: str
+    set: dict[str, Any] = {}
+    study: float | None = Field(None, ge=0, le=100)
+    repeats: int | None = Field(None, ge=1, le=50)
+    auxiliary: bool = False
+    against: str = DEFAULT
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    repeats: int = Field(8, ge=1, le=50)
+    rows: dict[str, _Row]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. `params` are those of the workspace with `changes` (dotted) applied.
+
+    `study`: the original study's validation accuracy, per cent. `auxiliary`: needs photos of another source than
+    `main`. `against`: the row that it is compared with.
+    """
+
+    name: str
+    about: str
+    changes: Mapping[str, Any]
+    params: Params
+    repeats: int
+    study: float | None
+    auxiliary: bool
+    against: str
+
+    @property
+    def experiment(self) -> str:
+        """The command that does this row alone, as an experiment of DVC."""
+        options = "".join(f" -S {_quoted(name, value)}" for name, value in self.changes.items())
+        return f"dvc exp run{options}"
+
+    def choose(self, dataset: Dataset) -> Dataset:
+        """The data set with this row's choice of sources."""
+        return replace(dataset, sources=self.params.dataset.sources)
+
+    def key(self, dataset: Dataset) -> str:
+        """What its figures depend on (hex, 16): the rows of the data set, the params, the code, the repeats."""
+        text = f"{VERSION} {dataset.digest} {self.params.result_digest} {code_digest()} {self.repeats}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_rows(workspace: Workspace) -> dict[str, Row]:
+    """The rows of study.yaml by name, in its order; the template's where the workspace has none.
+
+    ParamsError names the row and the field that is wrong.
+    """
+    path = workspace.root / FILE
+    if not path.exists():
+        path = template() / FILE
+    base = workspace.params
+    try:
+        file = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except yaml.YAMLError as error:
+        where = str(error).replace("\n", " ")
+        raise ParamsError(f"{path}: not readable as YAML ({where}); mend it there") from error
+    except ValidationError as error:
+        raise _wrong(path, error) from error
+    if DEFAULT not in file.rows or file.rows[DEFAULT].set:
+        raise ParamsError(f"{path}: the row `{DEFAULT}` must be there and change nothing; put it back")
+    rows = {}
+    for name, row in file.rows.items():
+        if row.against not in file.rows:
+            raise ParamsError(f"{path}: {name}: against: no row {row.against!r}; name one of {', '.join(file.rows)}")
+        try:
+            params = changed(base, row.set)
+        except ValidationError as error:
+            raise _wrong(path, error, name) from error
+        repeats = row.repeats or file.repeats
+        rows[name] = Row(name, row.about, row.set, params, repeats, row.study, row.auxiliary, row.against)
+    return rows
+
+
+def choose(rows: Mapping[str, Row], names: Iterable[str]) -> list[Row]:
+    """The rows of these names, or all of them; NotFoundError for a name that is none."""
+    wanted = list(names)
+    for name in wanted:
+        if name not in rows:
+            raise NotFoundError(
+                f"{name}: no row of the study ({', '.join(rows)}); `ssclass study --list` tells of each"
+            )
+    return [row for name, row in rows.items() if not wanted or name in wanted]
+
+
+def changed(params: Params, changes: Mapping[str, Any]) -> Params:
+    """Params with dotted names set to values; ValidationError when they do not fit."""
+    values = params.model_dump(mode="json")
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        at = values
+        for part in path:
+            at = at.setdefault(part, {})
+        at[last] = value
+    return Params.model_validate(values)
+
+
+def _wrong(path: Path, error: ValidationError, row: str = "") -> ParamsError:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return ParamsError(f"{path}: {f'{row}: ' if row else ''}{field}: {first['msg']}; correct that value")
+
+
+def _quoted(name: str, value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"'{name}=[{','.join(map(str, value))}]'"
+    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"

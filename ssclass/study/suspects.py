@@ -1,0 +1,123 @@
+"""Labels that are probably wrong, by what cross-validation says of photos that it did not learn from.
+
+Confident learning (Northcutt, Jiang & Chuang, JAIR 2021), as cleanlab has it: the photos are ranked by the probability
+that the model gives their label out of fold; those that the estimated joint distribution of given and true labels
+says are wrong are marked as issues.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssclass.dataset import Dataset
+from ssclass.images import thumbnail
+from ssclass.learning import Progress, label_index, silent
+from ssclass.study.measuring import cross_validated, finished
+from ssclass.study.pages import Page, Picture, jpeg
+from ssclass.study.photos import read_photos
+from ssclass.study.rows import DEFAULT, load_rows
+from ssclass.workspace import Workspace
+
+REPEATS = 4  # of the cross-validation, where the study has none of these params
+SIDE = 220  # of a thumbnail's longer side, pixels
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A training photo, most suspicious first. quality: the probability of its label, out of fold.
+
+    issue: whether the label counts as wrong, rather than as merely unlikely.
+    """
+
+    sha256: str
+    batch: str
+    key: str
+    label: str
+    suggested: str
+    quality: float
+    issue: bool
+
+
+def suspects(workspace: Workspace, progress: Progress = silent) -> list[Suspect]:
+    """Every training photo, the most suspicious first; BatchError when there is too little to cross-validate."""
+    params, dataset = workspace.params, workspace.dataset()
+    row = load_rows(workspace)[DEFAULT]
+    measured = finished(workspace, row, dataset)
+    if measured is not None and measured.train == tuple(each.sha256 for each in dataset.train):
+        probabilities = np.array(measured.out_of_fold)
+    else:
+        _, probabilities, _ = cross_validated(workspace, params, dataset, REPEATS, progress)
+    return ranked(dataset, probabilities, params.dataset.classes)
+
+
+def ranked(dataset: Dataset, probabilities: np.ndarray, classes: Sequence[str]) -> list[Suspect]:
+    """The training photos of a data set by out-of-fold probabilities, float [train, classes]."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    labels = label_index(dataset.train, classes)
+    present = np.unique(labels)  # cleanlab wants a photo of every class; params.yaml may name one before it has any
+    odds = probabilities[:, present] / probabilities[:, present].sum(axis=1, keepdims=True)
+    given = np.searchsorted(present, labels)
+    quality = get_label_quality_scores(given, odds)
+    issue = find_label_issues(given, odds, n_jobs=1)
+    return [
+        Suspect(
+            sha256=row.sha256,
+            batch=dataset.batch_of(row.sha256),
+            key=row.key,
+            label=row.label,
+            suggested=classes[present[odds[at].argmax()]],
+            quality=float(quality[at]),
+            issue=bool(issue[at]),
+        )
+        for at in np.argsort(quality, kind="stable")
+        for row in [dataset.train[at]]
+    ]
+
+
+def manifest(found: Sequence[Suspect]) -> str:
+    """The corrections that these suspects would be, as the manifest of a batch: to be looked through and submitted."""
+    relabel = [{"sha256": each.sha256, "label": each.suggested} for each in found if each.label != each.suggested]
+    return json.dumps({"schema": 1, "relabel": relabel}, indent=1, ensure_ascii=False) + "\n"
+
+
+def page(workspace: Workspace, found: Sequence[Suspect], of: int) -> Page:
+    """The suspects with their pictures."""
+    shown = Page(f"Suspicious labels: {len(found)} of {of} training photos")
+    marked = sum(each.issue for each in found)
+    shown.text(
+        f"Most suspicious first; {marked} of them are marked `issue`: the label is probably wrong, not merely "
+        "unlikely. The number is the probability of the given label by models that have not seen the photo. A person "
+        "decides: take what is right out of the manifest (`ssclass data suspects --manifest FILE`), and submit the "
+        "rest (`ssclass submit FILE`)."
+    )
+    pictures = dict(read_photos(workspace, {each.sha256 for each in found}))
+    shown.show(
+        {
+            f"{place:03}-{each.sha256[:12]}": Picture(
+                jpeg(thumbnail(pictures[each.sha256], SIDE)),
+                f"{place}. {each.label} → {each.suggested}{' · issue' if each.issue else ''} · {each.quality:.3f}\n"
+                f"{each.sha256[:16]}… in {each.batch}\n{each.key}",
+            )
+            for place, each in enumerate(found, 1)
+        }
+    )
+    return shown
+
+
+def as_dicts(found: Sequence[Suspect]) -> list[dict[str, Any]]:
+    """JSON-able."""
+    return [asdict(each) for each in found]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file, its folder made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

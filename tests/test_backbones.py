@@ -1,0 +1,167 @@
+"""Every backbone's whole path at small size. Those whose weights are not MobileNet's have random ones, put where
+`ssclass weights import` puts a file: what is tested is that everything fits together, not how well they see."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CLASSES
+from model_fixtures import random_file
+
+from ssclass.backbones import BACKBONES, import_keras
+from ssclass.classifier import Classifier
+from ssclass.comparing import evaluate_folder
+from ssclass.errors import ParamsError, WeightsError
+from ssclass.extraction import extract, make_extractor
+from ssclass.features import Features, feature_spec
+from ssclass.params import FeatureParams, Params
+from ssclass.serving import class_folders, open_model
+from ssclass.training import train
+from ssclass.weights import import_weights, load_weights
+
+MODULES = {
+    "mobilenet": "mobilenet",
+    "mobilenet_v2": "mobilenet_v2",
+    "mobilenet_v3": "mobilenet_v3",
+    "inception_v3": "inception_v3",
+    "resnet50": "resnet",
+    "densenet121": "densenet",
+    "densenet169": "densenet",
+    "densenet201": "densenet",
+    "efficientnet_v2_b0": "efficientnet_v2",
+}
+QUICK = ("mobilenet_v2", "mobilenet_v3")
+WITHOUT_WEIGHTS = [
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in BACKBONES if name != "mobilenet"
+]
+LARGE = ("densenet169", "densenet201")
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Random weights never get where real runs look for theirs."""
+    monkeypatch.setenv("SSCLASS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+class Asked(Exception):
+    """What Keras would fetch."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in BACKBONES]
+)
+def test_the_weights_are_the_file_that_keras_fetches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keras, backbone = import_keras(), BACKBONES[name]
+
+    def get_file(file: str, url: str, *, file_hash: str | None = None, **_: Any) -> str:
+        raise Asked(file, url, file_hash)
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    shape = (backbone.size, backbone.size, 3)
+    with pytest.raises(Asked) as asked:
+        getattr(keras.applications, backbone.builder)(include_top=backbone.top, weights="imagenet", input_shape=shape)
+    assert asked.value.args == (backbone.file, backbone.url, backbone.md5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_pixels_reach_the_network_as_keras_prepares_them(name: str) -> None:
+    import_keras()
+    backbone = BACKBONES[name]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float32)
+    theirs = import_module(f"keras.applications.{MODULES[name]}").preprocess_input(pixels.copy())
+    ours = np.asarray(backbone.preprocess(pixels))
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    assert (ours is pixels or np.array_equal(ours, pixels)) == (backbone.pixels == "own")
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    [
+        ("mobilenet_v3", lambda pixels: pixels / 127.5 - 1),
+        ("efficientnet_v2_b0", lambda pixels: (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]),
+    ],
+)
+def test_networks_that_take_raw_pixels_scale_them_inside_and_once(name: str, scaled: Any) -> None:
+    backbone = BACKBONES[name]
+    whole = backbone.build(top=False, size=32)
+    builder = getattr(import_keras().applications, backbone.builder)
+    bare = builder(include_top=False, weights=None, input_shape=(32, 32, 3), include_preprocessing=False)
+    bare.set_weights(whole.get_weights())
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.float32)
+    found = whole(backbone.preprocess(pixels)).numpy()
+    alone = bare(scaled(pixels).astype(np.float32)).numpy()
+    np.testing.assert_allclose(found, alone, atol=float(alone.std()) * 1e-3)
+
+
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
+def test_from_photos_to_a_served_model(name: str, own_home: Path, drawings: Path, tmp_path: Path) -> None:
+    weights = import_weights(random_file(name, tmp_path))
+    assert load_weights(name).sha256 == weights.sha256
+    size = max(64, BACKBONES[name].min_size)
+    params = Params.model_validate(
+        {
+            "dataset": {"classes": CLASSES},
+            "features": {"backbone": name, "sizes": [size], "crops": "none", "flip": True},
+            "train": {"folds": 2, "epochs": 3},
+            "model": {"head": "T2.0"},
+        }
+    )
+    spec = feature_spec(params.features, maps=True)
+    assert spec.weights_sha256 == weights.sha256
+    files = class_folders(drawings, CLASSES)
+    photos = [(f"{number:064x}", file.path.read_bytes()) for number, file in enumerate(files)]
+    features = Features(*extract(spec, photos, make_extractor(spec)))
+    assert features.arrays[f"{size}.out.mean"].shape == (len(files), 2, BACKBONES[name].channels)
+    assert features.arrays[f"{size}.out.mean"].std() > 1e-3
+
+    labels = np.array([CLASSES.index(file.label) for file in files])
+    classifier = train(features, labels, features.sha256s, spec, params).classifier
+    classifier.save(tmp_path / "candidate")
+    again = Classifier.load(tmp_path / "candidate")
+    expected = again.predict(lambda spec: features)
+    np.testing.assert_array_equal(expected, classifier.predict(lambda spec: features))
+
+    folder = tmp_path / "served"
+    folder.mkdir()
+    again.export(folder / "model.keras")
+    (folder / "model.json").write_text(json.dumps({"classes": CLASSES, "size": again.size}))
+    scores, refused = evaluate_folder(drawings, [open_model(str(folder), None)], in_memory=False)
+    assert not refused
+    assert scores[str(folder)].right == (expected.argmax(axis=1) == labels).sum()
+    assert scores[str(folder)].loss == pytest.approx(-np.log(expected[np.arange(len(labels)), labels]).mean(), rel=1e-3)
+
+
+def test_each_backbone_sees_by_its_own_size_unless_told() -> None:
+    assert {name: backbone.size for name, backbone in BACKBONES.items() if backbone.size != 224} == {
+        "inception_v3": 299
+    }
+    with pytest.raises(ParamsError, match=r"features\.sizes: 64 pixels; inception_v3 needs 75"):
+        feature_spec(FeatureParams(backbone="inception_v3", sizes=(64,)))
+
+
+def test_weights_out_of_reach_are_told_in_a_line_whose_remedy_works(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = BACKBONES["mobilenet_v2"]
+    nowhere = f"http://127.0.0.1:9/{backbone.file}"
+    monkeypatch.setitem(BACKBONES, backbone.name, replace(backbone, url=nowhere))
+    with pytest.raises(WeightsError) as caught:
+        feature_spec(FeatureParams(backbone="mobilenet_v2"))
+    said = str(caught.value)
+    assert nowhere in said
+    assert f"`ssclass weights import {backbone.file}`" in said
+    assert "\n" not in said
+
+    import_weights(random_file("mobilenet_v2", tmp_path))
+    found = feature_spec(FeatureParams(backbone="mobilenet_v2"))
+    assert found.size == 299  # five crops of 224
+    backbone.build(top=False, size=32).save(tmp_path / backbone.file)
+    import_weights(tmp_path / backbone.file)
+    assert feature_spec(FeatureParams(backbone="mobilenet_v2")).fingerprint != found.fingerprint

@@ -1,0 +1,205 @@
+"""Several members as one model: what they say together, how that is judged, and its way through the pipeline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CLASSES, Command, Pipeline
+from model_fixtures import clouds, needed_weights, pictures, random_file, shard_of
+
+from ssclass.backbones import import_keras
+from ssclass.classifier import ABOUT_FILE, Classifier
+from ssclass.demo import deliveries, gather
+from ssclass.drawings import draw
+from ssclass.ensemble import combine_tensors, combined
+from ssclass.errors import ParamsError
+from ssclass.extraction import extract, make_extractor
+from ssclass.features import Features, FeatureSpec
+from ssclass.images import decode
+from ssclass.params import ModelParams, Params, load_params
+from ssclass.settings import CHECKOUT, home
+from ssclass.training import plan, train, train_planned
+from ssclass.weights import import_weights
+
+
+def params_for(members: list[str], combine: str = "mean", **features: object) -> Params:
+    return Params.model_validate(
+        {
+            "dataset": {"classes": CLASSES},
+            "features": features,
+            "model": {"members": members, "combine": combine},
+            "train": {"folds": 3, "epochs": 5},
+        }
+    )
+
+
+def test_a_vote_goes_to_the_majority_and_a_tie_to_the_higher_mean() -> None:
+    sure, unsure = [0.99, 0.01, 0.0], [0.3, 0.4, 0.3]
+    assert combined([np.array([each]) for each in (sure, unsure, unsure)], "mean").argmax() == 0
+    assert combined([np.array([each]) for each in (sure, unsure, unsure)], "vote").argmax() == 1
+    assert combined([np.array([each]) for each in (sure, unsure)], "vote").argmax() == 0
+    # However sure one is, it has one vote.
+    close = [1 / 3 - 1e-6, 1 / 3 + 2e-6, 1 / 3 - 1e-6]
+    assert combined([np.array([each]) for each in ([1.0, 0.0, 0.0], close, close)], "vote").argmax() == 1
+
+
+@pytest.mark.parametrize("how", ["mean", "vote"])
+@pytest.mark.parametrize("members", [2, 3, 4])
+def test_the_graph_says_what_the_formula_says(how: str, members: int) -> None:
+    keras = import_keras()
+    answers = np.random.default_rng(0).dirichlet(np.ones(3), (members, 50)).astype(np.float32)
+    inputs = [keras.Input((3,)) for _ in range(members)]
+    model = keras.Model(inputs, combine_tensors(inputs, how))
+    found = model(list(answers)).numpy()
+    np.testing.assert_allclose(found, combined(list(answers), how), atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["mean", "vote"])
+def test_it_is_judged_by_what_its_members_say_of_photos_they_did_not_learn_from(how: str) -> None:
+    features, labels = clouds(40, 2, apart=1.0)
+    members = ["mobilenet/T1", "mobilenet/linear", "mobilenet/T2.1"]
+    params = params_for(members, how)
+    spec = FeatureSpec("mobilenet", "0" * 64, (224,), flip=True)
+    planned = [(spec, head) for _, head in params.model.pairs]
+    seen: list[tuple[int, int]] = []
+    found = train_planned(
+        lambda spec: features, labels, features.sha256s, planned, params, lambda *each: seen.append(each)
+    )
+    name = f"{how} of mobilenet/T1, mobilenet/linear, mobilenet/T2.1"
+    assert found.head == found.classifier.head_name == name
+    assert list(found.cv) == [name, *members]
+    apart = [found.cv[member].probabilities for member in members]
+    np.testing.assert_array_equal(found.cv[name].probabilities, combined(apart, how))
+    right = found.cv[name].probabilities.argmax(axis=1) == labels
+    assert found.cv[name].mean == pytest.approx(right.mean(), abs=0.02)  # folds differ by a photo in size
+    assert len(found.cv[name].accuracy) == 3
+    assert found.cv["mobilenet/T1"].curves["loss"]
+    assert seen[-1][0] == seen[-1][1]
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+    # A member is what it would be alone.
+    t1 = params.model_copy(update={"model": ModelParams(head="T1")})
+    alone = train(features, labels, features.sha256s, spec, t1)
+    one, other = (each.classifier.members[0].head.get_weights() for each in (alone, found))
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("how", ["mean", "vote"])
+def test_saved_and_exported_it_gives_the_same_answers(how: str, tmp_path: Path) -> None:
+    needed_weights()
+    params = params_for(["mobilenet/T1", "mobilenet/rbf", "mobilenet/T2.0"], how, sizes=[64], crops="five")
+    planned = plan(params)
+    assert len({spec for spec, _ in planned}) == 2  # T2.0 alone needs the maps
+    _, photos = shard_of(pictures())
+    looked = {spec: Features(*extract(spec, photos, make_extractor(spec))) for spec, _ in planned}
+    labels = np.array([0, 1] * 6)
+    groups = [str(row) for row in range(12)]
+    learn = {spec: found.rows([0, 1, 2, 3] * 3) for spec, found in looked.items()}
+    classifier = train_planned(learn.__getitem__, labels, groups, planned, params).classifier
+
+    classifier.save(tmp_path)
+    again = Classifier.load(tmp_path)
+    expected = classifier.predict(looked.__getitem__)
+    assert again.specs == classifier.specs
+    assert again.head_name == classifier.head_name
+    np.testing.assert_array_equal(again.predict(looked.__getitem__), expected)
+
+    classifier.export(tmp_path / "model.keras")
+    model = import_keras().models.load_model(tmp_path / "model.keras")
+    pixels = np.stack([decode(data, classifier.size) for _, data in photos])
+    np.testing.assert_allclose(model(pixels).numpy(), expected, atol=2e-3)  # maps are remembered in half precision
+    inside = Classifier.from_export(tmp_path / "model.keras", tmp_path / ABOUT_FILE)
+    np.testing.assert_array_equal(inside.predict(looked.__getitem__), expected)
+    config = json.dumps(model.get_config(), default=str)
+    assert "Lambda" not in config
+
+
+def test_members_of_different_sizes_see_photos_decoded_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed_weights()
+    (alone, _), _ = plan(params_for(["mobilenet/linear", "mobilenet/rbf"], crops="none"))
+    (tmp_path / "weights").mkdir()  # of a home with MobileNet's own weights and random ones of InceptionV3
+    shutil.copy(home() / "weights" / "mobilenet.npz", tmp_path / "weights")
+    monkeypatch.setenv("SSCLASS_HOME", str(tmp_path))
+    import_weights(random_file("inception_v3", tmp_path))
+    params = params_for(["mobilenet/linear", "inception_v3/linear"], crops="none")
+    planned = plan(params)
+    assert [each.sizes for each, _ in planned] == [(224,), (299,)]
+    assert {each.size for each, _ in planned} == {299}
+    assert planned[0][0].fingerprint != alone.fingerprint
+
+    _, photos = shard_of(pictures())
+    looked = {each: Features(*extract(each, photos, make_extractor(each))) for each, _ in planned}
+    learn = {each: found.rows([0, 1, 2, 3] * 3) for each, found in looked.items()}
+    labels, groups = np.array([0, 1] * 6), [str(row) for row in range(12)]
+    classifier = train_planned(learn.__getitem__, labels, groups, planned, params).classifier
+    classifier.export(tmp_path / "model.keras")
+    model = import_keras().models.load_model(tmp_path / "model.keras")
+    pixels = np.stack([decode(data, classifier.size) for _, data in photos])
+    np.testing.assert_allclose(model(pixels).numpy(), classifier.predict(looked.__getitem__), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ("[mobilenet/T1]", "at least two"),
+        ("[]", "null for none"),
+        ("[mobilenet/T1, mobilenet/T1]", "different"),
+        ("[mobilenet/T1, mobilenet/auto]", "'mobilenet/auto'"),
+        ("[mobilenet/T1, T2.0]", "'T2.0'"),
+    ],
+)
+def test_members_that_make_no_sense_are_told(members: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((CHECKOUT / "params.yaml").read_text().replace("members: null", f"members: {members}"))
+    with pytest.raises(ParamsError, match=r"model\.members") as caught:
+        load_params(path)
+    assert said in str(caught.value)
+
+
+def test_an_unknown_backbone_among_the_members_is_told() -> None:
+    with pytest.raises(ParamsError, match=r"'resnet51'.*model\.members"):
+        plan(params_for(["mobilenet/T1", "resnet51/T1"]))
+
+
+@pytest.mark.slow  # three retrains
+def test_an_ensemble_is_one_model_all_the_way(pipeline: Pipeline, ssclass: Command, tmp_path: Path) -> None:
+    draw(tmp_path / "drawings", CLASSES, 40)
+    first, more, _, flipped, _ = deliveries(gather(tmp_path / "drawings"), tmp_path, seed=0)
+    workspace = pipeline.workspace(
+        tmp_path / "workspace",
+        sizes="[64]",
+        crops="none",
+        members="[mobilenet/linear, mobilenet/T2.0]",
+        combine="vote",
+        epochs="20",
+    )
+    name = "vote of mobilenet/linear, mobilenet/T2.0"
+    _, batch, source = first
+    assert pipeline.deliver(workspace, source, batch).decision == "PROMOTED"
+    champion = workspace.state().champion
+    event = workspace.state().decisions[champion].body
+    assert event["head"] == name
+    assert sorted(path.name for path in (workspace.root / "candidate").iterdir()) == [
+        "classifier.json",
+        "head.keras",
+        "head_2.keras",
+        "training.json",
+    ]
+
+    _, batch, source = more  # both are scored on the same photos
+    pipeline.deliver(workspace, source, batch)
+    body = list(workspace.state().decisions.values())[-1].body
+    assert body["champion"]["key"] == champion
+    _, batch, source = flipped
+    assert pipeline.deliver(workspace, source, batch).decision == "HELD"
+
+    done = ssclass("evaluate", tmp_path / "drawings", "--workspace", workspace.root, "--json")
+    assert done.returncode == 0, done.stderr
+    done = ssclass("predict", next((tmp_path / "drawings" / "sushi").iterdir()), "--workspace", workspace.root)
+    assert done.returncode == 0, done.stderr
+    assert "sushi" in done.stdout

@@ -1,0 +1,407 @@
+"""The study's rows, suspicious labels, and seeing a model: on one small workspace with two sources."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import CLASSES, Command
+from model_fixtures import needed_weights
+
+from ssclass.arrivals import take_in, waiting
+from ssclass.backbones import import_keras
+from ssclass.batches import submit
+from ssclass.classifier import Classifier, Member
+from ssclass.dataset import Dataset
+from ssclass.drawings import draw
+from ssclass.errors import NotFoundError, ParamsError, WeightsError
+from ssclass.features import feature_spec
+from ssclass.params import FeatureParams
+from ssclass.serving import Model, open_model
+from ssclass.shards import Row
+from ssclass.store import Store
+from ssclass.study import looking, measuring
+from ssclass.study.answers import ask, of_folder, of_holdout, out_of_fold, threshold
+from ssclass.study.conducting import conduct
+from ssclass.study.filters import favourites, layers
+from ssclass.study.maps import Seen
+from ssclass.study.measuring import finished
+from ssclass.study.report import pair
+from ssclass.study.rows import choose, load_rows
+from ssclass.study.runs import StudyRuns
+from ssclass.study.suspects import manifest, ranked
+from ssclass.template import create
+from ssclass.workspace import Workspace
+
+SMALL = {"features.crops": "none", "features.sizes": [64], "train.folds": 2}
+ROWS = {
+    "default": {"about": "as it is"},
+    "linear": {"about": "small and quick", "set": {**SMALL, "model.head": "linear"}, "study": 90.0, "repeats": 3},
+    "rbf": {"about": "another head", "set": {**SMALL, "model.head": "rbf"}, "against": "linear"},
+    "own": {
+        "about": "without the bought photos",
+        "set": {**SMALL, "model.head": "linear", "dataset.sources": ["main"]},
+        "auxiliary": True,
+        "against": "linear",
+    },
+}
+
+
+def ingest(workspace: Workspace) -> None:
+    with workspace.turn():
+        for ref in waiting(Store(workspace.settings), workspace.state()):
+            take_in(workspace, ref)
+
+
+def rows_of(workspace: Workspace, rows: dict[str, object]) -> None:
+    (workspace.root / "study.yaml").write_text(yaml.safe_dump({"repeats": 2, "rows": rows}, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def studied(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with two sources, in which the small rows are done."""
+    needed_weights()
+    folder = tmp_path_factory.mktemp("study")
+    workspace = create(folder / "workspace", {"bucket": "study", "s3_endpoint": s3_endpoint, "s3_region": "us-east-1"})
+    store = Store(workspace.settings)
+    store.make_bucket()
+    for source, seed, per_class in (("main", 1, 20), ("bought", 2, 8)):
+        draw(folder / source, CLASSES, per_class, seed)
+        submit(store, folder / source, source, CLASSES, source=source)
+    ingest(workspace)
+    rows_of(workspace, ROWS)
+    conduct(workspace, ["linear", "rbf", "own"], say=lambda line: None)
+    return workspace
+
+
+@pytest.fixture
+def empty(s3: Store, tmp_path: Path) -> Workspace:
+    at = {"bucket": s3.bucket, "s3_endpoint": s3.settings.s3_endpoint or "", "s3_region": "us-east-1"}
+    return create(tmp_path / "workspace", at)
+
+
+def test_each_row_is_a_child_run_with_the_metrics_of_a_retrain_and_of_the_study(studied: Workspace) -> None:
+    runs = StudyRuns(studied)
+    found = runs.client.search_runs([runs.experiment_id])
+    (parent,) = (run for run in found if "study_key" in run.data.tags)
+    children = {run.data.tags["row"]: run for run in found if "row" in run.data.tags}
+    assert set(children) == {"linear", "rbf", "own"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    metrics = children["linear"].data.metrics
+    assert {"accuracy", "accuracy_low", "loss", "f_measure", "cv_accuracy", "cv_accuracy_sd", "megabytes"} <= set(
+        metrics
+    )
+    assert {"parameters_head", "parameters_backbone", "milliseconds_1", "milliseconds_32", "seconds_training"} <= set(
+        metrics
+    )
+    assert metrics["parameters_head"] == 1024 * 2 + 2
+    assert metrics["parameters_backbone"] == 3_228_864, "MobileNet without its classifier"
+    assert metrics["cv_repeats"] == 3
+    assert {"wins", "cv_mcnemar_p"} <= set(children["rbf"].data.metrics), "compared with the row that it names"
+    assert children["rbf"].data.params["model.head"] == "rbf"
+    assert children["rbf"].outputs.model_outputs, "with its model"
+    names = {each.path for each in runs.client.list_artifacts(parent.info.run_id)}
+    assert names == {"study.md", "study.html", "study.png"}
+
+
+def test_the_study_writes_nothing_that_decides(studied: Workspace) -> None:
+    assert studied.git("status", "--porcelain") == "M study.yaml", "written by hand above"
+    assert not studied.state().decisions
+    assert [event.kind for event in studied.events()] == ["ingest", "ingest"]
+    assert not StudyRuns(studied).client.search_registered_models()
+
+
+def test_the_report_has_every_row_and_says_which_were_not_run(studied: Workspace) -> None:
+    folder = studied.private / "study" / "report"
+    text, html = (folder / "study.md").read_text(), (folder / "study.html").read_text()
+    linear = finished(studied, load_rows(studied)["linear"], studied.dataset())
+    assert linear is not None
+    assert f"{linear.scores.right} of {linear.scores.n}" in text
+    assert "| 90.00 |" in text.replace("**", "")
+    assert "| default | not run yet |" in text
+    assert "| bought | " in text, "photos of each source"
+    assert "dvc exp run -S features.crops=none -S 'features.sizes=[64]'" in text
+    assert "data:image/png;base64," in html
+    assert "<script" not in html
+    assert 'src="http' not in html
+
+
+def test_a_finished_row_is_not_trained_again_until_data_params_or_code_change(
+    studied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(measuring.learning, "learnt", never)
+    said: list[str] = []
+    before = len(StudyRuns(studied).client.search_runs([StudyRuns(studied).experiment_id]))
+    conduct(studied, ["linear", "rbf"], say=said.append)
+    assert said == ["linear: finished before", "rbf: finished before"]
+    assert len(StudyRuns(studied).client.search_runs([StudyRuns(studied).experiment_id])) == before
+
+    params = studied.root / "params.yaml"
+    text = params.read_text()
+    try:
+        params.write_text(text.replace("  seed: 0", "  seed: 1"))
+        row = load_rows(studied)["linear"]
+        assert finished(studied, row, studied.dataset()) is None
+    finally:
+        params.write_text(text)
+
+
+def test_a_row_that_was_cut_off_is_taken_up_where_rows_are_whole(
+    studied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = StudyRuns(studied)
+    row, dataset = load_rows(studied)["rbf"], studied.dataset()
+    done = finished(studied, row, dataset)
+    assert done is not None
+    parent = next(r for r in runs.client.search_runs([runs.experiment_id]) if "study_key" in r.data.tags).info.run_id
+    run = runs.child(parent, done)
+    assert run is not None
+    runs.discard(run)  # as if it had been killed between the training and MLflow
+    said: list[str] = []
+    monkeypatch.setattr(measuring.learning, "learnt", None)
+    conduct(studied, ["rbf"], say=said.append)
+    assert said == ["rbf: finished before"]
+    again = runs.child(parent, done)
+    assert again is not None
+    assert again != run
+    assert runs.client.get_run(again).outputs.model_outputs, "with its model, exported anew"
+
+
+def test_rows_of_other_sources_are_compared_on_the_photos_that_both_have(studied: Workspace) -> None:
+    rows, dataset = load_rows(studied), studied.dataset()
+    linear, own = (finished(studied, rows[name], dataset) for name in ("linear", "own"))
+    assert linear is not None
+    assert own is not None
+    assert set(own.train) < set(linear.train)
+    found = pair(own, linear)
+    assert found.out_of_fold.n == len(own.train)
+    assert found.holdout.n == len(set(own.result.holdout) & set(linear.result.holdout))
+    assert own.result.sources["bought"]["unused"] == 16
+
+
+def test_rows_whose_weights_cannot_be_had_are_told_and_the_rest_goes_on(
+    studied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_of(studied, {**ROWS, "away": {"about": "no weights", "set": {**SMALL, "train.seed": 7}}})
+
+    def away(workspace: Workspace, params: object, *rest: object) -> None:
+        raise WeightsError("weights of resnet50: out of reach; bring them")
+
+    monkeypatch.setattr(measuring.learning, "learnt", away)
+    said: list[str] = []
+    found = conduct(studied, ["away", "linear"], say=said.append)
+    assert found.not_run == {"away": "weights of resnet50: out of reach; bring them"}
+    assert said[-2:] == ["linear: finished before", "away: not run: weights of resnet50: out of reach; bring them"]
+    assert "out of reach" in (studied.private / "study" / "report" / "study.md").read_text()
+    rows_of(studied, ROWS)
+
+
+def test_the_command_lists_rows_and_prints_json(studied: Workspace, ssclass: Command) -> None:
+    done = ssclass("study", "--list", "--json", "--workspace", studied.root)
+    assert done.returncode == 0, done.stderr
+    rows = {row["row"]: row for row in json.loads(done.stdout)["rows"]}
+    assert list(rows) == list(ROWS)
+    assert rows["default"]["state"] == "not run yet"
+    assert rows["linear"]["cv_repeats"] == 3
+    assert ssclass("study", "no-such-row", "--workspace", studied.root).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"default": {"about": "", "set": {"train.seed": 1}}}, "change nothing"),
+        ({**ROWS, "bad": {"about": "", "set": {"model.head": "T9"}}}, r"bad: model\.head"),
+        ({**ROWS, "bad": {"about": "", "set": {"model.heed": "T1"}}}, r"bad: model\.heed"),
+        ({**ROWS, "bad": {"about": "", "against": "none"}}, "no row 'none'"),
+        ({**ROWS, "bad": {"set": {}}}, r"bad\.about"),
+    ],
+)
+def test_a_wrong_row_is_named(empty: Workspace, rows: dict[str, object], said: str) -> None:
+    rows_of(empty, rows)
+    with pytest.raises(ParamsError, match=said):
+        load_rows(empty)
+
+
+def test_the_shipped_rows_fit_the_shipped_params(empty: Workspace) -> None:
+    rows = load_rows(empty)
+    assert rows["default"].params == empty.params
+    assert rows["mobilenet-T1"].study == 91.25
+    with pytest.raises(NotFoundError, match="mobilenet-T1"):
+        choose(rows, ["mobilenet-t1"])
+    (empty.root / "study.yaml").unlink()
+    assert load_rows(empty) == rows, "a workspace from before has the template's"
+
+
+# --- suspicious labels ---------------------------------------------------------------------------------------------
+
+
+def test_flipped_labels_are_at_the_top_of_the_suspects_and_a_manifest_corrects_them(
+    studied: Workspace, ssclass: Command, tmp_path: Path
+) -> None:
+    linear = finished(studied, load_rows(studied)["linear"], studied.dataset())
+    assert linear is not None
+    dataset, odds = studied.dataset(), np.array(linear.out_of_fold)
+    sure = [at for at in np.argsort(-odds.max(axis=1)) if linear.cv_right[at]][:4]
+    flipped = {linear.train[at] for at in sure}
+    wrong = {"sandwich": "sushi", "sushi": "sandwich"}
+
+    def as_flipped(row: Row) -> Row:
+        return replace(row, label=wrong[row.label]) if row.sha256 in flipped else row
+
+    shards = [replace(shard, rows=tuple(map(as_flipped, shard.rows))) for shard in dataset.shards]
+    found = ranked(Dataset.of(shards), odds, CLASSES)
+    assert {each.sha256 for each in found[:4]} == flipped
+    assert all(each.issue for each in found[:4])
+    assert [each.quality for each in found] == sorted(each.quality for each in found)
+    relabel = json.loads(manifest(found[:4]))["relabel"]
+    assert {(each["sha256"], each["label"]) for each in relabel} == {
+        (row.sha256, row.label) for row in dataset.train if row.sha256 in flipped
+    }, "the labels that they had"
+
+
+def test_the_command_shows_suspects_and_their_manifest_can_be_submitted(
+    studied: Workspace, ssclass: Command, tmp_path: Path
+) -> None:
+    params = studied.root / "params.yaml"
+    text = params.read_text()
+    small = text.replace("crops: five", "crops: none").replace("sizes: [224]", "sizes: [64]")
+    params.write_text(small.replace("head: auto", "head: linear").replace("folds: 5", "folds: 2"))
+    try:
+        page, corrections = tmp_path / "suspects.html", tmp_path / "corrections.json"
+        at = ("--workspace", studied.root)
+        done = ssclass("data", "suspects", "--top", 5, "--html", page, "--manifest", corrections, "--json", *at)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert len(found) == 5
+        assert page.read_text().count("data:image/jpeg;base64,") == 5
+        assert found[0]["sha256"][:16] in page.read_text()
+        listed = json.loads(corrections.read_text())["relabel"]
+        assert [each["sha256"] for each in listed] == [each["sha256"] for each in found if each["issue"]]
+
+        corrections.write_text(json.dumps({"schema": 1, "relabel": [{"sha256": found[0]["sha256"], "label": "sushi"}]}))
+        sent = ssclass("submit", corrections, "--id", "corrections", *at)
+        assert sent.returncode == 0, sent.stderr
+        assert "1 corrections" in sent.stdout
+        assert [ref.id for ref in waiting(Store(studied.settings), studied.state())] == ["corrections"]
+        Store(studied.settings).delete("incoming/corrections/manifest.json")
+        (tmp_path / "odd.json").write_text(json.dumps({"schema": 1, "photos": [{"key": "a.jpg", "label": "sushi"}]}))
+        odd = ssclass("submit", tmp_path / "odd.json", *at)
+        assert odd.returncode == 2
+        assert "corrections alone" in odd.stderr
+    finally:
+        params.write_text(text)
+
+
+# --- seeing a model ------------------------------------------------------------------------------------------------
+
+
+def model_of(workspace: Workspace, row: str) -> Model:
+    """A row's model, as `ssclass look --model <run>` opens it."""
+    runs = StudyRuns(workspace)
+    (run,) = runs.client.search_runs([runs.experiment_id], f"tags.row = '{row}'")
+    return open_model(run.info.run_id, workspace.settings)
+
+
+def test_the_map_of_a_linear_head_adds_up_to_its_score(studied: Workspace) -> None:
+    model = model_of(studied, "linear")
+    seen = Seen(model)
+    images = np.random.default_rng(0).integers(0, 256, (3, model.size, model.size, 3), dtype=np.uint8)
+    classes = np.array([0, 1, 1])
+    places, channels, odds = seen.worths(images, classes)
+    dense = model.keras.get_layer("head").get_layer("probabilities")
+    kernel, bias = (value.numpy() for value in dense.weights)
+    maps = seen.before(images).numpy()
+    for at, own in enumerate(classes):
+        exact = maps[at] @ (kernel[:, own] - kernel[:, 1 - own]) / (maps.shape[1] * maps.shape[2])
+        assert np.allclose(places[0][at], exact, atol=1e-4), "the class-activation map of Zhou et al."
+        score = np.log(odds[at, own] / odds[at, 1 - own])
+        assert places[0][at].sum() + bias[own] - bias[1 - own] == pytest.approx(score, abs=1e-3)
+        assert channels[0][at].sum() == pytest.approx(places[0][at].sum(), abs=1e-3)
+
+
+def test_views_of_five_mirrored_crops_are_where_they_were_cut(tmp_path: Path) -> None:
+    needed_weights()
+    spec = feature_spec(FeatureParams(sizes=(64,), crops="five", flip=True))
+    keras = import_keras()
+    views = keras.Input((None, 1024), name="64.out.mean")
+    dense = keras.layers.Dense(2, activation="softmax", kernel_initializer="ones")
+    head = keras.Model({views.name: views}, dense(keras.layers.GlobalAveragePooling1D()(views)), name="head")
+    Classifier(CLASSES, (Member(spec, "linear", head),)).export(tmp_path / "model.keras")
+    seen = Seen(Model("crops", CLASSES, spec.size, keras.models.load_model(tmp_path / "model.keras")))
+    assert [(view.top, view.left) for view in seen.views] == list(spec.corners(64)) * 2
+    assert [view.flipped for view in seen.views] == [False] * 5 + [True] * 5
+    places = [np.zeros((1, 2, 2), np.float32) for _ in seen.views]
+    places[5][0, 0, 1] = 1  # top right of the mirrored top left view: the photo's top left corner
+    shown = seen.photo_maps(places, 85)[0]
+    assert np.unravel_index(shown.argmax(), shown.shape) < (30, 30)
+    assert shown[50:].max() == 0
+
+
+def test_a_channel_is_shown_what_it_answers_to(studied: Workspace) -> None:
+    network, before = Seen(model_of(studied, "linear")).trunk()
+    layer = layers(network)[0]
+    pictures = favourites(network, layer, [0, 5], before)
+    again = favourites(network, layer, [0, 5], before)
+    assert pictures.shape == (2, 128, 128, 3)
+    assert np.array_equal(pictures, again), "seeded"
+    keras = import_keras()
+    part = keras.models.clone_model(
+        keras.Model(network.inputs, layer.input), input_tensors=[keras.Input((128, 128, 3))]
+    )
+    part.set_weights(keras.Model(network.inputs, layer.input).get_weights())
+    noise = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3))
+    answers, usual = (
+        part(before(np.asarray(each, np.float32))).numpy().mean(axis=(1, 2)) for each in (pictures, noise)
+    )
+    for at, channel in enumerate((0, 5)):
+        assert answers[at, channel] > usual[:, channel].max() + 2, "far more than to noise"
+
+
+def test_a_threshold_is_the_one_with_the_most_photos_right() -> None:
+    second = np.array([0.1, 0.2, 0.3, 0.35, 0.45, 0.9])
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    found = threshold(labels, np.stack([1 - second, second], axis=1))
+    assert found.value == pytest.approx(0.325)
+    assert found.accuracy == 1
+    assert found.half == pytest.approx(4 / 6)
+    tied = threshold(np.array([0, 1]), np.array([[0.6, 0.4], [0.4, 0.6]]))
+    assert tied.value == 0.5, "of equals the plain one"
+
+
+def test_the_page_shows_mistakes_maps_curves_and_a_threshold(
+    studied: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssclass.study.filters.STEPS", 2)
+    model = model_of(studied, "rbf")
+    page = looking.write(looking.look(model, of_holdout(studied), studied), tmp_path / "look").read_text()
+    rbf = finished(studied, load_rows(studied)["rbf"], studied.dataset())
+    assert rbf is not None
+    mistakes = rbf.scores.n - rbf.scores.right
+    assert f"{rbf.scores.right} of {rbf.scores.n} right" in page
+    assert len(list((tmp_path / "look").glob("mistake-*.jpg"))) == mistakes
+    assert len(list((tmp_path / "look").glob("channel-*.png"))) >= 20
+    assert {"roc.png", "precision-recall.png", "calibration.png"} <= {p.name for p in (tmp_path / "look").iterdir()}
+    assert "HiResCAM" in page
+    assert f"right of {len(rbf.train)} training photos" in page
+    assert 'src="http' not in page
+    run = looking.log(studied, model, tmp_path / "look")
+    assert "look/index.html" in {each.path for each in StudyRuns(studied).client.list_artifacts(run, "look")}
+
+
+def test_class_folders_are_looked_at_and_what_cannot_be_read_is_named(studied: Workspace, tmp_path: Path) -> None:
+    draw(tmp_path / "photos", CLASSES, 2, 9)
+    (tmp_path / "photos" / "sushi" / "notes.jpg").write_text("lunch")
+    model = model_of(studied, "linear")
+    answers = ask(model, of_folder(tmp_path / "photos", model))
+    assert len(answers.names) == 4
+    assert list(answers.unreadable) == ["sushi/notes.jpg"]
+    assert out_of_fold(None, replace(model, key=None)).startswith("it is of no decision")  # type: ignore[union-attr]
+    with pytest.raises(NotFoundError, match="no MLflow run"):
+        looking.log(studied, replace(model, run_id=None), tmp_path)
