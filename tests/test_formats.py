@@ -62,6 +62,7 @@ def test_shards(path: Path):
     ]
     receipt = shard.receipt
     assert (receipt.batch_id, receipt.marker, receipt.etag) == ("golden", "manifest.json", "0123")
+    assert receipt.source == ("main" if path.stem == "shard-1" else "bought")
     assert (receipt.sequence, receipt.accepted, receipt.duplicates) == (3, 3, 1)
     assert receipt.counts == {"sandwich": {"train": 1, "holdout": 0}, "sushi": {"train": 1, "holdout": 1}}
     assert [(each.key, each.reason, each.detail) for each in receipt.refused] == [

@@ -229,7 +229,9 @@ def test_a_run_has_metrics_figures_card_dataset_and_model(journey, runs, trackin
     (given,) = run.inputs.dataset_inputs
     assert given.dataset.name == event["data_version"]
     assert journey.workspace.dataset().digest.startswith(given.dataset.digest)
-    assert set(tracking.models_of(run)) == ({"candidate", "model"} if event["decision"] == "PROMOTED" else {"candidate"})
+    assert set(tracking.models_of(run)) == (
+        {"candidate", "model"} if event["decision"] == "PROMOTED" else {"candidate"}
+    )
     assert f"# {event['decision']}" in run.data.tags["mlflow.note.content"]
 
 

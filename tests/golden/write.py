@@ -52,6 +52,7 @@ def shard(path: Path) -> None:
         warnings=(shards.Warned("flood", "2 of 3"),),
         relabel={"a" * 64: "sushi"},
         remove=("b" * 64,),
+        source="bought",
     )
     shards.write_shard(path, rows, receipt)
 
