@@ -69,6 +69,11 @@ def test_the_cut_is_where_the_last_block_begins(spec: FeatureSpec, cuts: Feature
     assert cuts.arrays["64.cut"].dtype == np.float16
 
 
+def test_what_is_made_of_them_later_makes_no_other_activations_at_the_cut(spec: FeatureSpec) -> None:
+    assert replace(spec, maps=True).fingerprint == spec.fingerprint
+    assert replace(spec, cut=2).fingerprint != spec.fingerprint
+
+
 def test_the_published_tail_after_the_cut_is_the_network(
     spec: FeatureSpec, cuts: Features, photos: list[tuple[str, bytes]]
 ) -> None:
