@@ -183,7 +183,10 @@ def test_the_export_answers_as_the_classifier_does(
 
     classifier.export(tmp_path / "model.keras")
     images = np.stack([decode(data, classifier.size) for _, data in photos])
-    answers = keras.models.load_model(tmp_path / "model.keras")(images).numpy()
+    model = keras.models.load_model(tmp_path / "model.keras")
+    answers = model(images).numpy()
+    # One network, as without tuning: `ssclass look` goes through its layers.
+    assert {"conv_dw_1_relu", "conv_pw_13_relu"} <= {layer.name for layer in model.get_layer("mobilenet_64").layers}
     np.testing.assert_allclose(answers, classifier.predict(lambda spec: through_tail(spec, cuts)), atol=1e-5)
 
 
