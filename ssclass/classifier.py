@@ -93,7 +93,8 @@ class Classifier:
 
     def predict(self, look: Look) -> np.ndarray:
         """Probabilities float64 [n, classes] of the photos whose features `look` gives."""
-        return combined([member.predict(look(member.spec)) for member in self.members], self.combine)
+        features = {spec: look(spec) for spec in self.specs}
+        return combined([member.predict(features[member.spec]) for member in self.members], self.combine)
 
     def about(self) -> dict[str, Any]:
         """What ``classifier.json`` says."""

@@ -48,20 +48,13 @@ def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str
         views = [_crop(whole, top, left, size, canvas, suffix) for top, left in spec.corners(size)]
         if spec.flip:
             views += [keras.ops.flip(view, axis=2) for view in views]
-        pixels = [backbone.preprocess(view) for view in views]
-        name = f"{spec.backbone}_{size}{suffix}"
-        if not spec.blocks:
-            trunk = backbone.trunk(weights.tensors, size)
-            trunk.name = name
-            arrays |= summaries(spec, size, [trunk(each) for each in pixels])
-            continue
-        front, back = halves(spec, size)
-        front.name, back.name = name, f"{name}_tail"
-        cuts = [keras.ops.cast(front(each), CUT) for each in pixels]
+        network = halves(spec, size)[0] if spec.cut else _whole(spec, size)
+        network.name = f"{spec.backbone}_{size}{suffix}"
+        found = [network(backbone.preprocess(view)) for view in views]
         if spec.cut:
-            arrays[f"{size}.cut"] = keras.ops.cast(_side_by_side(cuts), CUT)  # Reshape made them float32
+            arrays[f"{size}.cut"] = keras.ops.cast(_side_by_side(found), CUT)
         else:
-            arrays |= summaries(spec, size, [back(keras.ops.cast(each, "float32")) for each in cuts])
+            arrays |= summaries(spec, size, found)
     return arrays
 
 
@@ -110,6 +103,27 @@ def compiled(model: Any, size: int) -> Extractor:
     shape = tf.TensorSpec((None, size, size, 3), tf.uint8)
     run = tf.function(lambda images: model(images, training=False), input_signature=[shape])
     return lambda images: {name: value.numpy() for name, value in run(images).items()}
+
+
+def _whole(spec: FeatureSpec, size: int) -> Any:
+    """The backbone of a spec for views of `size`, with its tail, rounding at the cut as the memo does."""
+    keras = import_keras()
+    backbone = find_backbone(spec.backbone)
+    trunk = backbone.trunk(load_weights(spec.backbone).tensors, size)
+    if spec.tail is None:
+        return trunk
+    _, back = backbone.cut(trunk, spec.blocks)
+    back.set_weights(spec.tail.tensors)  # the trunk's own layers
+
+    def call(layer: Any, *inputs: Any, **named: Any) -> Any:
+        found = layer(*inputs, **named)
+        at_cut = layer.name == backbone.cuts[spec.blocks - 1]
+        return keras.ops.cast(keras.ops.cast(found, CUT), "float32") if at_cut else found
+
+    network = keras.models.clone_model(trunk, call_function=call)
+    network.set_weights(trunk.get_weights())
+    network.trainable = False
+    return network
 
 
 def halves(spec: FeatureSpec, size: int) -> tuple[Any, Any]:

@@ -70,7 +70,7 @@ class FeatureSpec:
         """JSON-able; of the tail its digest. What is not tuned has nothing to say of it."""
         told = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("cut", "tail")}
         if self.cut:
-            told["cut"] = self.cut
+            told |= {"cut": self.cut, "maps": False}  # they are the same whatever is made of them after it
         if self.tail:
             told["tail"] = {"blocks": self.tail.blocks, "sha256": self.tail.sha256}
         return told

@@ -6,7 +6,7 @@ says something; then probe and blocks learn together, at a small rate, one view 
 an epoch. Batch norms stay as they are, in inference mode. The probe is thrown away: what was tuned is the tail, and
 heads are trained on its features as on any other.
 
-The cut is in float16 in the network too, so that a photo has the same features however it came to them.
+The cut is in float16 in the network too, so that a photo has the same features however it came there.
 """
 
 from __future__ import annotations

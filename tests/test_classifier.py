@@ -114,6 +114,18 @@ def test_the_head_comes_back_out_of_an_export(exported: tuple[Classifier, Path])
     np.testing.assert_array_equal(again.predict(lambda spec: features), classifier.predict(lambda spec: features))
 
 
+def test_a_classifier_of_the_first_format_is_still_read(tmp_path: Path) -> None:
+    classifier = trained("linear")
+    classifier.save(tmp_path)
+    spec = {"backbone": "mobilenet", "weights_sha256": "0" * 64, "sizes": [224], "flip": True, "crops": "none"}
+    about = {"format": 1, "classes": CLASSES, "head": "linear", "spec": spec | {"decode_version": 1}}
+    (tmp_path / ABOUT_FILE).write_text(json.dumps(about))
+    again = Classifier.load(tmp_path)
+    features, _ = clouds(5, 2, apart=3.0)
+    assert (again.head_name, again.specs) == ("linear", (SPEC,))
+    np.testing.assert_array_equal(again.predict(lambda spec: features), classifier.predict(lambda spec: features))
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [

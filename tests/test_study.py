@@ -345,10 +345,11 @@ def test_views_of_five_mirrored_crops_are_where_they_were_cut(tmp_path: Path) ->
 
 
 def test_a_channel_is_shown_what_it_answers_to(studied: Workspace) -> None:
-    network, before = Seen(model_of(studied, "linear")).trunk()
+    trunk = Seen(model_of(studied, "linear")).trunk()
+    network = trunk.network
     layer = layers(network)[0]
-    pictures = favourites(network, layer, [0, 5], before)
-    again = favourites(network, layer, [0, 5], before)
+    pictures = favourites(trunk, layer, [0, 5])
+    again = favourites(trunk, layer, [0, 5])
     assert pictures.shape == (2, 128, 128, 3)
     assert np.array_equal(pictures, again), "seeded"
     keras = import_keras()
@@ -358,7 +359,7 @@ def test_a_channel_is_shown_what_it_answers_to(studied: Workspace) -> None:
     part.set_weights(keras.Model(network.inputs, layer.input).get_weights())
     noise = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3))
     answers, usual = (
-        part(before(np.asarray(each, np.float32))).numpy().mean(axis=(1, 2)) for each in (pictures, noise)
+        part(trunk.before(np.asarray(each, np.float32))).numpy().mean(axis=(1, 2)) for each in (pictures, noise)
     )
     for at, channel in enumerate((0, 5)):
         assert answers[at, channel] > usual[:, channel].max() + 2, "far more than to noise"

@@ -69,6 +69,11 @@ def test_the_cut_is_where_the_last_block_begins(spec: FeatureSpec, cuts: Feature
     assert cuts.arrays["64.cut"].dtype == np.float16
 
 
+def test_what_is_made_of_them_later_makes_no_other_activations_at_the_cut(spec: FeatureSpec) -> None:
+    assert replace(spec, maps=True).fingerprint == spec.fingerprint
+    assert replace(spec, cut=2).fingerprint != spec.fingerprint
+
+
 def test_the_published_tail_after_the_cut_is_the_network(
     spec: FeatureSpec, cuts: Features, photos: list[tuple[str, bytes]]
 ) -> None:
@@ -178,7 +183,10 @@ def test_the_export_answers_as_the_classifier_does(
 
     classifier.export(tmp_path / "model.keras")
     images = np.stack([decode(data, classifier.size) for _, data in photos])
-    answers = keras.models.load_model(tmp_path / "model.keras")(images).numpy()
+    model = keras.models.load_model(tmp_path / "model.keras")
+    answers = model(images).numpy()
+    # One network, as without tuning: `ssclass look` goes through its layers.
+    assert {"conv_dw_1_relu", "conv_pw_13_relu"} <= {layer.name for layer in model.get_layer("mobilenet_64").layers}
     np.testing.assert_allclose(answers, classifier.predict(lambda spec: through_tail(spec, cuts)), atol=1e-5)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.study.maps import Trunk
+
 SIDE = 128  # pixels
 STEPS = 96
 RATE = 0.05
@@ -21,11 +23,11 @@ COLOURS = np.array([[1, 1, 1], [0.35, 0, -0.35], [0.1, -0.2, 0.1]])
 """Brightness, blue to red, green to purple, each as strong as it is in photos."""
 
 
-def layers(trunk: Any, count: int = 4) -> list[Any]:
+def layers(network: Any, count: int = 4) -> list[Any]:
     """Activations of a network whose output is a map, evenly from shallow to the last."""
     found = [
         layer
-        for layer in trunk.layers
+        for layer in network.layers
         if type(layer).__name__ in ("ReLU", "Activation") and len(layer.output.shape) == 4 and layer.output.shape[1] > 1
     ]
     places = np.linspace(len(found) / (count + 1), len(found) - 1, count).round().astype(int)
@@ -33,30 +35,30 @@ def layers(trunk: Any, count: int = 4) -> list[Any]:
 
 
 def favourites(
-    trunk: Any,
+    trunk: Trunk,
     layer: Any,
     channels: Sequence[int],
-    before: Callable[[Any], Any],
     seed: int = 0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.uint8]:
-    """A picture for each channel, uint8 [channels, SIDE, SIDE, 3].
-
-    `before` takes pixels, float32 0-255 [n, SIDE, SIDE, 3], to what the network wants.
-    """
+    """A picture for each channel of a layer of the network, uint8 [channels, side, side, 3], side SIDE if it may be."""
     import keras
     import tensorflow as tf
 
-    part = keras.Model(trunk.inputs, layer.input)  # before the activation: behind it, a channel may be silent at first
-    seeing = keras.models.clone_model(part, input_tensors=[keras.Input((SIDE, SIDE, 3))])
-    seeing.set_weights(part.get_weights())
+    # Before the activation: behind it, a channel may be silent at first.
+    seeing = keras.Model(trunk.network.inputs, layer.input)
+    side = trunk.side or SIDE
+    if trunk.side is None:
+        weights = seeing.get_weights()
+        seeing = keras.models.clone_model(seeing, input_tensors=[keras.Input((side, side, 3))])
+        seeing.set_weights(weights)
     wanted = tf.constant(list(channels))
     draw = np.random.default_rng(seed)
-    rows = np.fft.fftfreq(SIDE)[:, None]
-    columns = np.fft.rfftfreq(SIDE)[None, :]
-    scale = tf.constant(SIDE / 5 / np.maximum(np.hypot(rows, columns), 1 / SIDE), tf.complex64)
+    rows = np.fft.fftfreq(side)[:, None]
+    columns = np.fft.rfftfreq(side)[None, :]
+    scale = tf.constant(side / 5 / np.maximum(np.hypot(rows, columns), 1 / side), tf.complex64)
     colours = tf.constant(COLOURS, tf.float32)
-    start = draw.normal(scale=0.01, size=(2, len(channels), 3, SIDE, SIDE // 2 + 1))
+    start = draw.normal(scale=0.01, size=(2, len(channels), 3, side, side // 2 + 1))
     waves = tf.Variable(start, dtype=tf.float32)
     optimizer = keras.optimizers.Adam(RATE)
     optimizer.build([waves])
@@ -68,7 +70,7 @@ def favourites(
     def step(shift: Any) -> None:
         with tf.GradientTape() as tape:
             shown = tf.roll(pixels(waves), shift, axis=(1, 2))
-            answer = seeing(before(shown), training=False)
+            answer = seeing(trunk.before(shown), training=False)
             own = tf.gather(answer, wanted[:, None], axis=-1, batch_dims=1)
             loss = -tf.reduce_sum(tf.reduce_mean(own, axis=(1, 2, 3)))
         optimizer.apply([tape.gradient(loss, waves)], [waves])

@@ -197,9 +197,9 @@ def _show_filters(
     """Pictures that channels answer to most: those of the last layer that speak for a class, some of earlier ones."""
     from ssclass.study.filters import favourites, layers
 
-    trunk, before = seen.trunk()
-    found = layers(trunk)
-    worth = np.sum([one for one in channels if one.shape[1] == trunk.output.shape[-1]], axis=0)
+    trunk = seen.trunk()
+    found = layers(trunk.network)
+    worth = np.sum([one for one in channels if one.shape[1] == trunk.network.output.shape[-1]], axis=0)
     captions: dict[int, str] = {}
     for label in np.unique(labels):
         mean = worth[labels == label].mean(axis=0)
@@ -217,7 +217,7 @@ def _show_filters(
     )
     for layer in reversed(found):
         of = wanted[layer.name]
-        pixels = favourites(trunk, layer, list(of), before, tick=partial(progress, f"channels of {layer.name}"))
+        pixels = favourites(trunk, layer, list(of), tick=partial(progress, f"channels of {layer.name}"))
         page.show(
             {
                 f"channel-{layer.name}-{channel}": Picture(png(image), said, 150)

@@ -33,6 +33,19 @@ class View:
     flipped: bool
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """A network, and what turns pixels (float32, 0-255) into what it wants.
+
+    `side`: of the pictures, in pixels, where only one will do (another network comes before it: a tuned model's
+    frozen part); else None.
+    """
+
+    network: Any
+    before: Callable[[Any], Any]
+    side: int | None
+
+
 class Seen:
     """A model cut in two at its last feature maps: before them pixels, after them probabilities."""
 
@@ -47,8 +60,8 @@ class Seen:
         self.before = keras.Model(model.keras.inputs[0], self.maps)
         self.after = keras.Model(self.maps, model.keras.outputs[0])
 
-    def trunk(self) -> tuple[Any, Callable[[Any], Any]]:
-        """The network that makes the first map, and what turns pixels (0-255) into what it wants."""
+    def trunk(self) -> Trunk:
+        """The network that makes the first map."""
         import keras
 
         history = self.maps[0]._keras_history
@@ -67,7 +80,8 @@ class Seen:
                 pixels = step.operation(*arguments, **named)
             return pixels
 
-        return network, before
+        whole = not any(isinstance(step.operation, keras.Model) for step in steps)
+        return Trunk(network, before, None if whole else self.views[0].side)
 
     @cached_property
     def _run(self) -> Any:

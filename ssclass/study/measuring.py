@@ -7,6 +7,7 @@ written: no ledger, no registry, no candidate.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -164,7 +165,7 @@ def measure(workspace: Workspace, row: Row, dataset: Dataset, progress: Progress
         parameters_head=head,
         megabytes=(folder / "model.keras").stat().st_size / 1e6,
         milliseconds={n: milliseconds(model, n, size) for n in CALLS},
-        device=compute.described(),
+        device=device(),
     )
     measured.write(folder)
     return measured
@@ -202,6 +203,15 @@ def cross_validated(
 def with_head(model: ModelParams, head: str) -> ModelParams:
     """Params that train the head that was chosen, and no other; of an ensemble its members are named anyway."""
     return model if model.members else model.model_copy(update={"head": head})
+
+
+def device() -> str:
+    """What the milliseconds are of: the GPU, or ``CPU, 2 cores``."""
+    name = compute.described()
+    if name != "CPU":
+        return name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"CPU, {cores} core{'s' if cores > 1 else ''}"
 
 
 def milliseconds(model: Any, photos: int, size: int) -> float:
