@@ -21,6 +21,7 @@ from ssclass.extraction import extract, make_extractor
 from ssclass.features import Features, FeatureSpec
 from ssclass.images import decode
 from ssclass.params import ModelParams, Params, load_params
+from ssclass.serving import class_folders
 from ssclass.settings import CHECKOUT, home
 from ssclass.training import plan, train, train_planned
 from ssclass.weights import import_weights
@@ -141,6 +142,31 @@ def test_members_of_different_sizes_see_photos_decoded_alike(tmp_path: Path, mon
     model = import_keras().models.load_model(tmp_path / "model.keras")
     pixels = np.stack([decode(data, classifier.size) for _, data in photos])
     np.testing.assert_allclose(model(pixels).numpy(), classifier.predict(looked.__getitem__), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_members_have_tuned_backbones_of_their_own(drawings: Path, tmp_path: Path) -> None:
+    needed_weights()
+    params = params_for(["mobilenet/T2.0", "mobilenet/linear"], sizes=[64], crops="none")
+    tuned = params.train.model_copy(update={"unfreeze_blocks": 1, "tune_epochs": 2, "folds": 2})
+    params = params.model_copy(update={"train": tuned})
+    planned = plan(params)
+    files = class_folders(drawings, CLASSES)
+    photos = [(f"{number:064x}", file.path.read_bytes()) for number, file in enumerate(files)]
+    labels = np.array([CLASSES.index(file.label) for file in files])
+
+    def look(spec: FeatureSpec) -> Features:
+        return Features(*extract(spec, photos, make_extractor(spec)))
+
+    classifier = train_planned(look, labels, [name for name, _ in photos], planned, params).classifier
+    assert all(spec.tail for spec in classifier.specs)
+    classifier.save(tmp_path)
+    expected = classifier.predict(look)
+    np.testing.assert_array_equal(Classifier.load(tmp_path).predict(look), expected)
+    classifier.export(tmp_path / "model.keras")
+    pixels = np.stack([decode(data, classifier.size) for _, data in photos])
+    model = import_keras().models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(model(pixels).numpy(), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize(
