@@ -81,7 +81,7 @@ class AugmentParams(_Section):
     fill: Literal["reflect", "nearest", "wrap", "constant"] = "reflect"
 
 
-HeadName = Literal["auto", "linear", "T1", "T2.0", "T2.1", "rbf"]
+HeadName = Literal["auto", "linear", "T1", "T2.0", "T2.1", "rbf", "bilinear"]
 
 
 class ModelParams(_Section):
