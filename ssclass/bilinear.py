@@ -5,9 +5,9 @@ activations at place p, that is in S = sum_p w_p y_p y_p' (bilinear pooling: Lin
 few large eigenvalues drown the rest of S; its square root evens them out (MPN-COV: Li, Xie, Wang and Zuo, ICCV 2017),
 so z = S^1/2 / ||S^1/2|| is what the kernel of `ssclass.kernel` compares.
 
-y_p: square roots of the activations, as in `unit_roots`, less their mean over the training photos' places, on their
-`AXES` first principal axes. w_p: a Gaussian about the centre of the view, where the dish is. Root and normalisation: S
-is divided by its trace, then Newton-Schulz as in iSQRT-COV (Li, Xie, Wang and Gao, CVPR 2018, equation 4),
+y_p: what `unit_roots` makes of the activations at place p, less its mean over the training photos' places, on their
+`AXES` first principal axes. w_p: a Gaussian about the centre of the view, where the dish is. The root: S is divided by
+its trace, then Newton-Schulz as in iSQRT-COV (Li, Xie, Wang and Gao, CVPR 2018, equation 4),
 
     T = (3 I - Q Y) / 2,    Y <- Y T,    Q <- T Q,    from Y = S, Q = I,
 
@@ -24,23 +24,23 @@ import numpy as np
 
 from ssclass.backbones import import_keras
 
-AXES = 64  # 48 and 80 are a little worse on the study's photos, 32 is much (docs/models.md)
+AXES = 64  # 48 to 96 are a little worse on the study's photos, 32 is much (docs/models.md)
 CENTRE = 0.6  # standard deviation of the Gaussian, in halves of the view's side
-STEPS = 5  # 5, 7 and 15 are alike on the study's photos; the paper has 5
-PLACES = 20_000  # from which the axes are found: bounds time and memory
+STEPS = 5  # 3 to 12 are alike on the study's photos; the paper has 5
+PLACES = 10_000  # from which the axes are found: bounds time and memory
 BLOCK = 128  # photos that are in memory as float32 at once
 
 
 @dataclass(frozen=True, eq=False)
 class Axes:
-    """`mean` float32 [channels] of the roots, `axes` float32 [channels, AXES or fewer], orthonormal columns."""
+    """`mean` float32 [channels] of the unit roots, `axes` float32 [channels, AXES or fewer], orthonormal columns."""
 
     mean: np.ndarray
     axes: np.ndarray
 
 
 def find_axes(maps: np.ndarray, learn: np.ndarray, seed: int) -> Axes:
-    """Principal axes of the roots at a seeded draw of places of the photos `learn`; maps [n, views, h, w, channels]."""
+    """Principal axes at a seeded draw of places of the photos `learn`; maps [n, views, h, w, channels]."""
     from scipy.linalg import eigh
 
     places = maps.reshape(len(maps), -1, maps.shape[-1])
@@ -79,9 +79,8 @@ def pool_layers(views: Any, axes: Axes) -> Any:
 
     weights = place_weights(*views.shape[1:4])
     places, (channels, wide) = len(weights), axes.axes.shape
-    roots = Sqrt(name="roots")(
-        layers.ReLU(name="not_negative")(layers.Reshape((places, channels), name="places")(views))
-    )
+    active = layers.ReLU(name="not_negative")(layers.Reshape((places, channels), name="places")(views))
+    roots = layers.UnitNormalization(name="unit_roots")(Sqrt(name="roots")(active))
     project = layers.Dense(wide, name="axes")
     weigh = layers.EinsumDense("npd,p->npd", (places, wide), name="centre")
     times = layers.Dot((2, 1), name="times")
@@ -110,7 +109,9 @@ def place_weights(views: int, height: int, width: int) -> np.ndarray:
 
 
 def _roots(activations: np.ndarray) -> np.ndarray:
-    return np.asarray(np.sqrt(np.maximum(activations, 0, dtype=np.float32)))
+    """`unit_roots` in float32, which is enough here and half the memory."""
+    roots = np.sqrt(np.maximum(activations, 0, dtype=np.float32))
+    return np.asarray(roots / np.maximum(np.linalg.norm(roots, axis=-1, keepdims=True), 1e-6))
 
 
 def _square_root(s: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ class FeatureParams(_Section):
 
     backbone: str = "mobilenet"
     sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] | None = None
-    crops: Literal["none", "five"] = "five"
+    crops: Literal["none", "five"] = "none"
     flip: bool = False
 
 

@@ -15,6 +15,7 @@ from ssclass.extraction import extract, make_extractor
 from ssclass.features import Features, feature_spec
 from ssclass.heads import HEADS, BilinearHead
 from ssclass.images import decode
+from ssclass.kernel import unit_roots
 from ssclass.params import FeatureParams, Params, TrainParams
 from ssclass.training import grouped_folds, train
 
@@ -34,7 +35,7 @@ def test_it_is_the_root_of_the_second_moments(monkeypatch: pytest.MonkeyPatch) -
     assert weights.sum() == pytest.approx(1)
     assert weights[12] == max(weights) == pytest.approx(weights[0] * np.exp(2 / (2 * bilinear.CENTRE**2)))
     for photo, z in zip(maps, bilinear.pool(maps, axes), strict=True):
-        y = (np.sqrt(photo.reshape(-1, 8).astype(float)) - axes.mean) @ axes.axes
+        y = (unit_roots(photo.reshape(-1, 8).astype(float)) - axes.mean) @ axes.axes
         root = np.real(sqrtm((y * weights[:, None]).T @ y))
         np.testing.assert_allclose(z.reshape(8, 8), root / np.linalg.norm(root), atol=1e-4)
 
@@ -56,7 +57,7 @@ def test_axes_are_the_principal_ones_of_the_photos_to_learn_from(monkeypatch: py
     maps[..., 2] *= 4
     learn = np.arange(30)
     found = bilinear.find_axes(maps, learn, 0)
-    roots = np.sqrt(maps[learn].reshape(-1, 6).astype(float))
+    roots = unit_roots(maps[learn].reshape(-1, 6).astype(float))
     _, _, expected = np.linalg.svd(roots - roots.mean(axis=0), full_matrices=False)
     np.testing.assert_allclose(found.mean, roots.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(found.axes @ found.axes.T, expected[:3].T @ expected[:3], atol=1e-3)
