@@ -57,12 +57,12 @@ def find_axes(maps: np.ndarray, learn: np.ndarray, seed: int) -> Axes:
     return Axes(mean, np.ascontiguousarray(axes, dtype=np.float32))
 
 
-def pool(maps: np.ndarray, axes: Axes) -> np.ndarray:
-    """z as above, float64 [n, AXES * AXES], unit rows, of maps [n, views, h, w, channels], not negative."""
+def pool(maps: np.ndarray, rows: np.ndarray, axes: Axes) -> np.ndarray:
+    """z as above, float64 [n, AXES * AXES], unit rows, of the photos `rows` of maps [photos, views, h, w, channels]."""
     weights = np.sqrt(place_weights(*maps.shape[1:4]))[:, None]
     found = []
-    for at in range(0, len(maps), BLOCK):
-        block = maps[at : at + BLOCK]
+    for at in range(0, len(rows), BLOCK):
+        block = maps[rows[at : at + BLOCK]]
         roots = _roots(block.reshape(len(block), -1, block.shape[-1]))
         y = (roots @ axes.axes - axes.mean @ axes.axes) * weights
         y /= np.maximum(np.linalg.norm(y, axis=(1, 2), keepdims=True), 1e-6)  # then the trace of S is 1

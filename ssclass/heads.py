@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ssclass import bilinear
 from ssclass.backbones import import_keras
+from ssclass.bilinear import Axes, find_axes, pool, pool_layers
 from ssclass.dense import HIDDEN, DenseTrainer
 from ssclass.features import Features
 from ssclass.folds import Fold, set_aside
@@ -223,10 +223,11 @@ class KernelHead:
         each_strength = np.empty((len(RIDGES), len(labels), self.classes))
         chosen = []
         for learn, judge in folds:
-            z, _ = self._vectors(features, learn)
-            fits = self._fits(z[learn], labels[learn])
+            axes = self._axes(features, learn)
+            fits = self._fits(self._vectors(features, learn, axes), labels[learn])
+            z = self._vectors(features, judge, axes)[:, 0]
             for number, fit in enumerate(fits):
-                each_strength[number, judge] = fit.probabilities(z[judge, 0])
+                each_strength[number, judge] = fit.probabilities(z)
             chosen.append(best(fits).strength)
             found[judge] = each_strength[RIDGES.index(chosen[-1]), judge]
             tick()
@@ -240,27 +241,34 @@ class KernelHead:
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Fit on all rows; leave-one-out chooses the strength again."""
-        z, layers = self._vectors(features, np.arange(len(labels)))
-        return Fitted(self._model(features.arrays[self.arrays[0]], layers, best(self._fits(z, labels))))
+        everything = np.arange(len(labels))
+        axes = self._axes(features, everything)
+        fit = best(self._fits(self._vectors(features, everything, axes), labels))
+        return Fitted(self._model(features.arrays[self.arrays[0]], axes, fit))
 
-    def _vectors(self, features: Features, learn: np.ndarray) -> tuple[np.ndarray, Callable[[Any], Any]]:
-        """Unit vectors of photos and their copies, float64 [n, 1 + copies, d], and what makes them of a Keras tensor.
+    def _axes(self, features: Features, learn: np.ndarray) -> Axes | None:
+        """What of the vectors has to be learnt, from the photos `learn`; None: nothing."""
+        return None
 
-        What has to be learnt for them is learnt from the photos `learn`. The tensor is the array's, [n, views, …].
-        """
+    def _vectors(self, features: Features, rows: np.ndarray, axes: Axes | None) -> np.ndarray:
+        """Unit vectors of the photos `rows` and of their copies, float64 [n, 1 + copies, d]."""
+        raise NotImplementedError
+
+    def _layers(self, views: Any, axes: Axes | None) -> Any:
+        """The same of a Keras tensor [n, views, …]: [n, d]."""
         raise NotImplementedError
 
     def _fits(self, z: np.ndarray, labels: np.ndarray) -> list[KernelFit]:
         return list(fit_strengths(z[:, 0], labels, self.classes, self.seed, copies=z[:, 1:], width=self.width))
 
-    def _model(self, array: np.ndarray, vectors: Callable[[Any], Any], fit: KernelFit) -> Any:
+    def _model(self, array: np.ndarray, axes: Axes | None, fit: KernelFit) -> Any:
         """The layers to unit vectors, Dense exponential (the kernel), Dense softmax."""
         keras = import_keras()
         shape = array.shape[1:] if self.maps else (None, array.shape[-1])
         views = keras.Input(shape, name=self.arrays[0], dtype=str(array.dtype))
         alike = keras.layers.Dense(len(fit.landmarks), activation="exponential", name="kernel")
         dense = keras.layers.Dense(self.classes, activation="softmax", name="probabilities")
-        output = dense(alike(vectors(views)))
+        output = dense(alike(self._layers(views, axes)))
         # exp(-g ||x - z||^2) = exp(2 g x'z - 2 g), x and z being of length one
         alike.set_weights([2 * fit.width * fit.landmarks.T, np.full(len(fit.landmarks), -2 * fit.width)])
         dense.set_weights([fit.weights / fit.temperature, fit.bias / fit.temperature])
@@ -273,10 +281,10 @@ class RbfHead(KernelHead):
     name = "rbf"
     width = WIDTH
 
-    def _vectors(self, features: Features, learn: np.ndarray) -> tuple[np.ndarray, Callable[[Any], Any]]:
-        return unit_roots(examples(features, self.arrays[0])), self._layers
+    def _vectors(self, features: Features, rows: np.ndarray, axes: Axes | None) -> np.ndarray:
+        return unit_roots(examples(features, self.arrays[0])[rows])
 
-    def _layers(self, views: Any) -> Any:
+    def _layers(self, views: Any, axes: Axes | None) -> Any:
         """GAP over views, root, unit length."""
         # What `keras.ops.sqrt` makes, under a fixed name: the saved bytes must not depend on what was built before.
         from keras.src.ops.numpy import Sqrt
@@ -293,15 +301,18 @@ class BilinearHead(KernelHead):
     maps = True
     width = 1.0  # 0.7 to 1.4 are alike on the study's photos (docs/models.md)
 
-    def _vectors(self, features: Features, learn: np.ndarray) -> tuple[np.ndarray, Callable[[Any], Any]]:
+    def _axes(self, features: Features, learn: np.ndarray) -> Axes | None:
+        return find_axes(features.arrays[self.arrays[0]], learn, self.seed)
+
+    def _vectors(self, features: Features, rows: np.ndarray, axes: Axes | None) -> np.ndarray:
+        assert axes
         name = self.arrays[0]
-        maps = features.arrays[name]
-        axes = bilinear.find_axes(maps, learn, self.seed)
-        each = [maps]
-        if name in features.copies:
-            each += list(np.moveaxis(features.copies[name], 1, 0))
-        z = np.stack([bilinear.pool(one, axes) for one in each], axis=1)
-        return z, lambda views: bilinear.pool_layers(views, axes)
+        copies = np.moveaxis(features.copies[name], 1, 0) if name in features.copies else ()
+        return np.stack([pool(maps, rows, axes) for maps in (features.arrays[name], *copies)], axis=1)
+
+    def _layers(self, views: Any, axes: Axes | None) -> Any:
+        assert axes
+        return pool_layers(views, axes)
 
 
 HEADS: dict[str, type[LinearHead] | type[DenseHead] | type[KernelHead]] = {

@@ -34,7 +34,7 @@ def test_it_is_the_root_of_the_second_moments(monkeypatch: pytest.MonkeyPatch) -
     weights = bilinear.place_weights(*maps.shape[1:4])
     assert weights.sum() == pytest.approx(1)
     assert weights[12] == max(weights) == pytest.approx(weights[0] * np.exp(2 / (2 * bilinear.CENTRE**2)))
-    for photo, z in zip(maps, bilinear.pool(maps, axes), strict=True):
+    for photo, z in zip(maps, bilinear.pool(maps, np.arange(len(maps)), axes), strict=True):
         y = (unit_roots(photo.reshape(-1, 8).astype(float)) - axes.mean) @ axes.axes
         root = np.real(sqrtm((y * weights[:, None]).T @ y))
         np.testing.assert_allclose(z.reshape(8, 8), root / np.linalg.norm(root), atol=1e-4)
@@ -43,10 +43,10 @@ def test_it_is_the_root_of_the_second_moments(monkeypatch: pytest.MonkeyPatch) -
 def test_few_steps_are_the_root_where_it_matters() -> None:
     maps = some_maps(channels=12)
     axes = bilinear.find_axes(maps, np.arange(len(maps)), 0)
-    few = bilinear.pool(maps, axes)
+    few = bilinear.pool(maps, np.arange(len(maps)), axes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bilinear, "STEPS", 25)
-        many = bilinear.pool(maps, axes)
+        many = bilinear.pool(maps, np.arange(len(maps)), axes)
     assert ((few * many).sum(axis=1) > 0.98).all()
     np.testing.assert_allclose(np.linalg.norm(few, axis=1), 1, atol=1e-6)
 
@@ -77,7 +77,7 @@ def test_the_layers_give_what_numpy_gives() -> None:
     axes = bilinear.find_axes(maps, np.arange(len(maps)), 0)
     views = keras.Input(maps.shape[1:], dtype="float16")
     model = keras.Model(views, bilinear.pool_layers(views, axes))
-    np.testing.assert_allclose(model(maps).numpy(), bilinear.pool(maps, axes), atol=1e-5)
+    np.testing.assert_allclose(model(maps).numpy(), bilinear.pool(maps, np.arange(len(maps)), axes), atol=1e-5)
 
 
 def test_what_occurs_together_is_told_apart() -> None:
