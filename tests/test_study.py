@@ -271,7 +271,7 @@ def test_the_command_shows_suspects_and_their_manifest_can_be_submitted(
 ) -> None:
     params = studied.root / "params.yaml"
     text = params.read_text()
-    small = text.replace("crops: five", "crops: none").replace("sizes: [224]", "sizes: [64]")
+    small = text.replace("sizes: [320]", "sizes: [64]")
     params.write_text(small.replace("head: auto", "head: linear").replace("folds: 5", "folds: 2"))
     try:
         page, corrections = tmp_path / "suspects.html", tmp_path / "corrections.json"
