@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ssclass.study.conducting import conduct
 from ssclass.study.filters import favourites, layers
 from ssclass.study.maps import Seen
 from ssclass.study.measuring import finished
+from ssclass.study.records import clean
 from ssclass.study.report import pair
 from ssclass.study.rows import choose, load_rows
 from ssclass.study.runs import StudyRuns
@@ -393,7 +395,23 @@ def test_the_page_shows_mistakes_maps_curves_and_a_threshold(
     assert f"right of {len(rbf.train)} training photos" in page
     assert 'src="http' not in page
     run = looking.log(studied, model, tmp_path / "look")
-    assert "look/index.html" in {each.path for each in StudyRuns(studied).client.list_artifacts(run, "look")}
+    runs = StudyRuns(studied)
+    assert "look/index.html" in {each.path for each in runs.client.list_artifacts(run, "look")}
+    assert clean(studied, ["f" * 64]) == [f"run {run}: look/"], "any photo may be seen there"
+    assert not runs.client.list_artifacts(run, "look")
+    assert clean(studied, ["f" * 64]) == []
+
+
+def test_forgetting_a_photo_takes_the_rows_that_name_it(studied: Workspace, tmp_path: Path) -> None:
+    done = finished(studied, load_rows(studied)["own"], studied.dataset())
+    assert done is not None
+    copy = Workspace(studied.settings.model_copy(update={"workspace": tmp_path}))
+    shutil.copytree(studied.private / "study", copy.private / "study")
+    rows = len(list((copy.private / "study").glob("*/row.json")))
+    assert rows == 3
+    assert clean(copy, ["f" * 64]) == []
+    assert len(clean(copy, [done.result.holdout[0]])) == rows, "it is held out in every row"
+    assert not list((copy.private / "study").glob("*/row.json"))
 
 
 def test_class_folders_are_looked_at_and_what_cannot_be_read_is_named(studied: Workspace, tmp_path: Path) -> None:

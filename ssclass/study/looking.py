@@ -97,13 +97,15 @@ def write(page: Page, folder: Path) -> Path:
 
 def log(workspace: Workspace, model: Model, folder: Path) -> str:
     """Put the folder on the model's MLflow run, under ``look/``; the run's id. NotFoundError for one without a run."""
+    from ssclass.study.records import LOOK, LOOK_TAG
     from ssclass.tracking import Tracking
 
     if model.run_id is None:
         raise NotFoundError(f"{model.name}: a folder has no MLflow run; leave --log out, or name a version or a run")
     tracking = Tracking(workspace.settings)
     with tracking.named():
-        tracking.client.log_artifacts(model.run_id, str(folder), "look")
+        tracking.client.set_tag(model.run_id, LOOK_TAG, "yes")  # first: `ssclass forget` finds the pages by it
+        tracking.client.log_artifacts(model.run_id, str(folder), LOOK)
     return model.run_id
 
 
