@@ -328,6 +328,15 @@ def test_the_map_of_a_linear_head_adds_up_to_its_score(studied: Workspace) -> No
         assert channels[0][at].sum() == pytest.approx(places[0][at].sum(), abs=1e-3)
 
 
+def test_the_map_of_a_head_on_directions_adds_up_to_nothing(studied: Workspace) -> None:
+    model = model_of(studied, "rbf")
+    images = np.random.default_rng(0).integers(0, 256, (2, model.size, model.size, 3), dtype=np.uint8)
+    places, _, _ = Seen(model).worths(images, np.array([0, 1]))
+    whole, parts = places[0].sum(axis=(1, 2)), np.abs(places[0]).sum(axis=(1, 2))
+    assert parts.min() > 0
+    assert (np.abs(whole) < 0.01 * parts).all()
+
+
 def test_views_of_five_mirrored_crops_are_where_they_were_cut(tmp_path: Path) -> None:
     needed_weights()
     spec = feature_spec(FeatureParams(sizes=(64,), crops="five", flip=True))

@@ -122,7 +122,13 @@ def _exactly(model: Model) -> str:
     kinds = [type(layer).__name__ for layer in heads[0].layers] if len(heads) == 1 else []
     if kinds == ["InputLayer", "GlobalAveragePooling1D", "Dense"]:
         return "The head is linear on pooled features: these are exact class-activation maps."
-    return "The head is not linear: these are gradients times activations of the last feature map (HiResCAM)."
+    said = "The head is not linear: these are gradients times activations of the last feature map (HiResCAM)."
+    if any(type(layer).__name__ == "UnitNormalization" for head in heads for layer in head.layers):
+        # The score does not change with the length of the features, so by Euler's theorem the worths add up to zero.
+        said += (
+            " It compares directions, so they add up to nothing: blue speaks less for the class than the average place."
+        )
+    return said
 
 
 def _gallery(

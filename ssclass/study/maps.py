@@ -3,7 +3,8 @@
 The score is the log odds of a class, log p_c - log sum of the other p. With a the last feature map of a view, each
 place is worth sum_k a_k dscore/da_k there (HiResCAM; Draelos & Carin 2020, arXiv:2011.08891). For pooling followed by
 one dense layer this is the class-activation map itself (Zhou et al., CVPR 2016): the worths of all places and the bias
-add up to the score. For other heads it is Grad-CAM with the gradient kept where it is.
+add up to the score. For other heads it is Grad-CAM with the gradient kept where it is; of a head on features of unit
+length the worths add up to nothing, as its score does not change with their length (Euler).
 """
 
 from __future__ import annotations
