@@ -328,13 +328,19 @@ def test_the_map_of_a_linear_head_adds_up_to_its_score(studied: Workspace) -> No
         assert channels[0][at].sum() == pytest.approx(places[0][at].sum(), abs=1e-3)
 
 
-def test_the_map_of_a_head_on_directions_adds_up_to_nothing(studied: Workspace) -> None:
+def test_a_place_is_worth_what_a_head_on_directions_loses_without_it(studied: Workspace) -> None:
     model = model_of(studied, "rbf")
+    seen = Seen(model)
     images = np.random.default_rng(0).integers(0, 256, (2, model.size, model.size, 3), dtype=np.uint8)
-    places, _, _ = Seen(model).worths(images, np.array([0, 1]))
-    whole, parts = places[0].sum(axis=(1, 2)), np.abs(places[0]).sum(axis=(1, 2))
-    assert parts.min() > 0
-    assert (np.abs(whole) < 0.01 * parts).all()
+    places, _, odds = seen.worths(images, np.array([0, 1]))
+    maps = seen.before(images).numpy()
+    changed = maps.copy()
+    changed[:, 1, 0] = maps.mean(axis=(1, 2))
+    left = seen.after(changed).numpy()
+    for at, own in enumerate((0, 1)):
+        loss = np.log(odds[at, own] / odds[at, 1 - own]) - np.log(left[at, own] / left[at, 1 - own])
+        assert loss != 0
+        assert places[0][at, 1, 0] == pytest.approx(loss, rel=1e-2, abs=1e-5)
 
 
 def test_views_of_five_mirrored_crops_are_where_they_were_cut(tmp_path: Path) -> None:
@@ -400,7 +406,7 @@ def test_the_page_shows_mistakes_maps_curves_and_a_threshold(
     assert len(list((tmp_path / "look").glob("mistake-*.jpg"))) == mistakes
     assert len(list((tmp_path / "look").glob("channel-*.png"))) >= 20
     assert {"roc.png", "precision-recall.png", "calibration.png"} <= {p.name for p in (tmp_path / "look").iterdir()}
-    assert "HiResCAM" in page
+    assert "what the score loses" in page
     assert f"right of {len(rbf.train)} training photos" in page
     assert 'src="http' not in page
     run = looking.log(studied, model, tmp_path / "look")

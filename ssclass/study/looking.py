@@ -64,7 +64,7 @@ def look(model: Model, photos: Photos, workspace: Workspace | None, progress: Pr
     if seen:
         page.text(
             "Beside each photo, what its places are worth for the class that the model calls: red speaks for it, blue "
-            f"against it. {_exactly(model)}"
+            f"against it. {_exactly(seen)}"
         )
     if shown:
         some = "" if len(shown) == len(wrong) else f"; {len(shown)} of them"
@@ -116,19 +116,16 @@ def _spread(rows: NDArray[np.integer], sure: NDArray[np.floating]) -> list[int]:
     return [ordered[place] for place in dict.fromkeys(places.tolist())]
 
 
-def _exactly(model: Model) -> str:
+def _exactly(seen: Seen) -> str:
     """What kind of map it is, in a sentence."""
-    heads = [layer for layer in model.keras.layers if layer.name.startswith("head")]
-    kinds = [type(layer).__name__ for layer in heads[0].layers] if len(heads) == 1 else []
-    if kinds == ["InputLayer", "GlobalAveragePooling1D", "Dense"]:
+    if seen.linear:
         return "The head is linear on pooled features: these are exact class-activation maps."
-    said = "The head is not linear: these are gradients times activations of the last feature map (HiResCAM)."
-    if any(type(layer).__name__ == "UnitNormalization" for head in heads for layer in head.layers):
-        # The score does not change with the length of the features, so by Euler's theorem the worths add up to zero.
-        said += (
-            " It compares directions, so they add up to nothing: blue speaks less for the class than the average place."
+    if seen.directions:
+        return (
+            "The head compares directions: a place is worth what the score loses when it looks like the mean of the "
+            "photo's places."
         )
-    return said
+    return "The head is not linear: these are gradients times activations of the last feature map (HiResCAM)."
 
 
 def _gallery(
