@@ -8,7 +8,7 @@ Arrays are named ``<size>.<layer>.<moment>``: ``224.out.mean`` is the spatial me
 for views of 224 x 224 pixels, ``square`` the spatial mean of its squares. Each is float32 [photos, views, channels]: a
 photo, or five crops of it (corners and centre, each three quarters of its width and height), then the mirror images.
 ``224.out.map`` is the map itself, float16 [photos, views, h, w, channels], made of the largest size for the heads that
-need it: 100 kB a view.
+need it: of MobileNet 100 kB a view at 224, 200 kB at 320, and a quarter of that in the memo.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -311,8 +312,13 @@ def shard_features(
 
 
 def _pack(features: Features) -> bytes:
+    """What `numpy.savez_compressed` writes, but quickly: four fifths of a map are zeros, and any level finds those."""
     buffer = io.BytesIO()
-    np.savez(buffer, sha256s=np.array(features.sha256s, dtype="U64"), **features.arrays)  # type: ignore[arg-type]
+    arrays = {"sha256s": np.array(features.sha256s, dtype="U64")} | features.arrays
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
     return buffer.getvalue()
 
 
@@ -322,7 +328,7 @@ def _unpack(packed: bytes, sha256s: tuple[str, ...]) -> Features | None:
         with np.load(io.BytesIO(packed), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         found = tuple(str(sha256) for sha256 in arrays.pop("sha256s"))
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     whole = found == sha256s and arrays and all(len(array) == len(found) for array in arrays.values())
     return Features(found, arrays) if whole else None

@@ -55,6 +55,8 @@ def forget(workspace: Workspace, sha256s: Sequence[str], reason: str) -> Forgott
 
 
 def _forget(workspace: Workspace, gone: frozenset[str], reason: str) -> Forgotten:
+    from ssclass.study.records import clean
+
     store, state = Store(workspace.settings), workspace.state()
     holding = [shard for shard in shards_ever(workspace) if _holds(shard, gone)]
     models = _models(workspace, gone)
@@ -86,7 +88,7 @@ def _forget(workspace: Workspace, gone: frozenset[str], reason: str) -> Forgotte
     for md5 in md5s:
         (workspace.private / "shards" / f"{md5}.parquet").unlink(missing_ok=True)
     objects = [*_erase_features(workspace, store, holding), *_erase_sent(store, gone)]
-    objects += [*sheets, *_clean_records(workspace, store, gone)]
+    objects += [*sheets, *_clean_records(workspace, store, gone), *clean(workspace, gone)]
     if not holding and not objects:
         raise NotFoundError(
             "none of these photos is in the data set, in incoming/ or in quarantine/; nothing to forget"

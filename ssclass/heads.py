@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ssclass.backbones import import_keras
+from ssclass.bilinear import Axes, find_axes, pool, pool_layers
 from ssclass.dense import HIDDEN, DenseTrainer
 from ssclass.features import Features
 from ssclass.folds import Fold, set_aside
@@ -202,14 +203,15 @@ class T21Head(DenseHead):
     name = "T2.1"
 
 
-class RbfHead:
-    """Kernel ridge regression on the square roots of the pooled features, averaged over views (`ssclass.kernel`)."""
+class KernelHead:
+    """Kernel ridge regression (`ssclass.kernel`) on unit vectors that stand for the photos."""
 
-    name = "rbf"
+    name: str
     maps = False
+    width: float
 
     def __init__(self, size: int, classes: int, params: TrainParams) -> None:
-        self.arrays = (f"{size}.out.mean",)
+        self.arrays = (f"{size}.out.map" if self.maps else f"{size}.out.mean",)
         self.classes = classes
         self.seed = params.seed
 
@@ -217,14 +219,15 @@ class RbfHead:
         self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
     ) -> CrossValidation:
         """Strength and temperature of each fold come from its own training photos; `strength` is their median."""
-        z = self._roots(features)
         found = np.empty((len(labels), self.classes))
         each_strength = np.empty((len(RIDGES), len(labels), self.classes))
         chosen = []
         for learn, judge in folds:
-            fits = self._fits(z[learn], labels[learn])
+            axes = self._axes(features, learn)
+            fits = self._fits(self._vectors(features, learn, axes), labels[learn])
+            z = self._vectors(features, judge, axes)[:, 0]
             for number, fit in enumerate(fits):
-                each_strength[number, judge] = fit.probabilities(z[judge, 0])
+                each_strength[number, judge] = fit.probabilities(z)
             chosen.append(best(fits).strength)
             found[judge] = each_strength[RIDGES.index(chosen[-1]), judge]
             tick()
@@ -238,39 +241,86 @@ class RbfHead:
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Fit on all rows; leave-one-out chooses the strength again."""
-        return Fitted(self._model(best(self._fits(self._roots(features), labels))))
+        everything = np.arange(len(labels))
+        axes = self._axes(features, everything)
+        fit = best(self._fits(self._vectors(features, everything, axes), labels))
+        return Fitted(self._model(features.arrays[self.arrays[0]], axes, fit))
+
+    def _axes(self, features: Features, learn: np.ndarray) -> Axes | None:
+        """What of the vectors has to be learnt, from the photos `learn`; None: nothing."""
+        return None
+
+    def _vectors(self, features: Features, rows: np.ndarray, axes: Axes | None) -> np.ndarray:
+        """Unit vectors of the photos `rows` and of their copies, float64 [n, 1 + copies, d]."""
+        raise NotImplementedError
+
+    def _layers(self, views: Any, axes: Axes | None) -> Any:
+        """The same of a Keras tensor [n, views, …]: [n, d]."""
+        raise NotImplementedError
 
     def _fits(self, z: np.ndarray, labels: np.ndarray) -> list[KernelFit]:
-        return list(fit_strengths(z[:, 0], labels, self.classes, self.seed, copies=z[:, 1:]))
+        return list(fit_strengths(z[:, 0], labels, self.classes, self.seed, copies=z[:, 1:], width=self.width))
 
-    def _roots(self, features: Features) -> np.ndarray:
-        return unit_roots(examples(features, self.arrays[0]))
-
-    def _model(self, fit: KernelFit) -> Any:
-        """GAP over views, root, unit length, Dense exponential (the kernel), Dense softmax."""
+    def _model(self, array: np.ndarray, axes: Axes | None, fit: KernelFit) -> Any:
+        """The layers to unit vectors, Dense exponential (the kernel), Dense softmax."""
         keras = import_keras()
-        # What `keras.ops.sqrt` makes, under a fixed name: the saved bytes must not depend on what was built before.
-        from keras.src.ops.numpy import Sqrt
-
-        layers = keras.layers
-        views = keras.Input((None, fit.landmarks.shape[1]), name=self.arrays[0])
-        mean = layers.ReLU(name="not_negative")(layers.GlobalAveragePooling1D(name="views")(views))
-        unit = layers.UnitNormalization(name="unit")(Sqrt(name="roots")(mean))
-        alike = layers.Dense(len(fit.landmarks), activation="exponential", name="kernel")
-        dense = layers.Dense(self.classes, activation="softmax", name="probabilities")
-        output = dense(alike(unit))
+        shape = array.shape[1:] if self.maps else (None, array.shape[-1])
+        views = keras.Input(shape, name=self.arrays[0], dtype=str(array.dtype))
+        alike = keras.layers.Dense(len(fit.landmarks), activation="exponential", name="kernel")
+        dense = keras.layers.Dense(self.classes, activation="softmax", name="probabilities")
+        output = dense(alike(self._layers(views, axes)))
         # exp(-g ||x - z||^2) = exp(2 g x'z - 2 g), x and z being of length one
-        alike.set_weights([2 * WIDTH * fit.landmarks.T, np.full(len(fit.landmarks), -2 * WIDTH)])
+        alike.set_weights([2 * fit.width * fit.landmarks.T, np.full(len(fit.landmarks), -2 * fit.width)])
         dense.set_weights([fit.weights / fit.temperature, fit.bias / fit.temperature])
         return keras.Model({self.arrays[0]: views}, output, name="head")
 
 
-HEADS: dict[str, type[LinearHead] | type[DenseHead] | type[RbfHead]] = {
-    head.name: head for head in (LinearHead, T1Head, T20Head, T21Head, RbfHead)
+class RbfHead(KernelHead):
+    """On the square roots of the pooled features, averaged over views."""
+
+    name = "rbf"
+    width = WIDTH
+
+    def _vectors(self, features: Features, rows: np.ndarray, axes: Axes | None) -> np.ndarray:
+        return unit_roots(examples(features, self.arrays[0])[rows])
+
+    def _layers(self, views: Any, axes: Axes | None) -> Any:
+        """GAP over views, root, unit length."""
+        # What `keras.ops.sqrt` makes, under a fixed name: the saved bytes must not depend on what was built before.
+        from keras.src.ops.numpy import Sqrt
+
+        layers = import_keras().layers
+        mean = layers.ReLU(name="not_negative")(layers.GlobalAveragePooling1D(name="views")(views))
+        return layers.UnitNormalization(name="unit")(Sqrt(name="roots")(mean))
+
+
+class BilinearHead(KernelHead):
+    """On the square root of the second moments between channels, over the places of all views (`ssclass.bilinear`)."""
+
+    name = "bilinear"
+    maps = True
+    width = 1.0  # 0.7 to 1.4 are alike on the study's photos (docs/models.md)
+
+    def _axes(self, features: Features, learn: np.ndarray) -> Axes | None:
+        return find_axes(features.arrays[self.arrays[0]], learn, self.seed)
+
+    def _vectors(self, features: Features, rows: np.ndarray, axes: Axes | None) -> np.ndarray:
+        assert axes
+        name = self.arrays[0]
+        copies = np.moveaxis(features.copies[name], 1, 0) if name in features.copies else ()
+        return np.stack([pool(maps, rows, axes) for maps in (features.arrays[name], *copies)], axis=1)
+
+    def _layers(self, views: Any, axes: Axes | None) -> Any:
+        assert axes
+        return pool_layers(views, axes)
+
+
+HEADS: dict[str, type[LinearHead] | type[DenseHead] | type[KernelHead]] = {
+    head.name: head for head in (LinearHead, T1Head, T20Head, T21Head, RbfHead, BilinearHead)
 }
-AUTO = ("linear", "T1", "rbf")
-"""What `auto` chooses among, simple to complex. T2.1 is `linear` fitted less exactly; T2.0 needs the maps, fifty times
-the memory, and has a weight for each of their numbers."""
+AUTO = ("linear", "T1", "rbf", "bilinear")
+"""What `auto` chooses among, simple to complex. T2.1 is `linear` fitted less exactly; T2.0 has a weight for each number
+of the maps, which is more than hundreds of photos can teach."""
 
 
 def needs_maps(name: str) -> bool:

@@ -31,7 +31,7 @@ TINY = 1e-9  # of the largest eigenvalue: directions below it are rounding (copi
 class KernelFit:
     """`landmarks` float64 [m, d], unit rows; `weights` [m, classes] and `bias` [classes] give f; see above.
 
-    `loss`: the mean squared leave-one-out residual.
+    `loss`: the mean squared leave-one-out residual. `width`: g.
     """
 
     landmarks: np.ndarray
@@ -40,12 +40,13 @@ class KernelFit:
     temperature: float
     strength: float
     loss: float
+    width: float
 
     def probabilities(self, z: np.ndarray) -> np.ndarray:
         """float64 [n, classes] for unit rows z [n, d]."""
         from scipy.special import softmax
 
-        scores = kernel(z, self.landmarks) @ self.weights + self.bias
+        scores = kernel(z, self.landmarks, self.width) @ self.weights + self.bias
         return np.asarray(softmax(scores / self.temperature, axis=1))
 
 
@@ -55,9 +56,9 @@ def unit_roots(mean: np.ndarray) -> np.ndarray:
     return np.asarray(roots / np.maximum(np.linalg.norm(roots, axis=-1, keepdims=True), 1e-12))
 
 
-def kernel(x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """k of each row of x with each row of z."""
-    return np.asarray(np.exp(2 * WIDTH * (x @ z.T - 1)))
+def kernel(x: np.ndarray, z: np.ndarray, width: float = WIDTH) -> np.ndarray:
+    """k of each row of x with each row of z; `width`: g."""
+    return np.asarray(np.exp(2 * width * (x @ z.T - 1)))
 
 
 def fit_strengths(
@@ -67,20 +68,21 @@ def fit_strengths(
     seed: int,
     strengths: Sequence[float] = STRENGTHS,
     copies: np.ndarray | None = None,
+    width: float = WIDTH,
 ) -> Iterator[KernelFit]:
-    """One fit a strength; z float64 [n, d] as of `unit_roots`, labels int [n]. `seed` draws the landmarks.
+    """One fit a strength; z float64 [n, d], unit rows, labels int [n]. `seed` draws the landmarks.
 
-    `copies`: z of the altered copies of each photo, [n, copies, d].
+    `copies`: z of the altered copies of each photo, [n, copies, d]. `width`: g.
     """
     landmarks = z
     if len(z) > LANDMARKS:
         landmarks = z[np.sort(np.random.default_rng(seed).choice(len(z), LANDMARKS, replace=False))]
-    values, vectors = np.linalg.eigh(kernel(landmarks, landmarks))
+    values, vectors = np.linalg.eigh(kernel(landmarks, landmarks, width))
     solid = values > TINY * values[-1]
     whiten = vectors[:, solid] / np.sqrt(values[solid])
     rows = z[:, None] if copies is None else np.concatenate([z[:, None], copies], axis=1)
     n, each, _ = rows.shape
-    phi = kernel(rows.reshape(n * each, -1), landmarks) @ whiten
+    phi = kernel(rows.reshape(n * each, -1), landmarks, width) @ whiten
     values, turn = np.linalg.eigh(phi.T @ phi / each)
     values, phi, whiten = np.maximum(values, 0), phi @ turn, whiten @ turn
 
@@ -101,6 +103,7 @@ def fit_strengths(
             _temperature(targets - residual, labels),
             strength,
             float((residual**2).mean()),
+            width,
         )
 
 

@@ -66,7 +66,7 @@ class FeatureParams(_Section):
 
     backbone: str = "mobilenet"
     sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] | None = None
-    crops: Literal["none", "five"] = "five"
+    crops: Literal["none", "five"] = "none"
     flip: bool = False
 
 
@@ -87,7 +87,7 @@ class AugmentParams(_Section):
     fill: Literal["reflect", "nearest", "wrap", "constant"] = "reflect"
 
 
-HeadName = Literal["auto", "linear", "T1", "T2.0", "T2.1", "rbf"]
+HeadName = Literal["auto", "linear", "T1", "T2.0", "T2.1", "rbf", "bilinear"]
 
 
 class ModelParams(_Section):

@@ -41,7 +41,7 @@ def train(
 
     `labels` int [n] index `params.dataset.classes`; `groups` name the near-duplicate group of each photo; `progress`
     gets fits done and fits in all. With head `auto` the head with the higher cross-validated accuracy is taken, of
-    equals the first in the order linear, T1, rbf. BatchError when there is too little to cross-validate.
+    equals the first in the order of `AUTO`. BatchError when there is too little to cross-validate.
     """
     classes = params.dataset.classes
     features = replace(features, groups=tuple(groups))

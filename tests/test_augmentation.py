@@ -142,11 +142,15 @@ def lessons(copies: int, far: float = 0.0) -> tuple[Features, np.ndarray]:
     moved = []
     for _ in range(copies):
         arrays = {name: each + far * draw.normal(size=each.shape) for name, each in features.arrays.items()}
-        moved.append(Features(features.sha256s, {name: np.float32(each) for name, each in arrays.items()}))
+        moved.append(
+            Features(
+                features.sha256s, {name: each.astype(features.arrays[name].dtype) for name, each in arrays.items()}
+            )
+        )
     return features.with_copies(moved), labels
 
 
-@pytest.mark.parametrize("name", ["linear", "rbf"])
+@pytest.mark.parametrize("name", ["linear", "rbf", "bilinear"])
 def test_copies_that_are_the_photos_change_nothing(name: str) -> None:
     """Each photo counts as much as before, the penalty as well, and leave-one-out leaves its copies out too."""
     answers = []
@@ -156,7 +160,7 @@ def test_copies_that_are_the_photos_change_nothing(name: str) -> None:
         head = HEADS[name](224, 2, TrainParams())
         found = head.cross_validate(features, labels, folds, lambda: None)
         model = head.fit(features, labels, found).model
-        answers.append((found.probabilities, model({"224.out.mean": features.arrays["224.out.mean"]}).numpy()))
+        answers.append((found.probabilities, model({name: features.arrays[name] for name in head.arrays}).numpy()))
     for one, other in zip(*answers, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
 

@@ -146,7 +146,7 @@ def test_a_shard_is_computed_once_and_then_remembered(
     assert same(shard_features(spec, FeatureMemo(tmp_path / "another machine", None), SHARD, never, never), first)
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "junk", "other photos", "pickle"])
+@pytest.mark.parametrize("damage", ["half", "a byte", "empty", "junk", "other photos", "pickle"])
 def test_damage_in_the_memo_costs_time_only(
     damage: str, spec: FeatureSpec, extractor: Extractor, features: Features, s3: Store, tmp_path: Path
 ) -> None:
@@ -162,7 +162,9 @@ def test_damage_in_the_memo_costs_time_only(
         np.savez(buffer, sha256s=np.array([{"a": 1}], dtype=object))
         bad = buffer.getvalue()
     else:
-        bad = {"half": whole[: len(whole) // 2], "empty": b"", "junk": b"junk"}[damage]
+        at = len(whole) // 3  # inside an array
+        byte = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+        bad = {"half": whole[: len(whole) // 2], "a byte": byte, "empty": b"", "junk": b"junk"}[damage]
     (tmp_path / key).write_bytes(bad)
     s3.put(key, bad)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ssclass.study.conducting import conduct
 from ssclass.study.filters import favourites, layers
 from ssclass.study.maps import Seen
 from ssclass.study.measuring import finished
+from ssclass.study.records import clean
 from ssclass.study.report import pair
 from ssclass.study.rows import choose, load_rows
 from ssclass.study.runs import StudyRuns
@@ -271,7 +273,7 @@ def test_the_command_shows_suspects_and_their_manifest_can_be_submitted(
 ) -> None:
     params = studied.root / "params.yaml"
     text = params.read_text()
-    small = text.replace("crops: five", "crops: none").replace("sizes: [224]", "sizes: [64]")
+    small = text.replace("sizes: [320]", "sizes: [64]")
     params.write_text(small.replace("head: auto", "head: linear").replace("folds: 5", "folds: 2"))
     try:
         page, corrections = tmp_path / "suspects.html", tmp_path / "corrections.json"
@@ -324,6 +326,21 @@ def test_the_map_of_a_linear_head_adds_up_to_its_score(studied: Workspace) -> No
         score = np.log(odds[at, own] / odds[at, 1 - own])
         assert places[0][at].sum() + bias[own] - bias[1 - own] == pytest.approx(score, abs=1e-3)
         assert channels[0][at].sum() == pytest.approx(places[0][at].sum(), abs=1e-3)
+
+
+def test_a_place_is_worth_what_a_head_on_directions_loses_without_it(studied: Workspace) -> None:
+    model = model_of(studied, "rbf")
+    seen = Seen(model)
+    images = np.random.default_rng(0).integers(0, 256, (2, model.size, model.size, 3), dtype=np.uint8)
+    places, _, odds = seen.worths(images, np.array([0, 1]))
+    maps = seen.before(images).numpy()
+    changed = maps.copy()
+    changed[:, 1, 0] = maps.mean(axis=(1, 2))
+    left = seen.after(changed).numpy()
+    for at, own in enumerate((0, 1)):
+        loss = np.log(odds[at, own] / odds[at, 1 - own]) - np.log(left[at, own] / left[at, 1 - own])
+        assert loss != 0
+        assert places[0][at, 1, 0] == pytest.approx(loss, rel=1e-2, abs=1e-5)
 
 
 def test_views_of_five_mirrored_crops_are_where_they_were_cut(tmp_path: Path) -> None:
@@ -389,11 +406,27 @@ def test_the_page_shows_mistakes_maps_curves_and_a_threshold(
     assert len(list((tmp_path / "look").glob("mistake-*.jpg"))) == mistakes
     assert len(list((tmp_path / "look").glob("channel-*.png"))) >= 20
     assert {"roc.png", "precision-recall.png", "calibration.png"} <= {p.name for p in (tmp_path / "look").iterdir()}
-    assert "HiResCAM" in page
+    assert "what the score loses" in page
     assert f"right of {len(rbf.train)} training photos" in page
     assert 'src="http' not in page
     run = looking.log(studied, model, tmp_path / "look")
-    assert "look/index.html" in {each.path for each in StudyRuns(studied).client.list_artifacts(run, "look")}
+    runs = StudyRuns(studied)
+    assert "look/index.html" in {each.path for each in runs.client.list_artifacts(run, "look")}
+    assert clean(studied, ["f" * 64]) == [f"run {run}: look/"], "any photo may be seen there"
+    assert not runs.client.list_artifacts(run, "look")
+    assert clean(studied, ["f" * 64]) == []
+
+
+def test_forgetting_a_photo_takes_the_rows_that_name_it(studied: Workspace, tmp_path: Path) -> None:
+    done = finished(studied, load_rows(studied)["own"], studied.dataset())
+    assert done is not None
+    copy = Workspace(studied.settings.model_copy(update={"workspace": tmp_path}))
+    shutil.copytree(studied.private / "study", copy.private / "study")
+    rows = len(list((copy.private / "study").glob("*/row.json")))
+    assert rows == 3
+    assert clean(copy, ["f" * 64]) == []
+    assert len(clean(copy, [done.result.holdout[0]])) == rows, "it is held out in every row"
+    assert not list((copy.private / "study").glob("*/row.json"))
 
 
 def test_class_folders_are_looked_at_and_what_cannot_be_read_is_named(studied: Workspace, tmp_path: Path) -> None:

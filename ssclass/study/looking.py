@@ -64,7 +64,7 @@ def look(model: Model, photos: Photos, workspace: Workspace | None, progress: Pr
     if seen:
         page.text(
             "Beside each photo, what its places are worth for the class that the model calls: red speaks for it, blue "
-            f"against it. {_exactly(model)}"
+            f"against it. {_exactly(seen)}"
         )
     if shown:
         some = "" if len(shown) == len(wrong) else f"; {len(shown)} of them"
@@ -97,13 +97,15 @@ def write(page: Page, folder: Path) -> Path:
 
 def log(workspace: Workspace, model: Model, folder: Path) -> str:
     """Put the folder on the model's MLflow run, under ``look/``; the run's id. NotFoundError for one without a run."""
+    from ssclass.study.records import LOOK, LOOK_TAG
     from ssclass.tracking import Tracking
 
     if model.run_id is None:
         raise NotFoundError(f"{model.name}: a folder has no MLflow run; leave --log out, or name a version or a run")
     tracking = Tracking(workspace.settings)
     with tracking.named():
-        tracking.client.log_artifacts(model.run_id, str(folder), "look")
+        tracking.client.set_tag(model.run_id, LOOK_TAG, "yes")  # first: `ssclass forget` finds the pages by it
+        tracking.client.log_artifacts(model.run_id, str(folder), LOOK)
     return model.run_id
 
 
@@ -114,12 +116,15 @@ def _spread(rows: NDArray[np.integer], sure: NDArray[np.floating]) -> list[int]:
     return [ordered[place] for place in dict.fromkeys(places.tolist())]
 
 
-def _exactly(model: Model) -> str:
+def _exactly(seen: Seen) -> str:
     """What kind of map it is, in a sentence."""
-    heads = [layer for layer in model.keras.layers if layer.name.startswith("head")]
-    kinds = [type(layer).__name__ for layer in heads[0].layers] if len(heads) == 1 else []
-    if kinds == ["InputLayer", "GlobalAveragePooling1D", "Dense"]:
+    if seen.linear:
         return "The head is linear on pooled features: these are exact class-activation maps."
+    if seen.directions:
+        return (
+            "The head compares directions: a place is worth what the score loses when it looks like the mean of the "
+            "photo's places."
+        )
     return "The head is not linear: these are gradients times activations of the last feature map (HiResCAM)."
 
 

@@ -4,6 +4,10 @@ The score is the log odds of a class, log p_c - log sum of the other p. With a t
 place is worth sum_k a_k dscore/da_k there (HiResCAM; Draelos & Carin 2020, arXiv:2011.08891). For pooling followed by
 one dense layer this is the class-activation map itself (Zhou et al., CVPR 2016): the worths of all places and the bias
 add up to the score. For other heads it is Grad-CAM with the gradient kept where it is.
+
+Of a head that compares directions (`rbf`, `bilinear`: features of unit length) such sums are nothing, as its score does
+not change with the length of what it sees (Euler). There a place is worth what the score loses when the place looks
+like the mean of the map.
 """
 
 from __future__ import annotations
@@ -57,6 +61,10 @@ class Seen:
         if not self.maps:
             raise NotFoundError(f"{model.name}: no feature map is pooled in this model; there is nothing to be seen")
         self.views = [_view(tensor, model.size) for tensor in self.maps]
+        heads = [layer for layer in model.keras.layers if layer.name.startswith("head")]
+        kinds = [[type(layer).__name__ for layer in getattr(head, "layers", ())] for head in heads]
+        self.linear = kinds == [["InputLayer", "GlobalAveragePooling1D", "Dense"]]
+        self.directions = any("UnitNormalization" in each for each in kinds)
         self.before = keras.Model(model.keras.inputs[0], self.maps)
         self.after = keras.Model(self.maps, model.keras.outputs[0])
 
@@ -89,18 +97,39 @@ class Seen:
 
         def run(images: Any, classes: Any) -> Any:
             maps = _listed(self.before(images, training=False))
-            with tf.GradientTape() as tape:
-                tape.watch(maps)
+
+            def scored(maps: list[Any]) -> tuple[Any, Any]:
                 odds = self.after(maps if len(maps) > 1 else maps[0], training=False)
                 own = tf.gather(odds, classes, axis=1, batch_dims=1)
                 hot = tf.one_hot(classes, tf.shape(odds)[1], dtype=odds.dtype)
                 others = tf.reduce_sum(odds * (1 - hot), axis=1)
-                score = tf.math.log(tf.maximum(own, 1e-30)) - tf.math.log(tf.maximum(others, 1e-30))
+                return tf.math.log(tf.maximum(own, 1e-30)) - tf.math.log(tf.maximum(others, 1e-30)), odds
+
+            def losses(number: int) -> Any:
+                """What the score loses without each place of a map, [n, h, w]."""
+                a = maps[number]
+                _, height, width, _ = a.shape
+                usual = tf.reduce_mean(a, axis=(1, 2), keepdims=True)
+
+                def without(place: Any) -> Any:
+                    there = tf.reshape(tf.one_hot(place, height * width), (1, height, width, 1))
+                    return scored([*maps[:number], a * (1 - there) + usual * there, *maps[number + 1 :]])[0]
+
+                left = tf.map_fn(without, tf.range(height * width), fn_output_signature=tf.float32)
+                return tf.reshape(score - left, (height, width, -1))
+
+            with tf.GradientTape() as tape:
+                tape.watch(maps)
+                score, odds = scored(maps)
             slopes = tape.gradient(score, maps, unconnected_gradients="zero")
             # Where nothing is active nothing is worth anything, though a root's slope there is infinite.
             each = [tf.where(a == 0, 0.0, a * slope) for a, slope in zip(maps, slopes, strict=True)]
             channels = [tf.reduce_sum(one, axis=(1, 2)) for one in each]
-            return [tf.reduce_sum(one, axis=-1) for one in each], channels, odds
+            if self.directions:
+                places = [tf.transpose(losses(number), (2, 0, 1)) for number in range(len(maps))]
+            else:
+                places = [tf.reduce_sum(one, axis=-1) for one in each]
+            return places, channels, odds
 
         return tf.function(run, reduce_retracing=True)
 

@@ -136,4 +136,6 @@ def _wrong(path: Path, error: ValidationError, row: str = "") -> ParamsError:
 def _quoted(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"'{name}=[{','.join(map(str, value))}]'"
+    if value is None:
+        return f"{name}=null"
     return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
