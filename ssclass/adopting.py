@@ -138,6 +138,6 @@ def _score(workspace: Workspace, declared: Declared, progress: learning.Progress
 
 
 def _key(workspace: Workspace, model: Adopted) -> str:
-    """The decision key (hex, 16) of a model that was not trained here."""
+    """The decision key (hex, 16) of a model that was not trained here; which class each output is, is in it."""
     text = f"adopt {workspace.dataset().digest} {workspace.params.result_digest} {code_digest()} {model.fingerprint}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(" ".join([text, *model.classes]).encode()).hexdigest()[:16]

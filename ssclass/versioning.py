@@ -43,12 +43,13 @@ def repository(root: Path, rev: str | None = None) -> Iterator[Any]:
     from botocore.exceptions import BotoCoreError, ClientError
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc_data.index import DataIndexDirError
 
     logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
         with Repo(str(root), rev=rev) as repo:
             yield repo
-    except DvcException as error:
+    except (DvcException, DataIndexDirError) as error:
         raise StoreError(
             f"DVC in {root}: {error or type(error).__name__}; `ssclass doctor` finds which part is away"
         ) from error

@@ -18,6 +18,7 @@ from ssclass.serving import open_model
 from ssclass.workspace import Workspace
 
 THREE = (*CLASSES, "pizza")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from ssclass.upkeep.rebuilding import rebuild
 from ssclass.workspace import Workspace
 
 THREE = (*CLASSES, "pizza")
+pytestmark = pytest.mark.slow
 LATER = datetime.now(UTC) + timedelta(days=40)
 ORPHAN = "dvc/files/md5/0a/bcdef0123456789abcdef012345678"
 
@@ -54,7 +55,8 @@ class Aged:
         roots += [self.workspace.private / name for name in ("features", "results", "champions", "shards", "mlflow")]
         for root in roots:
             found |= {str(path): path.stat().st_size for path in root.rglob("*") if path.is_file()}
-        return {name: size for name, size in found.items() if not name.endswith("mlflow.db")}
+        others = ("mlflow.db", "registered_model_meta")  # MLflow writes the second when a model is fetched
+        return {name: size for name, size in found.items() if not name.endswith(others)}
 
     def answers(self) -> dict[str, np.ndarray]:
         """What every champion says of some photos, from the registry."""
@@ -220,7 +222,8 @@ def test_what_it_said_goes_and_nothing_else(aged: Aged):
 
 def test_features_in_use_stay(aged: Aged):
     workspace = aged.workspace
-    used = {json.loads((workspace.root / "candidate" / "classifier.json").read_text())["fingerprint"]}
+    about = json.loads((workspace.root / "candidate" / "classifier.json").read_text())
+    used = {member["fingerprint"] for member in about["members"]}
     assert {item.key.split("/")[1] for item in aged.store.list("features/")} == used
     digests = {item.key.rsplit("/", 1)[1] for item in aged.store.list("features/")}
     assert digests == {f"{shard.photos_digest}.npz" for shard in workspace.dataset().shards}
@@ -285,11 +288,11 @@ def test_the_pipeline_goes_on(aged: Aged):
 
 def test_a_branch_or_a_tag_of_a_persons_is_kept(aged: Aged):
     append(aged.workspace, "freeze", "Freeze", reason="to have a candidate rejected")
-    set_params(aged.workspace, seed=1)
+    set_params(aged.workspace, epochs=59)
     rejected = aged.pipeline.retrain(aged.workspace)
     assert rejected.decision == "REJECTED"
     append(aged.workspace, "unfreeze", "Unfreeze")
-    set_params(aged.workspace, seed=2)
+    set_params(aged.workspace, epochs=58)
     aged.pipeline.retrain(aged.workspace)
     workspace = aged.workspace
 
