@@ -28,7 +28,7 @@ from ssclass.params import TrainParams
 from ssclass.weights import Tail
 
 BATCH = 32  # views that go through together
-PROBE = 0.1  # strength of the probe's penalty: about what cross-validation chooses for the head `linear`
+PROBE = 0.32  # strength of the probe's penalty: what the head `linear` chooses on the study's photos
 
 
 class Tuner:
