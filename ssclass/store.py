@@ -151,23 +151,31 @@ class Store:
                 self.client.create_bucket(Bucket=self.bucket, **place)
 
     def lifecycle(self) -> tuple[dict[str, Any], ...]:
-        """The bucket's lifecycle rules."""
+        """The bucket's lifecycle rules; none on a server that has no such thing."""
         from botocore.exceptions import ClientError
 
         with self._named():
             try:
                 return tuple(self.client.get_bucket_lifecycle_configuration(Bucket=self.bucket)["Rules"])
             except ClientError as error:
-                if error.response["Error"]["Code"] == "NoSuchLifecycleConfiguration":
+                if error.response["Error"]["Code"] in ("NoSuchLifecycleConfiguration", "NotImplemented"):
                     return ()
                 raise
 
-    def set_lifecycle(self, rules: Sequence[dict[str, Any]]) -> None:
-        """Replace the bucket's lifecycle rules."""
+    def set_lifecycle(self, rules: Sequence[dict[str, Any]]) -> bool:
+        """Replace the bucket's lifecycle rules; whether the server has such a thing."""
+        from botocore.exceptions import ClientError
+
         with self._named():
-            self.client.put_bucket_lifecycle_configuration(
-                Bucket=self.bucket, LifecycleConfiguration={"Rules": [*rules]}
-            )
+            try:
+                self.client.put_bucket_lifecycle_configuration(
+                    Bucket=self.bucket, LifecycleConfiguration={"Rules": [*rules]}
+                )
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NotImplemented":
+                    return False
+                raise
+            return True
 
     @staticmethod
     def _absent_is_none(call: Any) -> Any:
