@@ -85,11 +85,14 @@ def plan(bucket: str) -> dict[str, Any]:
     }
 
 
-def setup(store: Store) -> None:
-    """Make the bucket, the folders and the lifecycle rules; those of others stay. Again changes nothing."""
+def setup(store: Store) -> bool:
+    """Make the bucket, the folders and the lifecycle rules; those of others stay. Again changes nothing.
+
+    False where the server has no lifecycle rules: then what is old stays.
+    """
     store.make_bucket()
     for folder in FOLDERS:
         if store.head(f"{folder}/") is None:
             store.put(f"{folder}/", b"")
     rules = [rule for rule in store.lifecycle() if not str(rule.get("ID", "")).startswith("ssclass-")]
-    store.set_lifecycle([*rules, *lifecycle()["Rules"]])
+    return store.set_lifecycle([*rules, *lifecycle()["Rules"]])

@@ -83,7 +83,9 @@ class Store:
         """What a listing would say of one object; None when there is none."""
         with self._named(key):
             found = self._absent_is_none(lambda: self.client.head_object(Bucket=self.bucket, Key=key))
-            return found and Listed(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"])
+            # JuiceFS's gateway gives folders no ETag.
+            etag = (found or {}).get("ETag", "").strip('"')
+            return found and Listed(key, found["ContentLength"], etag, found["LastModified"])
 
     def get(self, key: str, *, limit: int | None = None) -> bytes | None:
         """The bytes of an object, at most `limit` of them; None when there is none."""
@@ -158,16 +160,24 @@ class Store:
             try:
                 return tuple(self.client.get_bucket_lifecycle_configuration(Bucket=self.bucket)["Rules"])
             except ClientError as error:
-                if error.response["Error"]["Code"] == "NoSuchLifecycleConfiguration":
+                if error.response["Error"]["Code"] in ("NoSuchLifecycleConfiguration", "NotImplemented"):
                     return ()
                 raise
 
-    def set_lifecycle(self, rules: Sequence[dict[str, Any]]) -> None:
-        """Replace the bucket's lifecycle rules."""
+    def set_lifecycle(self, rules: Sequence[dict[str, Any]]) -> bool:
+        """Replace the bucket's lifecycle rules; False where the server has no such thing, as JuiceFS's gateway."""
+        from botocore.exceptions import ClientError
+
         with self._named():
-            self.client.put_bucket_lifecycle_configuration(
-                Bucket=self.bucket, LifecycleConfiguration={"Rules": [*rules]}
-            )
+            try:
+                self.client.put_bucket_lifecycle_configuration(
+                    Bucket=self.bucket, LifecycleConfiguration={"Rules": [*rules]}
+                )
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NotImplemented":
+                    return False
+                raise
+            return True
 
     @staticmethod
     def _absent_is_none(call: Any) -> Any:

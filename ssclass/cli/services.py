@@ -30,11 +30,11 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
     if only_print:
         print_json(plan(settings.bucket))
         return
-    prepare(Store(settings))
+    rules = "lifecycle rules" if prepare(Store(settings)) else "no lifecycle rules, as this server has none"
     if notify:
         announce(Store(settings), notify)
         click.echo(f"s3://{settings.bucket} tells {notify} of markers under incoming/")
-    click.echo(f"s3://{settings.bucket}: {', '.join(f'{name}/' for name in FOLDERS)}, lifecycle rules")
+    click.echo(f"s3://{settings.bucket}: {', '.join(f'{name}/' for name in FOLDERS)}, {rules}")
     click.echo("policies for sender, pipeline and reader: `ssclass bucket setup --print`")
 
 
