@@ -64,6 +64,8 @@ lock: install ## bring the locks up to pyproject.toml
 	$(COMPILE) --group install -c requirements.lock -o requirements-install.lock
 	$(COMPILE) --group dev -c requirements.lock -c requirements-install.lock -o requirements-dev.lock \
 		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock requirements-install.lock)
+	echo "tensorflow[and-cuda] ; sys_platform == 'linux'" | $(COMPILE) - -c requirements.lock -o requirements-gpu.lock \
+		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 clean: ## delete .venv and all caches
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

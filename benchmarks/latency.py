@@ -1,7 +1,8 @@
 """From a batch's marker to a decision, on a stack of its own: `python -m benchmarks.latency [BATCHES]`, default 7.
 
-Prints JSON: medians, in seconds, over the batches after the first (which also computes what later ones remember).
-Drawings, 16 a batch, the linear head: what is measured is the way, not the training.
+Prints JSON: medians, in seconds, over the batches after the first (which also computes what later ones remember),
+each delivered once the one before is decided; then ten batches at once, and runs that have nothing to learn. Drawings,
+16 a batch, the linear head: what is measured is the way, not the training.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import requests
 
 from ssclass.batches import list_batches
 from ssclass.drawings import draw
-from ssclass.settings import load_settings
+from ssclass.settings import Settings, load_settings
 from ssclass.stack.origin import Origin
 from ssclass.store import Store
 
@@ -49,10 +50,64 @@ def main(batches: int) -> None:
         print(f"stack up in {time.monotonic() - began:.0f} s", file=sys.stderr)
         try:
             found = [measure(workspace, f"batch-{number}", number) for number in range(batches)]
+            crowd = burst(workspace)
+            skipped = statistics.median(nothing_new(workspace) for _ in range(3))
         finally:
             ssclass("down", "--workspace", workspace)
     medians = {name: round(statistics.median(each[name] for each in found[1:]), 1) for name in found[0]}
-    print(json.dumps({"batches": batches - 1, "cpus": os.cpu_count(), "median_seconds_from_marker": medians}, indent=1))
+    result = {"batches": batches - 1, "cpus": os.cpu_count(), "median_seconds_from_marker": medians, "burst": crowd}
+    result |= {"seconds_of_a_skipped_run": round(skipped, 1)}
+    print(json.dumps(result, indent=1))
+
+
+def burst(workspace: Path, batches: int = 10) -> dict[str, float]:
+    """Deliver batches one straight after the other; seconds from the first marker to the last decision, trainings."""
+    settings, names = load_settings(workspace), [f"burst-{number}" for number in range(batches)]
+    before = len(runs(settings, "train"))
+    for number, name in enumerate(names):
+        draw(workspace.parent / name, ("sandwich", "sushi"), 8, 500 + number)
+        ssclass("submit", workspace.parent / name, "--id", name, "--workspace", workspace)
+    markers = [seconds(ref.time) for ref in list_batches(Store(settings)) if ref.id in names]
+    decided = {name: decision(settings, name) for name in names}
+    return {
+        "batches": batches,
+        "seconds_to_deliver": round(max(markers) - min(markers), 1),
+        "seconds_to_last_decision": round(max(decided.values()) - min(markers), 1),
+        "trainings": len(runs(settings, "train")) - before,
+    }
+
+
+def nothing_new(workspace: Path) -> float:
+    """Seconds of a retrain that has nothing to learn, from the beginning of the flow to its end."""
+    settings = load_settings(workspace)
+    while not runs(settings, "retrain")[0]["end_time"]:
+        time.sleep(0.2)
+    deployment = requests.get(f"{settings.prefect_url}/deployments/name/retrain/retrain", timeout=10).json()
+    url = f"{settings.prefect_url}/deployments/{deployment['id']}/create_flow_run"
+    made = requests.post(url, json={"state": {"type": "SCHEDULED"}}, timeout=10).json()["id"]
+    while True:
+        for run in runs(settings, "retrain"):
+            if run["id"] == made and run["end_time"]:
+                return seconds(run["end_time"]) - seconds(run["start_time"])
+        time.sleep(0.2)
+
+
+def decision(settings: Settings, batch: str) -> float:
+    """When a batch was decided on, once it is."""
+    while True:
+        for event in Origin(settings).state().decisions.values():
+            if batch in event.body["batches"]:
+                return seconds(event.at)
+        time.sleep(0.2)
+
+
+def runs(settings: Settings, flow: str) -> list[dict[str, str]]:
+    """The flow's runs that have begun, newest first."""
+    begun = {"type": {"any_": ["RUNNING", "COMPLETED", "FAILED", "CRASHED"]}}
+    body = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": begun}, "sort": "START_TIME_DESC"}
+    answer = requests.post(f"{settings.prefect_url}/flow_runs/filter", json=body, timeout=10)
+    answer.raise_for_status()
+    return list(answer.json())
 
 
 def measure(workspace: Path, batch: str, seed: int) -> dict[str, float]:
@@ -62,28 +117,17 @@ def measure(workspace: Path, batch: str, seed: int) -> dict[str, float]:
     ssclass("submit", photos, "--id", batch, "--workspace", workspace)
     settings = load_settings(workspace)
     (marker,) = (seconds(ref.time) for ref in list_batches(Store(settings)) if ref.id == batch)
-    while True:
-        decided = [
-            event for event in Origin(settings).state().decisions.values() if batch in event.body.get("batches", ())
-        ]
-        if decided:
-            break
-        time.sleep(0.2)
-
-    def last(flow: str) -> dict[str, str]:
-        body = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": 1}
-        return dict(requests.post(f"{settings.prefect_url}/flow_runs/filter", json=body, timeout=10).json()[0])
-
-    retrain, train = last("retrain"), last("train")
+    decided = decision(settings, batch)
+    retrain, train = runs(settings, "retrain")[0], runs(settings, "train")[0]
     found = {
         "run made": seconds(retrain["created"]) - marker,
         "run started": seconds(retrain["start_time"]) - marker,
         "training started": seconds(train["start_time"]) - marker,
         "training ended": seconds(train["end_time"]) - marker,
-        "decision": seconds(decided[0].at) - marker,
+        "decision": decided - marker,
     }
     print(f"{batch}: { ({name: round(value, 1) for name, value in found.items()}) }", file=sys.stderr, flush=True)
-    while not last("retrain")["end_time"]:
+    while not runs(settings, "retrain")[0]["end_time"]:
         time.sleep(0.2)
     return found
 

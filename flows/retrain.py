@@ -16,6 +16,8 @@ from tasks import retraining as step
 RERUNS = 3
 RACES = 10
 """Lost pushes after which a retrain gives up; each means that another writer got its work done."""
+LOOKS = 5
+"""What arrives while batches are taken in joins the same training; after so many looks it is left to the next one."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,12 @@ def learned(workspace: str, key: str) -> str:
 
 def attempt(workspace: str, taken: list[Taken]) -> Outcome:
     """One try, from origin's newest commit; LostRaceError when another writer was faster."""
-    for waiting in step.find_batches(workspace):
-        taken.append(step.take_in(workspace, waiting))
+    for _ in range(LOOKS):
+        waiting = step.find_batches(workspace)
+        if not waiting:
+            break
+        for each in waiting:
+            taken.append(step.take_in(workspace, each))
 
     key = step.open_question(workspace)
     if key is None:

@@ -88,7 +88,7 @@ def plan(bucket: str) -> dict[str, Any]:
 def setup(store: Store) -> bool:
     """Make the bucket, the folders and the lifecycle rules; those of others stay. Again changes nothing.
 
-    Returns whether the server keeps rules: JuiceFS, for one, does not.
+    False where the server has no lifecycle rules: then what is old stays.
     """
     store.make_bucket()
     for folder in FOLDERS:

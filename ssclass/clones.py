@@ -20,8 +20,11 @@ from ssclass.workspace import Workspace
 
 
 def is_folder(where: str) -> bool:
-    """Whether this names a workspace's folder on this machine, rather than the URL of an origin."""
-    return (Path(where) / SETTINGS_FILE).is_file()
+    """Whether this names a workspace on this machine rather than an origin; a folder that we may not see is none."""
+    try:
+        return (Path(where) / SETTINGS_FILE).is_file()
+    except OSError:
+        return False
 
 
 def workspace_at(where: str) -> Workspace:

@@ -83,7 +83,9 @@ class Store:
         """What a listing would say of one object; None when there is none."""
         with self._named(key):
             found = self._absent_is_none(lambda: self.client.head_object(Bucket=self.bucket, Key=key))
-            return found and Listed(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"])
+            # JuiceFS's gateway gives folders no ETag.
+            etag = (found or {}).get("ETag", "").strip('"')
+            return found and Listed(key, found["ContentLength"], etag, found["LastModified"])
 
     def get(self, key: str, *, limit: int | None = None) -> bytes | None:
         """The bytes of an object, at most `limit` of them; None when there is none."""
@@ -151,7 +153,7 @@ class Store:
                 self.client.create_bucket(Bucket=self.bucket, **place)
 
     def lifecycle(self) -> tuple[dict[str, Any], ...]:
-        """The bucket's lifecycle rules; none on a server that has no such thing."""
+        """The bucket's lifecycle rules."""
         from botocore.exceptions import ClientError
 
         with self._named():
@@ -163,7 +165,7 @@ class Store:
                 raise
 
     def set_lifecycle(self, rules: Sequence[dict[str, Any]]) -> bool:
-        """Replace the bucket's lifecycle rules; whether the server has such a thing."""
+        """Replace the bucket's lifecycle rules; False where the server has no such thing, as JuiceFS's gateway."""
         from botocore.exceptions import ClientError
 
         with self._named():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from model_fixtures import needed_weights
 from running import Running, clean_environment
 
 from ssclass.drawings import draw
@@ -248,14 +249,9 @@ def set_params(workspace: Workspace, **params: object) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The whole stack by `ssclass up`, one for the session; sweeps every 20 s, schedules planned for a year ahead."""
-    environment = clean_environment(
-        SSCLASS_HOME=str(home()),
-        SSCLASS_SWEEP="20",
-        PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS="250",
-        PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS="260",
-        PREFECT_SERVER_SERVICES_SCHEDULER_MAX_SCHEDULED_TIME="P300D",
-    )
+    """The whole stack by `ssclass up`, one for the session; but for a sweep every 20 s it is as anybody's."""
+    needed_weights()
+    environment = clean_environment(SSCLASS_HOME=str(home()), SSCLASS_SWEEP="20")
     running = Running(tmp_path_factory.mktemp("stack") / "workspace", environment)
     running.make()
     yield running

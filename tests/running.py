@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ssclass.drawings import draw
 from ssclass.environment import leave_user_settings
@@ -90,9 +91,11 @@ class Running:
 
     # -- what happened ----------------------------------------------------------------------------------
 
+    @retry(retry=retry_if_exception_type(requests.RequestException), stop=stop_after_delay(120), wait=wait_fixed(1))
     def api(self, path: str, body: Any = None) -> Any:
+        """Prefect's answer; asked again while it is away, or says 503, as SQLite does under load."""
         url = f"{self.settings.prefect_url}/{path}"
-        answer = requests.get(url, timeout=10) if body is None else requests.post(url, json=body, timeout=10)
+        answer = requests.get(url, timeout=20) if body is None else requests.post(url, json=body, timeout=20)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -118,8 +121,43 @@ class Running:
         """Batches that a decision has seen."""
         return {batch for event in self.state().decisions.values() for batch in event.body["batches"]}
 
+    def one_decision(self, batch: str) -> dict[str, Any]:
+        """The only decision that has seen a batch, once it is there; the test fails when there are more."""
+        eventually(f"{batch} is decided", lambda: batch in self.decided(), within=400)
+        self.idle()
+        decisions = [event.body for event in self.state().decisions.values() if batch in event.body["batches"]]
+        assert len(decisions) == 1
+        commits = self.workspace().git("log", "--format=%s", "--all").splitlines()
+        assert len({commit for commit in commits if decisions[0]["key"] in commit}) == 1
+        return dict(decisions[0])
+
+    def trainings(self, key: str) -> list[dict[str, Any]]:
+        """Training runs of a key, oldest first."""
+        return [run for run in self.runs("train") if run["parameters"]["key"] == key]
+
+    def no_slot_is_taken(self) -> None:
+        """Wait until no deployment's concurrency slot is taken; the test fails when one stays so."""
+
+        def free() -> bool:
+            limits = self.api("v2/concurrency_limits/filter", {})
+            return all(each["active_slots"] == 0 for each in limits if each["name"].startswith("deployment:"))
+
+        self.idle()
+        eventually("every slot is free", free, within=400)
+
     def workspace(self) -> Workspace:
         return Workspace(self.settings)
+
+    def retrain_now(self) -> dict[str, Any]:
+        """Have the deployment run, as its schedule would; the run once it has ended."""
+        deployment = self.api("deployments/name/retrain/retrain")
+        made = self.api(f"deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+
+        def ended() -> Any:
+            run = self.api(f"flow_runs/{made['id']}")
+            return run if run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED") else None
+
+        return dict(eventually("the run has ended", ended))
 
     def idle(self) -> None:
         """Wait until nothing runs or is about to."""
@@ -133,10 +171,16 @@ class Running:
 
     # -- what somebody does -----------------------------------------------------------------------------
 
-    def submit(self, batch: str, per_class: int = 8) -> None:
+    def submit(self, batch: str, per_class: int = 8, *, flipped: bool = False) -> None:
+        """Deliver a batch of drawings; `flipped`: each under the other class."""
         self.drawn += 1
         photos = self.folder.parent / f"photos-{self.drawn}"
         draw(photos, CLASSES, per_class, seed=1000 + self.drawn)
+        if flipped:
+            one, other = (photos / name for name in CLASSES)
+            one.rename(photos / "aside")
+            other.rename(one)
+            (photos / "aside").rename(other)
         self.cli("submit", str(photos), "--id", batch)
         shutil.rmtree(photos)
 

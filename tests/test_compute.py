@@ -1,10 +1,13 @@
 """GPUs as TensorFlow would show them; there is none where these tests run."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from model_fixtures import needed_weights
 
 from ssclass import compute
 from ssclass.settings import CHECKOUT
@@ -76,3 +79,30 @@ def test_a_head_trains_where_tensorflow_puts_it():
     here = str(Path(__file__).parent)
     done = subprocess.run([sys.executable, "-c", PLACED, here], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+NETWORK = """
+import numpy as np
+import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.debugging.set_log_device_placement(True)
+from ssclass.extraction import make_extractor
+from ssclass.features import feature_spec
+from ssclass.params import FeatureParams
+with tf.device("CPU:1"):
+    make_extractor(feature_spec(FeatureParams(crops="none")))(np.zeros((2, 224, 224, 3), np.uint8))
+"""
+
+
+def test_the_network_runs_where_tensorflow_puts_it():
+    """The same for the frozen part: every convolution is on the device that is preferred."""
+    needed_weights()
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run([sys.executable, "-c", NETWORK], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    where: dict[str, set[str]] = {}
+    for operation, device in re.findall(r"\((\w+)\): /job:\S+/device:(CPU:\d)", done.stdout + done.stderr):
+        where.setdefault(operation, set()).add(device)
+    for operation in ("Conv2D", "DepthwiseConv2dNative", "VarHandleOp"):
+        assert where[operation] == {"CPU:1"}, operation

@@ -1,4 +1,7 @@
-"""What the stack makes of killed processes, lost events, absent servers and crowds. Slow: `make test-all`."""
+"""What the stack makes of killed processes, absent servers and crowds. Slow: `make test-all`.
+
+Two more are in test_stack.py, and so in `make test`: a killed retrain, and an event that died with Prefect.
+"""
 
 import contextlib
 import json
@@ -15,29 +18,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import requests
 from running import Running, dump, eventually
 
 from ssclass.environment import free_port
 from ssclass.settings import CHECKOUT, home
 from ssclass.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(900)]
-
-
-def one_decision(stack: Running, batch: str) -> dict:
-    """The only decision that has seen a batch, and that decided its data."""
-    eventually(f"{batch} is decided", lambda: batch in stack.decided(), within=400)
-    stack.idle()
-    decisions = [event.body for event in stack.state().decisions.values() if batch in event.body["batches"]]
-    assert len(decisions) == 1
-    commits = stack.workspace().git("log", "--format=%s", "--all").splitlines()
-    assert len({commit for commit in commits if decisions[0]["key"] in commit}) == 1
-    return dict(decisions[0])
-
-
-def trainings(stack: Running, key: str) -> list[dict]:
-    return [run for run in stack.runs("train") if run["parameters"]["key"] == key]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("moment", ["before it runs", "in mid-training"])
@@ -51,44 +38,11 @@ def test_a_worker_killed_is_replaced(stack: Running, moment: str):
     os.kill(worker, signal.SIGKILL)
     os.kill(engine, signal.SIGKILL)
     killed = datetime.now().astimezone()
-    decision = one_decision(stack, name)
-    runs = trainings(stack, decision["key"])
+    decision = stack.one_decision(name)
+    runs = stack.trainings(decision["key"])
     assert [run["state"]["type"] for run in runs] == ["CRASHED", "COMPLETED"], dump(runs)
     again = time_of(runs[1]["start_time"]) - killed
     print(f"killed {moment}: running again {again.total_seconds():.0f} s later")
-
-
-def test_the_finished_result_of_a_killed_retrain_is_adopted(stack: Running):
-    name = f"parent-{uuid.uuid4().hex[:6]}"
-    stack.submit(name)
-    child = stack.caught("gpu-worker")
-    (parent,) = stack.engines("retrain-worker")
-    os.kill(parent, signal.SIGKILL)
-    os.kill(child, signal.SIGCONT)
-    decision = one_decision(stack, name)
-    assert [run["state"]["type"] for run in trainings(stack, decision["key"])] == ["COMPLETED"], "trained again"
-
-
-def test_an_event_that_prefect_lost_is_made_good_by_the_sweep(stack: Running):
-    """Killed as soon as it has said 204: the bus and the queues were in its memory."""
-    stack.idle()
-    name = f"lost-{uuid.uuid4().hex[:6]}"
-    prefect = stack.pid("prefect")
-    stack.stop("listener")
-    stack.submit(name)
-    event = {
-        "id": str(uuid.uuid4()),
-        "event": "ssclass.batch.arrived",
-        "occurred": datetime.now().astimezone().isoformat(),
-        "resource": {"prefect.resource.id": f"ssclass.batch.{name}"},
-        "payload": {"batch": name, "count": 1},
-    }
-    answer = requests.post(f"{stack.settings.prefect_url}/events", json=[event], timeout=10)
-    os.kill(prefect, signal.SIGKILL)
-    assert answer.status_code == 204
-    stack.start("listener")
-    one_decision(stack, name)
-    no_slot_is_taken(stack)
 
 
 def test_a_server_killed_under_a_running_retrain_leaves_no_slot_taken(stack: Running):
@@ -97,17 +51,8 @@ def test_a_server_killed_under_a_running_retrain_leaves_no_slot_taken(stack: Run
     child = stack.caught("gpu-worker")
     os.kill(stack.pid("prefect"), signal.SIGKILL)
     os.kill(child, signal.SIGCONT)
-    one_decision(stack, name)
-    no_slot_is_taken(stack)
-
-
-def no_slot_is_taken(stack: Running) -> None:
-    def free() -> bool:
-        limits = stack.api("v2/concurrency_limits/filter", {})
-        return all(each["active_slots"] == 0 for each in limits if each["name"].startswith("deployment:"))
-
-    stack.idle()
-    eventually("every slot is free", free, within=400)
+    stack.one_decision(name)
+    stack.no_slot_is_taken()
 
 
 OUTAGE = 45  # seconds that a server stays away once it is wanted; Settings.patience is 60
@@ -130,8 +75,8 @@ def test_mlflow_away_for_a_minute_is_waited_for(stack: Running):
         assert name not in stack.decided()
     finally:
         stack.start("mlflow")
-    decision = one_decision(stack, name)
-    assert len(trainings(stack, decision["key"])) == 1
+    decision = stack.one_decision(name)
+    assert len(stack.trainings(decision["key"])) == 1
 
 
 def test_git_away_for_a_minute_is_waited_for(stack: Running):
@@ -149,8 +94,8 @@ def test_git_away_for_a_minute_is_waited_for(stack: Running):
         time.sleep(OUTAGE)
     finally:
         shutil.move(gone, origin)
-    decision = one_decision(stack, name)
-    assert len(trainings(stack, decision["key"])) == 1
+    decision = stack.one_decision(name)
+    assert len(stack.trainings(decision["key"])) == 1
 
 
 def test_ten_batches_at_once_are_few_trainings(stack: Running):
@@ -200,7 +145,40 @@ def test_up_stops_cleanly_and_keeps_its_data(stack: Running):
     assert len(stack.runs("retrain")) == runs
     name = f"again-{uuid.uuid4().hex[:6]}"
     stack.submit(name)
-    one_decision(stack, name)
+    stack.one_decision(name)
+
+
+def test_what_a_killed_supervisor_leaves_is_ended_and_two_ups_are_one_stack(stack: Running):
+    stack.idle()
+    pids, endpoint = [stack.pid(name) for name in stack.manager.states()], stack.settings.s3_endpoint
+    os.kill(int((stack.manager.folder / "supervisord.pid").read_text()), signal.SIGKILL)
+    assert stack.manager.states() == {}
+    command = [sys.executable, "-m", "ssclass", "up", "--detach"]
+    both = [
+        subprocess.Popen(command, cwd=stack.folder, env=stack.environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = sorted(process.communicate(timeout=400)[0] for process in both)
+    assert "left running" in said[0]
+    assert said[1].startswith("up already")
+    assert [process.returncode for process in both] == [0, 0]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert stack.settings.s3_endpoint == endpoint, "its port was free again"
+    assert set(stack.manager.states().values()) == {"RUNNING"}
+
+
+def test_a_training_that_down_interrupted_runs_again_after_up(stack: Running):
+    stack.idle()
+    name = f"down-{uuid.uuid4().hex[:6]}"
+    stack.submit(name)
+    stack.caught("gpu-worker")
+    stack.cli("down")
+    assert name not in stack.decided()
+    stack.cli("up", "--detach")
+    stack.one_decision(name)
+    stack.no_slot_is_taken()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -255,12 +233,15 @@ def test_a_worker_of_another_user_needs_nothing_of_ours_but_urls(stack: Running)
     own = Path(tempfile.mkdtemp(prefix="other-user-"))
     weights = own / "home"
     shutil.copytree(home(), weights, ignore=shutil.ignore_patterns("clones", "uv", "pip"))
+    (own / "bin").mkdir()
+    (own / "bin" / "python").write_text(f'#!/bin/sh\nexec "{python}" "$@"\n')  # an environment's, first in PATH
+    (own / "bin" / "python").chmod(0o755)
     subprocess.run(["chown", "-R", "65534:65534", str(own)], check=True)
     origin, port = stack.folder.with_name("workspace.git"), free_port()
     settings = stack.settings
     plan = json.loads((stack.manager.folder / "plan.json").read_text())
     environment = {
-        "PATH": stack.environment["PATH"],
+        "PATH": f"{own / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": path,
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(own),
@@ -301,8 +282,8 @@ def test_a_worker_of_another_user_needs_nothing_of_ours_but_urls(stack: Running)
         assert subprocess.run(["ls", str(stack.folder)], user=65534, group=65534, capture_output=True).returncode != 0
         name = f"other-{uuid.uuid4().hex[:6]}"
         stack.submit(name)
-        decision = one_decision(stack, name)
-        (run,) = trainings(stack, decision["key"])
+        decision = stack.one_decision(name)
+        (run,) = stack.trainings(decision["key"])
         assert run["state"]["type"] == "COMPLETED", log.read_text()
         assert decision["key"][:8] in log.read_text(), "it was this worker"
     finally:

@@ -86,7 +86,7 @@ def test_a_notification_of_what_was_just_told_adds_nothing():
     hints.add(["day-1"], "sweep")
     hints.done(hints.due())
     hints.add(["day-1"], "webhook")
-    now[0] += 20
+    now[0] += 30
     assert hints.due() == {}
     hints.add(["day-1"], "sweep")
     assert hints.due() == {"day-1": "sweep"}, "a sweep knows that nobody has taken it in"

@@ -1,23 +1,33 @@
 """The stack by `ssclass up`: real servers, listener and workers. Nobody steps in between delivery and decision."""
 
 import json
+import os
+import re
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
-from collections import Counter
-from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import pairwise
-from zoneinfo import ZoneInfo
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 
 import pytest
+import requests
 from running import Running, dump, eventually
 
+from ssclass.environment import free_port
+from ssclass.settings import CHECKOUT, Settings
+from ssclass.stack.automations import NOTICES
+from ssclass.stack.manager import notify
+from ssclass.stack.queue import queue_client
+from ssclass.store import Store
 from ssclass.tracking import Tracking
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +77,37 @@ def test_promoted_is_told_once_the_alias_moved(delivered: Running):
 
 def test_nothing_new_is_skipped_without_ado(delivered: Running):
     before = len(delivered.state().decisions)
-    deployment = delivered.api("deployments/name/retrain/retrain")
-    made = delivered.api(f"deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
-
-    def ended():
-        run = delivered.api(f"flow_runs/{made['id']}")
-        return run if run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED") else None
-
-    run = eventually("the run has ended", ended)
+    run = delivered.retrain_now()
     assert run["state"]["type"] == "COMPLETED", run["state"]
     assert len(delivered.state().decisions) == before
     assert len(delivered.runs("train")) == 1
+
+
+def test_a_queue_tells_of_a_batch_as_well(delivered: Running, s3_endpoint: str, tmp_path: Path):
+    """S3 → SQS → `ssclass listen` → Prefect: the notification is moto's, of a bucket that has our bucket's name."""
+    settings = Settings(workspace=tmp_path, bucket=delivered.settings.bucket, s3_endpoint=s3_endpoint)
+    bucket, url = Store(settings), f"{s3_endpoint}/123456789012/arrivals"
+    client = queue_client(settings, url)
+    client.create_queue(QueueName="arrivals")
+    arn = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    bucket.make_bucket()
+    notify(bucket, arn)
+    command = [sys.executable, "-m", "ssclass", "listen", "--sqs", url]
+    listener = subprocess.Popen(command, cwd=delivered.folder, env=delivered.environment, stderr=subprocess.DEVNULL)
+    try:
+        bucket.put("incoming/by-queue/_SUCCESS", b"")
+        told = eventually(
+            "Prefect is told of it",
+            lambda: [e for e in delivered.events("ssclass.batch.arrived") if e["payload"]["batch"] == "by-queue"],
+        )
+        assert told[0]["payload"]["source"] == "sqs"
+        eventually(
+            "the retrain has run",
+            lambda: [r for r in delivered.runs("retrain", "COMPLETED") if r["parameters"].get("batch") == "by-queue"],
+        )
+    finally:
+        listener.terminate()
+        assert listener.wait(60) == 0
 
 
 def test_deploying_again_changes_nothing_and_says_what_it_does_change(delivered: Running):
@@ -101,42 +131,34 @@ def test_deploying_again_changes_nothing_and_says_what_it_does_change(delivered:
         delivered.cli("deploy")
 
 
-def test_scheduled_runs_come_every_day_at_the_same_time_of_the_clock(stack: Running):
-    """Made by the server's scheduler for 250 days: at least one change of the clocks is among them."""
-    zone = ZoneInfo("Europe/Berlin")
+def test_every_decision_is_an_event(delivered: Running):
+    """A retrain fails, a batch is held, a candidate is rejected; the promotion of day-1 was seen above."""
+    params = delivered.folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(text + "# somebody is at it\n")
+    assert delivered.retrain_now()["state"]["type"] == "FAILED"
+    params.write_text(text)
+    delivered.submit("flipped", flipped=True)
+    eventually("flipped is held", lambda: "flipped" in {batch for batch, _ in delivered.state().held})
+    delivered.submit("day-2")
+    decision = delivered.one_decision("day-2")
+    assert decision["decision"] == "REJECTED", "drawings are easy: there is nothing to be better at"
 
-    def planned() -> list[datetime]:
-        deployment = stack.api("deployments/name/retrain/retrain")
-        found = []
-        for offset in (0, 200):
-            body = {
-                "deployments": {"id": {"any_": [deployment["id"]]}},
-                "flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}},
-                "sort": "EXPECTED_START_TIME_ASC",
-                "offset": offset,
-                "limit": 200,
-            }
-            found += stack.api("flow_runs/filter", body)
-        times = [datetime.fromisoformat(run["expected_start_time"].replace("Z", "+00:00")) for run in found]
-        return [time.astimezone(zone) for time in times if run_is_daily(time.astimezone(zone))]
-
-    def run_is_daily(time: datetime) -> bool:
-        return time > datetime.now(zone) + timedelta(minutes=5)
-
-    times = eventually("the scheduler has planned", lambda: (found := planned()) and len(found) >= 240 and found)
-    assert {(time.hour, time.minute) for time in times} == {(3, 30)}
-    assert len({time.utcoffset() for time in times}) == 2, "no change of the clocks is in it"
-    days = [time.date() for time in times]
-    assert set(Counter(days).values()) == {1}
-    assert [after - before for before, after in pairwise(days)] == [timedelta(1)] * (len(days) - 1)
-    tomorrow = datetime.now(zone).date() + timedelta(1)
-    assert days[0] <= tomorrow
+    for event, reason in {
+        "ssclass.retrain.failed": "uncommitted changes",
+        "ssclass.batch.held": "the champion has",
+        "ssclass.model.rejected": decision["reason"],
+    }.items():
+        (told, *_) = eventually(f"{event} is told", lambda event=event: delivered.events(event))
+        assert reason in told["payload"]["reason"]
+    moved = [each for each in delivered.events("ssclass.model.promoted") if "version" in each["payload"]]
+    assert len(moved) == 1, "the alias has not moved since"
 
 
-def test_notices_reach_a_webhook_and_a_mailbox(stack: Running):
-    """The ready automations, with real deliveries to servers of this test."""
-    posted, mailed = Inbox(), Mailbox()
-    post_url = f"http://127.0.0.1:{posted.port}/hook"
+def test_notices_reach_a_webhook_and_a_mailbox(stack: Running, posted: "Inbox"):
+    """The ready automations send on each kind of event; told again until all have arrived, as Prefect may lose one."""
+    mailed = Mailbox()
+    post_url = f"http://127.0.0.1:{posted.port}/"
     mail_url = f"mailto://127.0.0.1:{mailed.port}?from=ssclass@example.org&to=me@example.org&mode=insecure"
     said = stack.cli("deploy", "--notify", post_url, "--notify", mail_url).stdout
     assert "notices by webhook" in said
@@ -146,26 +168,35 @@ def test_notices_reach_a_webhook_and_a_mailbox(stack: Running):
     program = """
 import sys; from pathlib import Path
 from ssclass.cli.common import settings_at; from ssclass.notices import tell
-tell(settings_at(Path(sys.argv[1])), "ssclass.batch.held", "ssclass.batch.day-9", reason='a "quoted" reason')
+for event in sys.argv[2:]:
+    tell(settings_at(Path(sys.argv[1])), event, "ssclass.a-test.day-9", reason='a "quoted" reason')
 """
 
-    def told() -> bool:  # automations are loaded a moment after they are made
-        command = [sys.executable, "-c", program, str(stack.folder)]
-        subprocess.run(command, env=stack.environment, check=True)
-        return bool(posted.wait(10) and mailed.wait(10))
+    def arrived() -> bool:
+        missing = [event for event in NOTICES if event not in posted.events() or event not in mailed.text]
+        if missing:
+            command = [sys.executable, "-c", program, str(stack.folder), *missing]
+            subprocess.run(command, env=stack.environment, check=True)
+            time.sleep(5)
+        return not missing
 
-    eventually("both notices are delivered", told)
+    eventually("every notice is delivered", arrived)
     body = json.loads(posted.bodies[0])
-    assert body["event"] == "ssclass.batch.held"
+    assert body["resource"] == "ssclass.a-test.day-9"
     assert body["payload"]["reason"] == 'a "quoted" reason'
     assert "me@example.org" in mailed.text
-    assert "ssclass.batch.held" in mailed.text
 
 
 def test_a_bad_address_for_notices_is_named(stack: Running):
     done = stack.cli("deploy", "--notify", "ftp://example.org", check=False)
     assert done.returncode == 2
     assert "mailto" in done.stderr
+
+
+def test_a_bucket_is_prepared_on_a_server_without_lifecycle_rules(stack: Running):
+    """JuiceFS's gateway has none, and gives folders no ETag; again changes nothing."""
+    for _ in range(2):
+        assert "no lifecycle rules" in stack.cli("bucket", "setup").stdout
 
 
 def test_secrets_are_their_owners(stack: Running):
@@ -189,30 +220,67 @@ def test_up_again_says_so(stack: Running):
     assert "up already" in stack.cli("up", "--detach").stdout
 
 
+def test_the_finished_result_of_a_killed_retrain_is_adopted(stack: Running):
+    name = f"parent-{uuid.uuid4().hex[:6]}"
+    stack.submit(name)
+    child = stack.caught("gpu-worker")
+    (parent,) = stack.engines("retrain-worker")
+    os.kill(parent, signal.SIGKILL)
+    os.kill(child, signal.SIGCONT)
+    decision = stack.one_decision(name)
+    assert [run["state"]["type"] for run in stack.trainings(decision["key"])] == ["COMPLETED"], "trained again"
+
+
+def test_an_event_that_prefect_lost_is_made_good_by_the_sweep(stack: Running):
+    """Killed as soon as it has said 204: the bus and the queues were in its memory."""
+    stack.idle()
+    name = f"lost-{uuid.uuid4().hex[:6]}"
+    prefect = stack.pid("prefect")
+    stack.stop("listener")
+    stack.submit(name)
+    event = {
+        "id": str(uuid.uuid4()),
+        "event": "ssclass.batch.arrived",
+        "occurred": datetime.now().astimezone().isoformat(),
+        "resource": {"prefect.resource.id": f"ssclass.batch.{name}"},
+        "payload": {"batch": name, "count": 1},
+    }
+    answer = requests.post(f"{stack.settings.prefect_url}/events", json=[event], timeout=10)
+    os.kill(prefect, signal.SIGKILL)
+    assert answer.status_code == 204
+    stack.start("listener")
+    stack.one_decision(name)
+    stack.no_slot_is_taken()
+
+
 class Inbox:
-    """An HTTP server that keeps what is posted."""
+    """The receiver that docs/running.md shows, run as it is written there but for its port; what it prints is kept."""
 
     def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        came = self.came = threading.Event()
-        bodies = self.bodies
+        text = (CHECKOUT / "docs" / "running.md").read_text()
+        written = re.search(r"^python3 -c '(.+?)' &$", text, re.MULTILINE | re.DOTALL)
+        assert written, "the example has gone"
+        self.port = free_port()
+        self.bodies: list[str] = []
+        command = [sys.executable, "-u", "-c", written[1].replace("8090", str(self.port))]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        threading.Thread(target=self._read, daemon=True).start()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(200)
-                self.end_headers()
-                came.set()
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            self.bodies.append(line)
 
-            def log_message(self, *_: object) -> None:
-                pass
+    def events(self) -> set[str]:
+        """Names of the events that were posted."""
+        return {json.loads(body)["event"] for body in self.bodies}
 
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.port = server.server_port
-        threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def wait(self, seconds: float) -> bool:
-        return self.came.wait(seconds)
+@pytest.fixture
+def posted() -> Iterator[Inbox]:
+    inbox = Inbox()
+    yield inbox
+    inbox.process.kill()
+    inbox.process.wait()
 
 
 class Mailbox:
@@ -220,13 +288,9 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.text = ""
-        self.came = threading.Event()
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
-
-    def wait(self, seconds: float) -> bool:
-        return self.came.wait(seconds)
 
     def _serve(self) -> None:
         while True:
@@ -252,7 +316,6 @@ class Mailbox:
                             break
                         mail += part
                     self.text += mail.decode(errors="replace")
-                    self.came.set()
                     say("250 taken")
                 case b"QUIT":
                     say("221 bye")

@@ -30,7 +30,7 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
     if only_print:
         print_json(plan(settings.bucket))
         return
-    rules = "lifecycle rules" if prepare(Store(settings)) else "no lifecycle rules on this server: run `ssclass gc`"
+    rules = "lifecycle rules" if prepare(Store(settings)) else "no lifecycle rules, as this server has none"
     if notify:
         announce(Store(settings), notify)
         click.echo(f"s3://{settings.bucket} tells {notify} of markers under incoming/")

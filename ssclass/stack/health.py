@@ -7,6 +7,7 @@ from typing import Any
 from ssclass.environment import prefect_login
 from ssclass.settings import Settings
 from ssclass.stack.manager import Manager
+from ssclass.stack.parts import POOLS, online
 
 PATIENCE = 5.0  # seconds for a server to answer
 
@@ -34,12 +35,7 @@ def loop(settings: Settings) -> dict[str, Any]:
     try:
         last = runs(["COMPLETED", "FAILED", "CRASHED", "RUNNING", "CANCELLED"], "START_TIME_DESC")
         coming = runs(["SCHEDULED"], "EXPECTED_START_TIME_ASC")
-        workers = {}
-        for pool in ("ssclass", "gpu"):
-            url = f"{settings.prefect_url}/work_pools/{pool}/workers/filter"
-            answer = requests.post(url, json={}, headers=prefect_login(), timeout=PATIENCE)
-            listed = answer.json() if answer.status_code == 200 else []
-            workers[pool] = sum(each["status"] == "ONLINE" for each in listed)
+        workers = {pool: len(online(settings.prefect_url, pool)) for pool in POOLS.values()}
     except requests.RequestException as error:
         found["prefect"] = f"away ({type(error).__name__}); `ssclass up` starts one, or correct prefect_url"
         return found
@@ -54,6 +50,11 @@ def lines(found: dict[str, Any]) -> list[str]:
     said = []
     if found["parts"]:
         said.append("stack      " + ", ".join(f"{name} {state.lower()}" for name, state in found["parts"].items()))
+        said += [
+            f"           {name} does not stay up; see .ssclass/stack/logs/{name}.log"
+            for name, state in found["parts"].items()
+            if state in ("BACKOFF", "FATAL")
+        ]
     if "prefect" in found:
         said.append(f"prefect    {found['prefect']}")
     if "workers" in found:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -23,11 +24,11 @@ from ssclass.settings import Settings
 from ssclass.stack.origin import Origin
 from ssclass.store import Store
 
-QUIET = 15.0  # seconds between two events: batches that arrive meanwhile share the second
+QUIET = 30.0  # seconds between two events: batches that arrive meanwhile share the second, a minute's cause three
 SWEPT = "sweep"
 SETTLE = 30.0  # seconds that an event has to become a run before a sweep asks what was missed
-SOON = 15.0  # seconds between tries while something is away
-LONGEST = 6 * 3600.0  # seconds: a batch that retrains keep failing on is tried ever more rarely, but at least so often
+SOON = 15.0  # seconds between tries while something is away, or a retrain is under way
+LONGEST = 6 * 3600.0  # seconds that no retrain takes; the longest pause before a failing one is tried again
 MARKER = re.compile(r"incoming/([^/]+)/(?:manifest\.json|_SUCCESS)")
 Serve = Callable[[Callable[[bytes], None]], None]
 log = logging.getLogger(__name__)
@@ -126,13 +127,13 @@ def tell(settings: Settings, batches: dict[str, str]) -> None:
     )
 
 
-def sweep(settings: Settings, origin: Origin) -> tuple[str, ...]:
+def sweep(settings: Settings, origin: Origin) -> tuple[str, ...] | None:
     """Names of what waits: marked batches that are not in the data version, and data that nobody decided on.
 
-    Reads a listing and the ledger, no photos. Nothing when a retrain is under way or about to start: it will see them.
+    Reads a listing and the ledger, no photos. None when a retrain is under way or about to start: it will see them.
     """
     if retrain_under_way():
-        return ()
+        return None
     state = origin.state()
     found = [ref.id for ref in waiting(Store(settings), state)]
     if not found:
@@ -141,23 +142,26 @@ def sweep(settings: Settings, origin: Origin) -> tuple[str, ...]:
 
 
 def retrain_under_way() -> bool:
-    """Whether a retrain runs, or waits for its turn."""
+    """Whether a retrain runs, or waits for its turn; one that was to begin more than `LONGEST` ago is a ghost."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowFilter,
         FlowFilterName,
         FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
         FlowRunFilterState,
         FlowRunFilterStateName,
         FlowRunFilterStateType,
     )
     from prefect.client.schemas.objects import StateType
 
+    recent = FlowRunFilterExpectedStartTime.model_validate({"after_": datetime.now(UTC) - timedelta(seconds=LONGEST)})
+
     def runs(**state: Any) -> list[Any]:
         return list(
             client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])),
-                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(**state)),
+                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(**state), expected_start_time=recent),
                 limit=1,
             )
         )
@@ -189,10 +193,11 @@ def listen(settings: Settings, sqs: str | None, serve: Serve | None, stop: threa
     while not stop.wait(0.5):
         try:
             if time.monotonic() >= max(due_sweep, hints.told + SETTLE):
-                due_sweep = time.monotonic() + min(SOON, settings.sweep)  # if it fails
+                due_sweep = time.monotonic() + min(SOON, settings.sweep)  # if nothing comes of it
                 found = sweep(settings, origin)
-                due_sweep = time.monotonic() + settings.sweep
-                if backoff.lets(found):
+                if found is not None:  # else soon again: the retrain may have been killed, and nobody noticed yet
+                    due_sweep = time.monotonic() + settings.sweep
+                if found is not None and backoff.lets(found):
                     log.warning("sweep: %s", ", ".join(found))
                     hints.add(found, SWEPT)
             if due := hints.due():

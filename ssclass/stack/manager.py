@@ -10,9 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ssclass.stack.parts import (
     Plan,
     brought,
     format_s3,
-    healthy,
+    is_well,
     parts,
     started,
     stopped,
@@ -34,6 +34,10 @@ from ssclass.stack.parts import (
 PATIENCE = 180.0  # seconds for a part to come up; Prefect's first start on a busy laptop takes 30
 ATTEMPTS = 3  # starts of a part after which it is given up, when bringing the stack up
 STOPPING = 20  # seconds that a part has to stop before it is killed
+LONGEST_SOCKET = 90  # characters of a socket's path; Linux allows 107, macOS 103, and supervisor adds a process id
+MARK = "SSCLASS_STACK"  # in the environment of every process of a stack: its folder
+DOWN = ("STOPPED", "EXITED", "FATAL")  # states of a part that supervisor does not start again
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Say = Callable[[str], None]
 
@@ -50,8 +54,9 @@ class Manager:
         self.settings = settings
         self.folder = stack_folder(settings)
         self.config = self.folder / "supervisord.conf"
-        # The path of a socket may have 107 characters, a workspace's may have more.
-        self.socket = Path(tempfile.gettempdir()) / f"ssclass-{os.getuid()}-{abs(hash_of(self.folder)):x}.sock"
+        self.socket = self.folder / "supervisor.sock"
+        if len(os.fsencode(self.socket)) > LONGEST_SOCKET:  # not in $TMPDIR: every command must find the same
+            self.socket = Path("/tmp") / f"ssclass-{os.getuid()}-{hash_of(self.folder):x}.sock"
 
     @property
     def rpc(self) -> Any:
@@ -76,6 +81,43 @@ class Manager:
         except Exception:
             return {}
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else starts or stops this stack meanwhile; waits for whoever is at it."""
+        from filelock import FileLock
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "lock"):
+            yield
+
+    def end_leftovers(self, say: Say) -> None:
+        """End the processes of this stack that no supervisor looks after: it was killed, or a worker was.
+
+        They are known by their environment, which the runs that a worker starts inherit; process ids may be anybody's.
+        """
+        import psutil
+
+        def ours(process: psutil.Process) -> bool:
+            environ = Path(f"/proc/{process.pid}/environ")
+            try:
+                if environ.exists():  # psutil stops at a value that a program has blanked, as JuiceFS does
+                    return f"{MARK}={self.folder}".encode() in environ.read_bytes().split(b"\0")
+                return bool(process.environ().get(MARK) == str(self.folder))
+            except (psutil.Error, OSError):  # gone, or another user's
+                return False
+
+        left = [process for process in psutil.process_iter() if process.pid != os.getpid() and ours(process)]
+        if not left:
+            return
+        say(f"ending what was left running ({len(left)})")
+        for send in (psutil.Process.terminate, psutil.Process.kill):
+            for process in left:
+                try:
+                    send(process)
+                except psutil.NoSuchProcess:
+                    continue
+            _, left = psutil.wait_procs(left, timeout=STOPPING / 2)
+
     def write_config(self, wanted: list[Part]) -> None:
         """supervisord.conf; it holds secrets, so only its owner reads it."""
         logs = self.folder / "logs"
@@ -98,10 +140,11 @@ class Manager:
             "[rpcinterface:supervisor]",
             "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface",
         ]
-        for part in wanted:
+        for place, part in enumerate(wanted):
             given = ",".join(f'{name}="{quoted(value)}"' for name, value in part.environment.items())
             lines += [
                 f"[program:{part.name}]",
+                f"priority={place}",  # stopped in reverse: workers tell Prefect what became of their runs
                 "command=" + " ".join(f'"{quoted(each)}"' for each in part.command),
                 f"environment={given}",
                 f"autostart={'true' if part.first else 'false'}",
@@ -120,6 +163,7 @@ class Manager:
 
     def start(self, say: Say) -> subprocess.Popen[bytes]:
         """Bring everything up, in order; the supervisor's process. FailedError names the part that did not come up."""
+        self.end_leftovers(say)
         plan = Plan.of(self.folder)
         theirs = brought(self.settings)
         if "s3" not in theirs:
@@ -133,6 +177,7 @@ class Manager:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, MARK: str(self.folder)},
             start_new_session=True,  # Ctrl-C is ours to handle
         )
         try:
@@ -148,7 +193,8 @@ class Manager:
                 self._wait(process, part)
                 say(f"{part.name:15} runs")
         except BaseException:
-            self.stop(process)
+            say("stopping")
+            self.stop(say, process)
             raise
         return process
 
@@ -178,15 +224,21 @@ class Manager:
                 info = {}
             if info.get("start"):
                 starts.add(info["start"])
-            if info.get("statename") == "RUNNING" and (part.health is None or healthy(part.health)):
+            if info.get("statename") == "RUNNING" and is_well(part):
                 return
             time.sleep(0.3)
         log = self.folder / "logs" / f"{part.name}.log"
         last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1] if log.exists() else "no log"
         raise FailedError(f"{part.name} did not come up ({last.strip()[:200]}); its log is {log}")
 
-    def stop(self, process: subprocess.Popen[bytes] | None = None) -> None:
+    def stop(self, say: Say, process: subprocess.Popen[bytes] | None = None) -> None:
         """Stop every part, then supervisor; returns when all is gone."""
+        with _undisturbed():
+            self._stop(process)
+            self.end_leftovers(say)
+            stopped(self.settings)
+
+    def _stop(self, process: subprocess.Popen[bytes] | None) -> None:
         pid_file = self.folder / "supervisord.pid"
         pid = process.pid if process else int(pid_file.read_text()) if pid_file.exists() else None
         try:
@@ -194,14 +246,13 @@ class Manager:
         except Exception:
             if process and process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        end = time.monotonic() + 3 * STOPPING
+        end = time.monotonic() + 6 * STOPPING  # the parts are stopped one by one
         while time.monotonic() < end:
             if (process.poll() is not None) if process else not (pid and _runs(pid)):
                 break
             time.sleep(0.1)
         else:
             raise FailedError(f"supervisor (process {pid}) does not stop; see {self.folder / 'logs'}")
-        stopped(self.settings)
 
 
 def hash_of(folder: Path) -> int:
@@ -212,11 +263,41 @@ def hash_of(folder: Path) -> int:
 
 
 def _runs(pid: int) -> bool:
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    return True
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore a second Ctrl-C: what is stopping has a time limit of its own."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal are what Ctrl-C is; a SIGHUP that is ignored (nohup) stays so."""
+
+    def interrupted(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, interrupted)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def notify(store: Any, arn: str) -> None:
@@ -240,29 +321,36 @@ def notify(store: Any, arn: str) -> None:
 def up(settings: Settings, say: Say, *, detach: bool) -> None:
     """Start the stack; then watch it until Ctrl-C, SIGTERM or `ssclass down`, unless detached."""
     manager = Manager(settings)
-    if manager.is_up():
-        say("up already")
-        report(manager, say)
-        return
-
-    def interrupted(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupted)
-    process = None
-    try:
-        process = manager.start(say)
-        report(manager, say)
-        if detach:
+    with _interruptible():
+        process = None
+        try:
+            with manager.alone():
+                if manager.is_up():
+                    still = [name for name, state in manager.states().items() if state in DOWN]
+                    if not still:
+                        say("up already")
+                        report(manager, say)
+                        return
+                    say(f"up, but not {', '.join(still)}: starting anew")
+                    manager.stop(say)
+                process = manager.start(say)
+            report(manager, say)
+            if detach:
+                return
+            say("Ctrl-C stops it, as does `ssclass down`; data and logs stay")
+            code = process.wait()
+        except KeyboardInterrupt:
+            if process is not None:
+                say("stopping")
+                manager.stop(say, process)
+            say("stopped")
             return
-        say("Ctrl-C stops it, as does `ssclass down`; data and logs stay")
-        process.wait()
-    except KeyboardInterrupt:
-        say("stopping")
-        manager.stop(process)
-        say("stopped")
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    if code:
+        with manager.alone():
+            if not manager.is_up():
+                manager.stop(say, process)
+        raise FailedError(f"supervisor ended ({code}), and everything with it; see {manager.folder / 'logs'}")
+    say("stopped")
 
 
 def report(manager: Manager, say: Say) -> None:
@@ -275,11 +363,13 @@ def report(manager: Manager, say: Say) -> None:
 
 
 def down(settings: Settings, say: Say) -> None:
-    """Stop the stack."""
+    """Stop the stack, or what is left of one."""
     manager = Manager(settings)
-    if not manager.is_up():
-        stopped(settings)
-        say("nothing is up")
-        return
-    manager.stop()
-    say("stopped; data and logs stay")
+    with manager.alone():
+        if manager.is_up():
+            manager.stop(say)
+            say("stopped; data and logs stay")
+        else:
+            manager.end_leftovers(say)
+            stopped(settings)
+            say("nothing is up")

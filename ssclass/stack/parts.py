@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssclass.environment import free_port
+from ssclass.environment import free_port, prefect_login
 from ssclass.errors import FailedError
 from ssclass.settings import SETTINGS_FILE, STARTED_FILE, Settings, load_settings
 
@@ -23,12 +23,16 @@ POOLS = {"retrain-worker": "ssclass", "gpu-worker": "gpu"}
 
 @dataclass(frozen=True)
 class Part:
-    """One program of the process manager. `health`: a URL that answers 200 when it is well, where it has one."""
+    """One program of the process manager, and how to tell that it is well.
+
+    `health`: a URL that answers 200 then; `pool`: of Prefect's workers, one that has reported there.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: dict[str, str]
     health: str | None = None
+    pool: tuple[str, str] | None = None  # Prefect's API, pool
     signal: str = "TERM"
     first: bool = True  # started before the others, which need it
 
@@ -61,11 +65,13 @@ class Plan:
 
 
 def write_private(path: Path, text: str) -> None:
-    """A file that only its owner reads, from its first byte on."""
+    """A file that only its owner reads, from its first byte on; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - with a mode
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - with a mode
         file.write(text)
+    new.replace(path)
 
 
 def _is_free(port: int | None) -> bool:
@@ -118,8 +124,9 @@ def started(settings: Settings, plan: Plan, folder: Path) -> Settings:
     if "mlflow" not in theirs:
         lines["mlflow_uri"] = plan.url("mlflow")
     lines["train_deployment"] = TRAINING
-    (settings.workspace / STARTED_FILE).write_text(
-        "# Written by `ssclass up`.\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
+    write_private(
+        settings.workspace / STARTED_FILE,
+        "# Written by `ssclass up`.\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items()),
     )
     return load_settings(settings.workspace)
 
@@ -129,7 +136,7 @@ def stopped(settings: Settings) -> None:
     path = settings.workspace / STARTED_FILE
     if path.exists():
         kept = [line for line in path.read_text().splitlines(True) if line.startswith(("#", "s3_"))]
-        path.write_text("".join(kept))
+        write_private(path, "".join(kept))
 
 
 def program(name: str) -> str:
@@ -158,7 +165,9 @@ def parts(settings: Settings, plan: Plan, folder: Path) -> list[Part]:
     found.append(Part("listener", listener, client | secret, f"{plan.url('listener')}/health", first=False))
     for name, pool in POOLS.items():
         command = (program("prefect"), "worker", "start", "--pool", pool, "--name", name, "--type", "process")
-        found.append(Part(name, command, client | _worker_environment(settings, pool), signal="INT", first=False))
+        environment = client | _worker_environment(settings, pool)
+        place = (settings.prefect_url or "", pool)
+        found.append(Part(name, command, environment, pool=place, signal="INT", first=False))
     return found
 
 
@@ -188,18 +197,20 @@ def _meta(folder: Path) -> str:
 
 
 def format_s3(folder: Path) -> None:
-    """Make the S3 server's file system, once."""
+    """Make the S3 server's file system, once; afterwards tell it where its data is, as the workspace may have moved."""
     import subprocess
 
     (folder / "s3-events").mkdir(parents=True, exist_ok=True)
-    if (folder / "s3.db").exists():
-        return
-    command = [program("juicefs"), "--no-agent", "format", _meta(folder), "ssclass", "--storage", "file"]
-    command += ["--bucket", str(folder / "s3-data"), "--trash-days", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    data = str(folder / "s3-data")
+    if made := not (folder / "s3.db").exists():
+        arguments = ["format", _meta(folder), "ssclass", "--storage", "file", "--bucket", data, "--trash-days", "0"]
+    else:
+        arguments = ["config", _meta(folder), "--bucket", f"{data}/", "--yes"]
+    done = subprocess.run([program("juicefs"), "--no-agent", *arguments], capture_output=True, text=True)
     if done.returncode:
-        (folder / "s3.db").unlink(missing_ok=True)
-        raise FailedError(f"juicefs format: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+        if made:
+            (folder / "s3.db").unlink(missing_ok=True)
+        raise FailedError(f"juicefs {arguments[0]}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
 
 
 def _prefect(plan: Plan, folder: Path) -> Part:
@@ -245,11 +256,12 @@ def _mlflow(settings: Settings, plan: Plan) -> Part:
 def _client_environment(settings: Settings, folder: Path) -> dict[str, str]:
     """What the listener and the workers need of Prefect."""
     return {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PREFECT_API_URL": settings.prefect_url or "",
         "PREFECT_HOME": str(folder / "prefect-client"),
         "PREFECT_PROFILES_PATH": str(folder / "prefect-client" / "profiles.toml"),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        "PREFECT_WORKER_QUERY_SECONDS": "3",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "DO_NOT_TRACK": "1",
     }
@@ -275,11 +287,23 @@ def _worker_environment(settings: Settings, pool: str) -> dict[str, str]:
     return {f"SSCLASS_{name}": str(value) for name, value in given.items() if value}
 
 
-def healthy(url: str) -> bool:
-    """Whether a health URL answers well."""
+def is_well(part: Part) -> bool:
+    """Whether a part that runs does its work."""
     import requests
 
     try:
-        return bool(requests.get(url, timeout=3).status_code == 200)
+        if part.pool is not None:
+            return part.name in online(*part.pool)
+        return part.health is None or bool(requests.get(part.health, timeout=3).status_code == 200)
     except requests.RequestException:
         return False
+
+
+def online(prefect_url: str, pool: str) -> list[str]:
+    """Names of the workers of a pool that Prefect has heard of lately; requests' errors when it cannot be asked."""
+    import requests
+
+    url = f"{prefect_url}/work_pools/{pool}/workers/filter"
+    answer = requests.post(url, json={}, headers=prefect_login(), timeout=5)
+    listed = answer.json() if answer.status_code == 200 else []
+    return [each["name"] for each in listed if each["status"] == "ONLINE"]

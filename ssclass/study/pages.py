@@ -22,6 +22,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; m
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13.5px }
 th, td { padding: .28rem .7rem; text-align: left; border-bottom: 1px solid #e4e4e4; vertical-align: top }
+td:first-child { white-space: nowrap }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 tr.strong { background: #eef5ee; font-weight: 600 }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0 }

@@ -1,0 +1,54 @@
+"""Asking a deployment to train, on a real Prefect server; the worker is this test, which says how each run ended."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+from conftest import Pipeline
+
+from ssclass import dispatch
+from ssclass.environment import quiet_libraries
+from ssclass.errors import FailedError
+from ssclass.settings import SETTINGS_FILE, load_settings
+from ssclass.stack.deployment import deploy
+from ssclass.workspace import Workspace
+
+
+class Worker(threading.Thread):
+    """Takes every training that is asked for, and ends it in `state`."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url, self.state, self.ended, self.stop = url, "FAILED", 0, threading.Event()
+
+    def run(self) -> None:
+        body = {"flows": {"name": {"any_": ["train"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        while not self.stop.wait(0.2):
+            for run in requests.post(f"{self.url}/flow_runs/filter", json=body, timeout=30).json():
+                state = {"state": {"type": self.state, "message": "said the test"}, "force": True}
+                requests.post(f"{self.url}/flow_runs/{run['id']}/set_state", json=state, timeout=30)
+                self.ended += 1
+
+
+def test_a_training_that_failed_is_asked_for_again_by_the_next_retrain(pipeline: Pipeline, tmp_path: Path):
+    folder = pipeline.workspace(tmp_path / "workspace").root
+    with (folder / SETTINGS_FILE).open("a") as file:
+        file.write('train_deployment = "train/gpu"\n')
+    workspace = Workspace(load_settings(folder))
+    quiet_libraries(workspace.settings)
+    deploy(workspace.settings, str(folder), [])
+    worker = Worker(pipeline.prefect)
+    worker.start()
+    try:
+        with pytest.raises(FailedError, match="failed 3 times"):
+            dispatch.train(workspace, "a-key", lambda: None)
+        assert worker.ended == 3
+        worker.state = "COMPLETED"
+        assert dispatch.train(workspace, "a-key", lambda: "a-run") == "a-run"
+        assert worker.ended == 4, "the failed ones do not count against it"
+        assert dispatch.train(workspace, "a-key", lambda: "a-run") == "a-run"
+        assert worker.ended == 4, "what is finished is found by its key"
+    finally:
+        worker.stop.set()
+        worker.join(30)
