@@ -126,7 +126,7 @@ class TrainParams(_Section):
     early_stopping: Annotated[int, Field(ge=0)] = 0
     unfreeze_blocks: Annotated[int, Field(ge=0)] = 0
     tune_epochs: Annotated[int, Field(ge=1)] = 5
-    tune_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    tune_learning_rate: Annotated[float, Field(gt=0)] = 3e-5
     mixed_precision: bool = False
 
 
