@@ -26,6 +26,7 @@ def quiet_libraries(settings: Settings) -> None:
         "KERAS_HOME": cache / "keras",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else it tells addresses where JSON is due
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MPLBACKEND": "Agg",
         "MPLCONFIGDIR": cache / "matplotlib",
