@@ -336,7 +336,7 @@ def test_a_place_is_worth_what_a_head_on_directions_loses_without_it(studied: Wo
     places, _, odds = seen.worths(images, np.array([0, 1]))
     maps = seen.before(images).numpy()
     changed = maps.copy()
-    changed[:, 1, 0] = maps.mean(axis=(1, 2))
+    changed[:, 1, 0] = maps.mean(axis=(0, 1, 2))
     left = seen.after(changed).numpy()
     for at, own in enumerate((0, 1)):
         loss = np.log(odds[at, own] / odds[at, 1 - own]) - np.log(left[at, own] / left[at, 1 - own])

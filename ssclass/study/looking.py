@@ -59,31 +59,37 @@ def look(model: Model, photos: Photos, workspace: Workspace | None, progress: Pr
         for label in range(len(model.classes))
         for at in _spread(np.flatnonzero(hit & (answers.labels == label)), sure)
     ]
-    pictures = dict(photos.read({answers.names[at] for at in [*shown, *right]}))
-    channels = None
-    if seen:
+    rows = [*shown, *right]
+    pictures = dict(photos.read({answers.names[at] for at in rows}))
+    maps = channels = None
+    if seen and rows:
+        progress("maps", 0, len(rows))
+        images = np.stack([decode(pictures[answers.names[at]], model.size) for at in rows])
+        places, channels, _ = seen.worths(images, answers.called[rows])  # together: `worths` says why
+        maps = seen.photo_maps(places, SIDE)
+        progress("maps", len(rows), len(rows))
         page.text(
             "Beside each photo, what its places are worth for the class that the model calls: red speaks for it, blue "
             f"against it. {_exactly(seen)}"
         )
+    made = _gallery(model, answers, rows, pictures, maps)
     if shown:
         some = "" if len(shown) == len(wrong) else f"; {len(shown)} of them"
         page.text(f"{len(wrong)} of {scores.n}, the surest first{some}.")
-        made, _ = _gallery(model, seen, answers, shown, pictures, "mistake", progress)
-        page.show(made)
+        page.show({f"mistake-{number:03}": each for number, each in enumerate(made[: len(shown)], 1)})
     else:
         page.text("None.")
     page.heading("Right answers")
     page.text("Of each class, from the surest to the least sure.")
-    made, channels = _gallery(model, seen, answers, right, pictures, "right", progress)
-    page.show(made)
+    page.show({f"right-{number:03}": each for number, each in enumerate(made[len(shown) :], 1)})
 
     page.heading("How sure it is, and should be")
     page.show(charts(model, answers, scores.calibration_error, hit), charts=True)
     _tell_threshold(page, model, answers, workspace, progress)
 
     if seen and channels is not None:
-        _show_filters(page, model, seen, answers.labels[right], channels, progress)
+        kept = [one[len(shown) :] for one in channels]  # of the right answers
+        _show_filters(page, model, seen, answers.labels[right], kept, progress)
     return page
 
 
@@ -122,32 +128,23 @@ def _exactly(seen: Seen) -> str:
         return "The head is linear on pooled features: these are exact class-activation maps."
     if seen.directions:
         return (
-            "The head compares directions: a place is worth what the score loses when it looks like the mean of the "
-            "photo's places."
+            "The head compares directions: a place is worth what the score loses when it looks like the mean place of "
+            "these photos."
         )
     return "The head is not linear: these are gradients times activations of the last feature map (HiResCAM)."
 
 
 def _gallery(
     model: Model,
-    seen: Seen | None,
     answers: Answers,
     rows: Sequence[int],
     pictures: dict[str, bytes],
-    kind: str,
-    progress: Progress,
-) -> tuple[dict[str, Picture], list[NDArray[np.float32]] | None]:
-    """Each photo, with its map beside it where the model can be seen; and what the channels are worth."""
+    maps: NDArray[np.float32] | None,
+) -> list[Picture]:
+    """Each photo, with its map beside it where there is one."""
     from ssclass.study.maps import overlay, stretched
 
-    maps = channels = None
-    if seen and rows:
-        images = np.stack([decode(pictures[answers.names[at]], model.size) for at in rows])
-        progress(f"maps of {kind}", 0, len(rows))
-        places, channels, _ = seen.worths(images, answers.called[list(rows)])
-        maps = seen.photo_maps(places, SIDE)
-        progress(f"maps of {kind}", len(rows), len(rows))
-    made = {}
+    made = []
     for number, at in enumerate(rows):
         photo = thumbnail(pictures[answers.names[at]], SIDE)
         if maps is not None:
@@ -156,8 +153,8 @@ def _gallery(
         said = f"is {label}, called {called}" if called != label else label
         name = answers.names[at]
         short = f"{name[:16]}…" if len(name) == 64 else name
-        made[f"{kind}-{number + 1:03}"] = Picture(jpeg(photo), f"{said}, {answers.odds[at].max():.3f}\n{short}")
-    return made, channels
+        made.append(Picture(jpeg(photo), f"{said}, {answers.odds[at].max():.3f}\n{short}"))
+    return made
 
 
 def _tell_threshold(

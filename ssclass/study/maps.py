@@ -7,7 +7,7 @@ add up to the score. For other heads it is Grad-CAM with the gradient kept where
 
 Of a head that compares directions (`rbf`, `bilinear`: features of unit length) such sums are nothing, as its score does
 not change with the length of what it sees (Euler). There a place is worth what the score loses when the place looks
-like the mean of the map.
+like the mean place of all photos that are asked about: let those be of every class.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Seen:
     def _run(self) -> Any:
         import tensorflow as tf
 
-        def run(images: Any, classes: Any) -> Any:
+        def run(images: Any, classes: Any, usual: Any) -> Any:
             maps = _listed(self.before(images, training=False))
 
             def scored(maps: list[Any]) -> tuple[Any, Any]:
@@ -109,11 +109,10 @@ class Seen:
                 """What the score loses without each place of a map, [n, h, w]."""
                 a = maps[number]
                 _, height, width, _ = a.shape
-                usual = tf.reduce_mean(a, axis=(1, 2), keepdims=True)
 
                 def without(place: Any) -> Any:
                     there = tf.reshape(tf.one_hot(place, height * width), (1, height, width, 1))
-                    return scored([*maps[:number], a * (1 - there) + usual * there, *maps[number + 1 :]])[0]
+                    return scored([*maps[:number], a * (1 - there) + usual[number] * there, *maps[number + 1 :]])[0]
 
                 left = tf.map_fn(without, tf.range(height * width), fn_output_signature=tf.float32)
                 return tf.reshape(score - left, (height, width, -1))
@@ -141,11 +140,20 @@ class Seen:
         images: uint8 [n, size, size, 3]; classes: int [n]. Returns, a map each, float32 [n, h, w] and [n, channels];
         and the probabilities, [n, classes].
         """
+        parts = range(0, len(images), BATCH)
+        usual = [np.zeros((1, 1, 1, one.shape[-1]), np.float32) for one in self.maps]
+        if self.directions:
+            for at in parts:
+                for one, found in zip(
+                    usual, _listed(self.before(images[at : at + BATCH], training=False)), strict=True
+                ):
+                    one += found.numpy().mean(axis=(1, 2), keepdims=True).sum(axis=0, keepdims=True) / len(images)
         places: list[list[Any]] = [[] for _ in self.maps]
         channels: list[list[Any]] = [[] for _ in self.maps]
         odds = []
-        for at in range(0, len(images), BATCH):
-            each, by_channel, found = self._run(images[at : at + BATCH], classes[at : at + BATCH].astype(np.int32))
+        for at in parts:
+            part = slice(at, at + BATCH)
+            each, by_channel, found = self._run(images[part], classes[part].astype(np.int32), usual)
             for number in range(len(self.maps)):
                 places[number].append(each[number].numpy())
                 channels[number].append(by_channel[number].numpy())
