@@ -65,8 +65,9 @@ class Seen:
         kinds = [[type(layer).__name__ for layer in getattr(head, "layers", ())] for head in heads]
         self.linear = kinds == [["InputLayer", "GlobalAveragePooling1D", "Dense"]]
         self.directions = any("UnitNormalization" in each for each in kinds)
-        self.before = keras.Model(model.keras.inputs[0], self.maps)
-        self.after = keras.Model(self.maps, model.keras.outputs[0])
+        maps = self.maps if len(self.maps) > 1 else self.maps[0]
+        self.before = keras.Model(model.keras.inputs[0], maps)
+        self.after = keras.Model(maps, model.keras.outputs[0])
 
     def trunk(self) -> Trunk:
         """The network that makes the first map."""
@@ -199,8 +200,10 @@ def _stretched(worth: NDArray[np.float32], height: int, width: int) -> NDArray[n
 def _last_maps(model: Any) -> list[Any]:
     """Keras tensors [n, h, w, channels] that go into something of another shape: what pooling (or a flatten) takes."""
     found = []
+    # Of this model's own nodes: a layer that is shared may have others, which lead elsewhere.
+    own = {id(node) for nodes in model._nodes_by_depth.values() for node in nodes}
     for operation in model.operations:
-        for node in operation._inbound_nodes:
+        for node in (each for each in operation._inbound_nodes if id(each) in own):
             if all(len(tensor.shape) != 4 for tensor in node.output_tensors):
                 found += [tensor for tensor in node.input_tensors if len(tensor.shape) == 4]
     return list({id(tensor): tensor for tensor in found}.values())
