@@ -21,7 +21,6 @@ from ssclass.backbones import find_backbone, import_keras
 from ssclass.batches import submit
 from ssclass.demo import s3_server
 from ssclass.environment import leave_user_settings, quiet_libraries
-from ssclass.settings import Settings
 from ssclass.store import Store
 from ssclass.template import create
 from ssclass.weights import load_weights
@@ -69,8 +68,8 @@ def main(photos: Path, batches: int) -> None:
     with tempfile.TemporaryDirectory() as scratch, s3_server() as endpoint:
         root = Path(scratch) / "workspace"
         leave_user_settings()
-        quiet_libraries(Settings(workspace=root))
         workspace = create(root, {"bucket": "ssclass", "s3_endpoint": endpoint})
+        quiet_libraries(workspace.settings)
         Store(workspace.settings).make_bucket()
         from flows.retrain import retrain
 
