@@ -18,7 +18,7 @@ from ssclass.images import Refused, decode, inspect
 from ssclass.params import IngestParams
 from ssclass.settings import Settings
 
-BATCH = 32  # photos at a time
+BATCH = 8  # photos at a time, as in ssclass.extraction
 
 
 @dataclass(frozen=True)

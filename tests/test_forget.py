@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,12 @@ def workspace(s3: Store, tmp_path: Path) -> Workspace:
     return made
 
 
+def unpacked(npz: bytes) -> bytes:
+    """The arrays of a memo, which is compressed: a search of the file itself would see nothing."""
+    with zipfile.ZipFile(io.BytesIO(npz)) as file:
+        return b"".join(file.read(name) for name in file.namelist())
+
+
 def found_in(workspace: Workspace, store: Store, needles: list[bytes]) -> list[str]:
     """Where any of the needles is: each version in the bucket, each file of workspace and origin, git's objects."""
     places = [(key, store.get_version(key, version)) for key, version, _ in store.versions("")]
@@ -59,6 +67,7 @@ def found_in(workspace: Workspace, store: Store, needles: list[bytes]) -> list[s
         places += [(str(path), path.read_bytes()) for path in root.rglob("*") if path.is_file()]
         dump = ["git", "-C", str(root), "cat-file", "--batch", "--batch-all-objects"]
         places.append((f"git of {root}", subprocess.run(dump, capture_output=True, check=True).stdout))
+    places = [(name, unpacked(data) if name.endswith(".npz") else data) for name, data in places]
     wide = [needle.decode().encode("utf-32-le") for needle in needles if len(needle) == 64]  # in .npz
     return sorted({name for name, data in places if any(needle in data for needle in [*needles, *wide])})
 

@@ -75,8 +75,13 @@ def run(program: str, *arguments: str | Path) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_a_result_made_elsewhere_is_adopted_without_tensorflow(workspace: Workspace, s3: Store, tmp_path: Path):
-    """Train from nothing but URLs, in a clone that is gone afterwards; decide where no training ever ran."""
+def test_a_result_made_elsewhere_is_adopted_and_nothing_is_computed_again(
+    workspace: Workspace, s3: Store, tmp_path: Path
+):
+    """Train from nothing but URLs, in a clone that is gone afterwards; decide where no training ever ran.
+
+    A promotion exports the whole model for the registry; with nothing new, TensorFlow is not even imported.
+    """
     key = run(TAKE_IN, workspace.root)
     origin = workspace.git("remote", "get-url", "origin")
     run_id = run(TRAIN, workspace.root, origin, key, workspace.head)
@@ -89,7 +94,8 @@ def test_a_result_made_elsewhere_is_adopted_without_tensorflow(workspace: Worksp
 
     shutil.rmtree(workspace.private / "features", ignore_errors=True)
     outcome = json.loads(run(RETRAIN, workspace.root))
-    assert outcome == {"decision": "PROMOTED", "tensorflow": False}
+    assert outcome["decision"] == "PROMOTED"
+    assert not (workspace.private / "features").exists(), "features were fetched or computed"
     event = workspace.state().decisions[key]
     assert event.body["run_id"] == run_id
 
