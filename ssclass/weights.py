@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ssclass.backbones import BACKBONES, Backbone, find_backbone
+from ssclass.backbones import BACKBONES, Backbone, find_backbone, import_keras
 from ssclass.errors import WeightsError
 from ssclass.settings import home
 
@@ -224,6 +224,7 @@ def _from_graph(backbone: Backbone, graph: bytes) -> list[np.ndarray]:
 
     That graph has 1001 classes, the first of them background, which Keras's classifier does not have.
     """
+    import_keras()  # first, as it keeps TensorFlow's start-up lines off the terminal
     import tensorflow as tf
 
     definition = tf.compat.v1.GraphDef.FromString(graph)
