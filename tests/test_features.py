@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from ssclass.backbones import BACKBONES, import_keras
 from ssclass.errors import WeightsError
-from ssclass.extraction import Extractor, extract, make_extractor
+from ssclass.extraction import BATCH, Extractor, extract, make_extractor
 from ssclass.features import FeatureMemo, Features, FeatureSpec, concat, feature_spec, shard_features
 from ssclass.images import decode
 from ssclass.params import FeatureParams
@@ -106,7 +106,7 @@ def test_batches_keep_the_order_and_report_progress(spec: FeatureSpec) -> None:
     names, arrays = extract(spec, iter(photos), lambda images: {"red": images[:, 0, 0, :1].astype(float)}, seen.append)
     assert names == tuple(str(value) for value in range(70))
     assert arrays["red"][:, 0].tolist() == list(range(70))
-    assert seen == [32, 64, 70]
+    assert seen == [*range(BATCH, 70, BATCH), 70]
 
 
 def test_only_a_few_batches_are_read_ahead(spec: FeatureSpec) -> None:
