@@ -1,4 +1,4 @@
-"""A finished training is used again, by whoever finds it, and without TensorFlow."""
+"""A finished training is used again, by whoever finds it; with nothing new, TensorFlow is not even imported."""
 
 import json
 import shutil
