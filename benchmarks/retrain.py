@@ -42,7 +42,7 @@ def script(folder: Path) -> float:
     found = layers.Dense(256, activation="relu")(layers.Dropout(0.5)(found))
     found = layers.Dense(1, activation="sigmoid")(layers.Dropout(0.5)(layers.BatchNormalization()(found)))
     model = keras.Model(images, found)
-    model.compile("adam", "binary_crossentropy", ["accuracy"])
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     train, judge = photos
     model.fit(train, validation_data=judge, epochs=1, verbose=0)
     began = time.monotonic()
