@@ -288,11 +288,11 @@ def test_the_pipeline_goes_on(aged: Aged):
 
 def test_a_branch_or_a_tag_of_a_persons_is_kept(aged: Aged):
     append(aged.workspace, "freeze", "Freeze", reason="to have a candidate rejected")
-    set_params(aged.workspace, epochs=59)
+    set_params(aged.workspace, sizes="[192]")
     rejected = aged.pipeline.retrain(aged.workspace)
     assert rejected.decision == "REJECTED"
     append(aged.workspace, "unfreeze", "Unfreeze")
-    set_params(aged.workspace, epochs=58)
+    set_params(aged.workspace, sizes="[224]", epochs=58)  # so that the newest candidate is another one
     aged.pipeline.retrain(aged.workspace)
     workspace = aged.workspace
 
