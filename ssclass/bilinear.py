@@ -28,7 +28,7 @@ AXES = 64  # 48 to 96 are a little worse on the study's photos, 32 is much (docs
 CENTRE = 0.6  # standard deviation of the Gaussian, in halves of the view's side
 STEPS = 5  # 3 to 12 are alike on the study's photos; the paper has 5
 PLACES = 10_000  # from which the axes are found: bounds time and memory
-BLOCK = 128  # photos that are in memory as float32 at once
+BLOCK = 32  # photos that are in memory as float32 at once: 13 MB of maps at 320 pixels, several times
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from ssclass.weights import Tail
 
 FORMAT = 2
 ABOUT_FILE = "classifier.json"
-BATCH = 256  # photos whose features go through a head together
+BATCH = 32  # photos whose features go through a head together: of maps at 320 pixels 13 MB, once a layer
 
 Look = Callable[[Any], Features]
 """Gives the features of the photos in question, for any spec."""

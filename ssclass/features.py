@@ -202,8 +202,10 @@ class Features:
 
     def take(self, sha256s: Iterable[str]) -> Features:
         """The rows of these photos, in this order; KeyError names one that is not here."""
+        if (wanted := tuple(sha256s)) == self.sha256s:
+            return self
         at = {sha256: row for row, sha256 in enumerate(self.sha256s)}
-        return self.rows([at[sha256] for sha256 in sha256s])
+        return self.rows([at[sha256] for sha256 in wanted])
 
     def rows(self, rows: Sequence[int] | np.ndarray) -> Features:
         """The rows of these numbers, in this order."""
@@ -224,8 +226,8 @@ class Features:
 def concat(parts: Sequence[Features]) -> Features:
     """Features of several shards as one."""
     parts = [part for part in parts if len(part)]  # a shard of corrections alone has no photos, hence no arrays
-    if not parts:
-        return Features((), {})
+    if len(parts) < 2:
+        return parts[0] if parts else Features((), {})
     return Features(
         tuple(sha256 for part in parts for sha256 in part.sha256s),
         {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays},
