@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,8 @@ from ssclass.batches import file_sha256
 from ssclass.classifier import ABOUT_FILE, Classifier, Look, load_model, save_model
 from ssclass.errors import InputError, NotFoundError
 from ssclass.extraction import Extractor, compiled
+from ssclass.features import PhotoSpec
 from ssclass.images import DECODE_VERSION, decode
-
-if TYPE_CHECKING:
-    from ssclass.shards import Row
 
 FORMAT = 3
 """Of classifier.json; 1 and 2 are heads on features of ours."""
@@ -60,7 +58,7 @@ UNSAFE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 
 
 @dataclass(frozen=True)
-class AnswerSpec:
+class AnswerSpec(PhotoSpec):
     """What decides the answers, beside the photos: takes the place of a `FeatureSpec`.
 
     `model`: uint8 images [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]. `size` in pixels.
@@ -70,21 +68,12 @@ class AnswerSpec:
     size: int
     model: Any = field(compare=False)
     decode_version: int = DECODE_VERSION
+    name = " (answers of the adopted model)"
 
     @property
     def fingerprint(self) -> str:
         """sha256 (hex, 64) of this spec."""
         return hashlib.sha256(f"adopted {self.model_sha256} {self.size} {self.decode_version}".encode()).hexdigest()
-
-    @property
-    def name(self) -> str:
-        """For a person, after "features of …"."""
-        return " (answers of the adopted model)"
-
-    @property
-    def network(self) -> AnswerSpec:
-        """What the pixels go through."""
-        return self
 
     @property
     def tail(self) -> None:
@@ -98,10 +87,6 @@ class AnswerSpec:
     def pixels(self, sha256: str, data: bytes) -> np.ndarray:
         """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
         return decode(data, self.size)
-
-    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
-        """sha256s of the photos of a shard that are answered on: all of them."""
-        return tuple(row.sha256 for row in rows)
 
     def extractor(self) -> Extractor:
         """Answers on images, as if they were features."""

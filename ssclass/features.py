@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -46,8 +46,24 @@ Progress = Callable[[int, int], None]  # (photos done, photos in all)
 log = logging.getLogger(__name__)
 
 
+class PhotoSpec:
+    """What all specs have in common that are of the photos as they are, not of altered copies."""
+
+    name = ""
+    """For a person, after "features of …"."""
+
+    @property
+    def network(self) -> Self:
+        """What the pixels go through."""
+        return self
+
+    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """sha256s of the photos of a shard that have such features: all of them."""
+        return tuple(row.sha256 for row in rows)
+
+
 @dataclass(frozen=True)
-class FeatureSpec:
+class FeatureSpec(PhotoSpec):
     """Everything but the photos that decides what the features are.
 
     `maps`: with the feature maps themselves. `photo`: side of the decoded photo, pixels, where it is larger than the
@@ -113,23 +129,9 @@ class FeatureSpec:
         """Views of each photo."""
         return len(self.corners(max(self.sizes))) * (2 if self.flip else 1)
 
-    @property
-    def name(self) -> str:
-        """For a person, after "features of …"."""
-        return ""
-
-    @property
-    def network(self) -> FeatureSpec:
-        """What the pixels go through."""
-        return self
-
     def pixels(self, sha256: str, data: bytes) -> np.ndarray:
         """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
         return decode(data, self.size)
-
-    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
-        """sha256s of the photos of a shard that have such features: all of them."""
-        return tuple(row.sha256 for row in rows)
 
     def extractor(self) -> Extractor:
         """What makes them of pixels."""

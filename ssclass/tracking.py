@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ALIAS = "champion"
 KEY_TAG, DECISION_TAG = "decision_key", "decision"
 CANDIDATE, MODEL = "candidate", "model"
-"""Names of the logged models of a run: what was trained, of every candidate; the whole, of champions."""
+"""Names of the logged models of a run: what was trained, of every candidate; the whole, of what is promoted."""
 VIEW = "decisions"
 COLUMNS = (
     "tags.`decision`",
@@ -269,8 +269,8 @@ class Tracking:
         self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
         self.client.finalize_logged_model(made.model_id, "READY")
 
-    def _log_model(self, run_id: str, event: Event, classifier: Classifier | Adopted) -> None:
-        """The whole model of a champion, for whoever serves it."""
+    def log_model(self, run_id: str, key: str, data_version: str, classifier: Classifier | Adopted) -> None:
+        """The whole model of a champion, or of what is about to be one, for whoever serves it."""
         import mlflow
         import mlflow.keras
         import numpy as np
@@ -290,8 +290,8 @@ class Tracking:
                 metadata={
                     "classes": list(classifier.classes),
                     "size": classifier.size,
-                    KEY_TAG: event.body["key"],
-                    "data_version": event.body["data_version"],
+                    KEY_TAG: key,
+                    "data_version": data_version,
                 },
             )
 
@@ -384,7 +384,7 @@ class Tracking:
             )
         run_id = str(run.info.run_id)
         if MODEL not in self.models_of(run):
-            self._log_model(run_id, event, classifier_of(key))
+            self.log_model(run_id, key, event.body["data_version"], classifier_of(key))
         model_id = self.models_of(run)[MODEL].model_id
         tags = {
             KEY_TAG: key,

@@ -14,7 +14,7 @@ from ssclass.batches import BatchRef
 from ssclass.code import code_digest
 from ssclass.environment import quiet_libraries
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
-from ssclass.gate import HELD, REJECTED
+from ssclass.gate import HELD, PROMOTED, REJECTED
 from ssclass.learning import Result
 from ssclass.ledger import Event
 from ssclass.store import Store
@@ -115,7 +115,12 @@ def learn(folder: str, key: str) -> None:
 
 @task(**outside, task_run_name="log {key}")
 def log_run(folder: str, key: str) -> str:
-    """Log the result to MLflow as a run without a decision; returns its id."""
+    """Log the result to MLflow as a run without a decision; returns its id.
+
+    Of a candidate that the gate would promote the whole model too: who trained it has its network in memory.
+    """
+    from ssclass.adopted import open_classifier
+
     workspace = workspace_at(folder)
     if (logged := results.logged_run(workspace, key)) is not None:
         return logged
@@ -124,6 +129,8 @@ def log_run(folder: str, key: str) -> str:
     params = workspace.params.model_dump(mode="json")
     result, digest = Result.read(place / "result.json"), workspace.dataset().digest
     tracking.log_result(run_id, result, params, place / CANDIDATE, digest, learning.contact_sheet(workspace))
+    if deciding.ask_gate(workspace, result).decision == PROMOTED:
+        tracking.log_model(run_id, key, result.data_version, open_classifier(place / CANDIDATE))
     results.note_run(workspace, key, run_id)
     return run_id
 

@@ -1,4 +1,4 @@
-"""A finished training is used again, by whoever finds it; with nothing new, TensorFlow is not even imported."""
+"""A finished training is used again, by whoever finds it, and without TensorFlow."""
 
 import json
 import shutil
@@ -75,13 +75,8 @@ def run(program: str, *arguments: str | Path) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_a_result_made_elsewhere_is_adopted_and_nothing_is_computed_again(
-    workspace: Workspace, s3: Store, tmp_path: Path
-):
-    """Train from nothing but URLs, in a clone that is gone afterwards; decide where no training ever ran.
-
-    A promotion exports the whole model for the registry; with nothing new, TensorFlow is not even imported.
-    """
+def test_a_result_made_elsewhere_is_adopted_without_tensorflow(workspace: Workspace, s3: Store, tmp_path: Path):
+    """Train from nothing but URLs, in a clone that is gone afterwards; decide where no training ever ran."""
     key = run(TAKE_IN, workspace.root)
     origin = workspace.git("remote", "get-url", "origin")
     run_id = run(TRAIN, workspace.root, origin, key, workspace.head)
@@ -94,7 +89,7 @@ def test_a_result_made_elsewhere_is_adopted_and_nothing_is_computed_again(
 
     shutil.rmtree(workspace.private / "features", ignore_errors=True)
     outcome = json.loads(run(RETRAIN, workspace.root))
-    assert outcome["decision"] == "PROMOTED"
+    assert outcome == {"decision": "PROMOTED", "tensorflow": False}
     assert not (workspace.private / "features").exists(), "features were fetched or computed"
     event = workspace.state().decisions[key]
     assert event.body["run_id"] == run_id
