@@ -1,8 +1,8 @@
 """From a batch's marker to a decision, on a stack of its own: `python -m benchmarks.latency [BATCHES]`, default 7.
 
 Prints JSON: medians, in seconds, over the batches after the first (which also computes what later ones remember),
-each delivered once the one before is decided; then ten batches at once, and runs that have nothing to learn. Drawings,
-16 a batch, the linear head: what is measured is the way, not the training.
+each delivered once the one before is decided and no event is held back any more; then ten batches at once, and runs
+that have nothing to learn. Drawings, 16 a batch, the linear head: what is measured is the way, not the training.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import requests
+from tenacity import retry, stop_after_delay, wait_fixed
 
 from ssclass.batches import list_batches
 from ssclass.drawings import draw
 from ssclass.settings import Settings, load_settings
+from ssclass.stack.listening import QUIET
 from ssclass.stack.origin import Origin
 from ssclass.store import Store
 
@@ -82,9 +85,8 @@ def nothing_new(workspace: Path) -> float:
     settings = load_settings(workspace)
     while not runs(settings, "retrain")[0]["end_time"]:
         time.sleep(0.2)
-    deployment = requests.get(f"{settings.prefect_url}/deployments/name/retrain/retrain", timeout=10).json()
-    url = f"{settings.prefect_url}/deployments/{deployment['id']}/create_flow_run"
-    made = requests.post(url, json={"state": {"type": "SCHEDULED"}}, timeout=10).json()["id"]
+    deployment = api(settings, "deployments/name/retrain/retrain")["id"]
+    made = api(settings, f"deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}})["id"]
     while True:
         for run in runs(settings, "retrain"):
             if run["id"] == made and run["end_time"]:
@@ -105,9 +107,16 @@ def runs(settings: Settings, flow: str) -> list[dict[str, str]]:
     """The flow's runs that have begun, newest first."""
     begun = {"type": {"any_": ["RUNNING", "COMPLETED", "FAILED", "CRASHED"]}}
     body = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": begun}, "sort": "START_TIME_DESC"}
-    answer = requests.post(f"{settings.prefect_url}/flow_runs/filter", json=body, timeout=10)
+    return list(api(settings, "flow_runs/filter", body))
+
+
+@retry(stop=stop_after_delay(60), wait=wait_fixed(0.5), reraise=True)
+def api(settings: Settings, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Ask Prefect, again while it is busy; with a body by POST."""
+    url = f"{settings.prefect_url}/{path}"
+    answer = requests.get(url, timeout=10) if body is None else requests.post(url, json=body, timeout=10)
     answer.raise_for_status()
-    return list(answer.json())
+    return answer.json()
 
 
 def measure(workspace: Path, batch: str, seed: int) -> dict[str, float]:
@@ -127,6 +136,7 @@ def measure(workspace: Path, batch: str, seed: int) -> dict[str, float]:
         "decision": decided - marker,
     }
     print(f"{batch}: { ({name: round(value, 1) for name, value in found.items()}) }", file=sys.stderr, flush=True)
+    time.sleep(max(0.0, marker + QUIET + found["run made"] - time.time()))  # else the next would wait for that
     while not runs(settings, "retrain")[0]["end_time"]:
         time.sleep(0.2)
     return found
