@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import CLASSES, Command, Pipeline
 
@@ -233,6 +234,24 @@ def test_killed_and_run_again_is_as_if_never_killed(kills: Kills, moment: str):
     kills.kill(place, moment)
     kills.finish(place)
     kills.check(place)
+
+
+def test_terminated_it_leaves_no_server_behind(kills: Kills, tmp_path: Path):
+    place = kills.place("terminated")
+    settings = place.workspace.root / "ssclass.toml"
+    settings.write_text(re.sub(r"(?m)^prefect_url.*\n", "", settings.read_text()))  # it starts a server of its own
+    with (tmp_path / "log").open("w") as log:
+        command = [kills.command.folder / "ssclass", "retrain", "--workspace", place.workspace.root]
+        process = subprocess.Popen(command, env=kills.command.environment(), stdout=log, stderr=log)
+    children: list[psutil.Process] = []
+    while not any("uvicorn" in child.cmdline() for child in children):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
@@ -28,6 +29,7 @@ for module in (workspace, batches, data, models, study, weights, services, upkee
 
 def main() -> None:
     """Run a command; an error on purpose is one line on stderr, exit code 2 (bad input) or 1 (failed)."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what it started ends with it
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
