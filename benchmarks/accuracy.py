@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ssclass.extraction import extract, make_extractor
-from ssclass.features import Features, FeatureSpec, feature_spec
-from ssclass.images import Picture, Refused, inspect
+from ssclass.data.images import Picture, Refused, inspect
+from ssclass.data.split import Place, assign
+from ssclass.model.extraction import extract, make_extractor
+from ssclass.model.features import Features, FeatureSpec, feature_spec
+from ssclass.model.training import plan, train
 from ssclass.params import FeatureParams, ModelParams, Params, load_params
+from ssclass.retrain.statistics import mcnemar_exact
 from ssclass.settings import CHECKOUT
-from ssclass.split import Place, assign
-from ssclass.statistics import mcnemar_exact
-from ssclass.training import plan, train
 
 HELD_BACK = 160  # as many as the study's
 

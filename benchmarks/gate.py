@@ -11,7 +11,7 @@ Rules, the first two being what a home-made script and a condition step on a met
 
     stored number, new test set     the candidate's score on a fresh 160, against the champion's score of its own day
     one test set for ever           the same 160 each time; whether the champion is scored again makes no difference
-    both scored, growing (ssclass)  `ssclass.gate.judge` on all held-out photos so far
+    both scored, growing (ssclass)  `ssclass.retrain.gate.judge` on all held-out photos so far
     the same, only if p < .05       exact McNemar in addition
 
 Columns: the true accuracy of the champion, mean over all retrains and at the end; what was reported for it at the end
@@ -26,9 +26,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import norm
 
-from ssclass.gate import judge
 from ssclass.params import GateParams
-from ssclass.statistics import mcnemar_exact
+from ssclass.retrain.gate import judge
+from ssclass.retrain.statistics import mcnemar_exact
 
 RETRAINS, FIRST, ADDED, CHANGE, LOSS, ALIKE = 250, 160, 20, 125, 0.06, 0.7
 GATE = GateParams()

@@ -21,7 +21,7 @@ from typing import Any
 import requests
 from tenacity import retry, stop_after_delay, wait_fixed
 
-from ssclass.batches import list_batches
+from ssclass.data.batches import list_batches
 from ssclass.drawings import draw
 from ssclass.settings import Settings, load_settings
 from ssclass.stack.listening import QUIET

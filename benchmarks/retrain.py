@@ -17,13 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from ssclass.backbones import find_backbone, import_keras
-from ssclass.batches import submit
+from ssclass.data.batches import submit
 from ssclass.demo import s3_server
 from ssclass.environment import leave_user_settings, quiet_libraries
+from ssclass.model.backbones import find_backbone, import_keras
+from ssclass.model.weights import load_weights
 from ssclass.store import Store
 from ssclass.template import create
-from ssclass.weights import load_weights
 
 NEW, EPOCHS, STUDY_EPOCHS, SIZE = 20, 2, 50, 224
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssclass.batches import INCOMING
-from ssclass.ingest import QUARANTINE
+from ssclass.data.batches import INCOMING
+from ssclass.data.ingest import QUARANTINE
 from ssclass.store import Store
 
 ROLES = ("sender", "pipeline", "reader")

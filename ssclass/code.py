@@ -12,16 +12,18 @@ from pathlib import Path
 from ssclass import __version__
 
 PACKAGE = Path(__file__).resolve().parent
+COMPUTES = (".", "data", "model", "retrain")
+"""The folders whose modules the answers may depend on: not the command line, the stack, the study, the upkeep."""
 
 
 @cache
 def code_digest() -> str:
-    """sha256 over the package's modules and the versions of what computes (hex, 16). The command line is not in it."""
+    """sha256 over the modules in `COMPUTES` and the versions of what computes (hex, 16)."""
     digest = hashlib.sha256()
     for name in ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "pillow"):
         digest.update(f"{name}=={version(name)}\n".encode())
-    for path in sorted(PACKAGE.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n"))
+    for path in sorted(path for folder in COMPUTES for path in (PACKAGE / folder).glob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()[:16]
 
 

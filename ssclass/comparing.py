@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass import progress
+from ssclass.data.images import Refused
 from ssclass.errors import BatchError
-from ssclass.evaluation import Scores, align, score
-from ssclass.images import Refused
+from ssclass.retrain.evaluation import Scores, align, score
 from ssclass.serving import LabelledFile, Model, class_folders, stream
 
 

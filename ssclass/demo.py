@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from ssclass import progress
-from ssclass.batches import submit
+from ssclass.data.batches import submit
 from ssclass.drawings import draw, junk
 from ssclass.environment import free_port, leave_user_settings, quiet_libraries
 from ssclass.errors import BatchError
@@ -207,9 +207,9 @@ def _set_classes(workspace: Workspace, classes: Sequence[str]) -> None:
 
 
 def _champion(workspace: Workspace) -> dict[str, Any] | None:
-    from ssclass.learning import Result, result_folder
-    from ssclass.report import interval_of_folds
-    from ssclass.statistics import clopper_pearson
+    from ssclass.retrain.learning import Result, result_folder
+    from ssclass.retrain.report import interval_of_folds
+    from ssclass.retrain.statistics import clopper_pearson
 
     state = workspace.state()
     if state.champion is None:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.images import Refused, decode, inspect
 from ssclass.errors import BatchError, NotFoundError
-from ssclass.images import Refused, decode, inspect
 from ssclass.params import IngestParams
 from ssclass.settings import Settings
 
-BATCH = 8  # photos at a time, as in ssclass.extraction
+BATCH = 8  # photos at a time, as in ssclass.model.extraction
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ def open_model(name: str, settings: Settings | None) -> Model:
 
 def _from_candidate(name: str, folder: Path, key: str | None, run_id: str) -> Model:
     """What was trained, put on its backbone, which is on this machine once for all."""
-    from ssclass.adopted import open_classifier
+    from ssclass.model.adopted import open_classifier
 
     classifier = open_classifier(folder)
     return Model(name, classifier.classes, classifier.size, classifier.whole(), key, run_id)
 
 
 def _from_folder(name: str, folder: Path) -> Model:
-    from ssclass.backbones import import_keras
+    from ssclass.model.backbones import import_keras
 
     found = sorted(folder.rglob("*.keras"))
     if not found:

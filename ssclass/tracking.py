@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from ssclass.errors import TrackingError
-from ssclass.ledger import Event, State
+from ssclass.retrain.ledger import Event, State
 from ssclass.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ssclass.adopted import Adopted
-    from ssclass.classifier import Classifier
-    from ssclass.learning import Result
+    from ssclass.model.adopted import Adopted
+    from ssclass.model.classifier import Classifier
+    from ssclass.retrain.learning import Result
 
 ALIAS = "champion"
 KEY_TAG, DECISION_TAG = "decision_key", "decision"
@@ -205,7 +205,8 @@ class Tracking:
 
         `figures`, by file name: more of them than the result gives.
         """
-        from ssclass import compute, report
+        from ssclass.model import compute
+        from ssclass.retrain import report
 
         with self.named():
             self.log_numbers(run_id, report.metrics(result), params, result.history)
@@ -304,7 +305,7 @@ class Tracking:
 
     def conclude(self, event: Event, result: Result | None, run_id: str) -> None:
         """Put a pushed decision on its run, and end it; with the card where the result is at hand."""
-        from ssclass import report
+        from ssclass.retrain import report
 
         body = event.body
         tags = {

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ssclass import ledger
-from ssclass.batches import MAIN
-from ssclass.dataset import Dataset
+from ssclass.data.batches import MAIN
+from ssclass.data.dataset import Dataset
+from ssclass.data.shards import Shard, read_shard
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
 from ssclass.params import Params, load_params
+from ssclass.retrain import ledger
 from ssclass.settings import Settings
-from ssclass.shards import Shard, read_shard
 from ssclass.versioning import DATA, Snapshot, Tracked, bootstrap, configure, repository
 
 WRITTEN = ("data.dvc", "dvc.lock", "metrics.json", "code.json", "ledger.jsonl")
@@ -145,7 +145,7 @@ class Workspace:
     def _shard(self, snapshot: Snapshot, tracked: Tracked) -> Shard:
         memo = self.private / "shards" / f"{tracked.md5}.parquet"
         if not memo.exists():
-            from ssclass.shards import copy_metadata
+            from ssclass.data.shards import copy_metadata
 
             memo.parent.mkdir(parents=True, exist_ok=True)
             with snapshot.open(tracked.path) as source:

@@ -8,15 +8,16 @@ from typing import Any
 from prefect import task
 from prefect.tasks import exponential_backoff
 
-from ssclass import arrivals, clones, deciding, dispatch, learning, notices, progress, reporting, results
-from ssclass.arrivals import Taken
-from ssclass.batches import BatchRef
+from ssclass import clones, progress
 from ssclass.code import code_digest
+from ssclass.data.batches import BatchRef
 from ssclass.environment import quiet_libraries
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
-from ssclass.gate import HELD, PROMOTED, REJECTED
-from ssclass.learning import Result
-from ssclass.ledger import Event
+from ssclass.retrain import arrivals, deciding, dispatch, learning, notices, reporting, results
+from ssclass.retrain.arrivals import Taken
+from ssclass.retrain.gate import HELD, PROMOTED, REJECTED
+from ssclass.retrain.learning import Result
+from ssclass.retrain.ledger import Event
 from ssclass.store import Store
 from ssclass.tracking import Tracking
 from ssclass.versioning import CANDIDATE
@@ -119,7 +120,7 @@ def log_run(folder: str, key: str) -> str:
 
     Of a candidate that the gate would promote the whole model too: who trained it has its network in memory.
     """
-    from ssclass.adopted import open_classifier
+    from ssclass.model.adopted import open_classifier
 
     workspace = workspace_at(folder)
     if (logged := results.logged_run(workspace, key)) is not None:

@@ -214,7 +214,7 @@ class Pipeline:
 
     def deliver(self, workspace: Workspace, folder: Path, batch: str) -> Outcome:
         """Submit a folder of class folders as a batch, and retrain."""
-        from ssclass.batches import submit
+        from ssclass.data.batches import submit
 
         submit(Store(workspace.settings), folder, batch, workspace.params.dataset.classes)
         return self.retrain(workspace)
@@ -224,7 +224,7 @@ class Pipeline:
 def pipeline(s3_endpoint: str, prefect_url: str) -> Pipeline:
     """The parts that a retrain needs; skips where the weights cannot be had."""
     from ssclass.errors import WeightsError
-    from ssclass.weights import load_weights
+    from ssclass.model.weights import load_weights
 
     try:
         load_weights("mobilenet")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssclass.backbones import BACKBONES, import_keras
+from ssclass.data.shards import Receipt, Row, Shard
 from ssclass.errors import WeightsError
-from ssclass.features import Features
-from ssclass.shards import Receipt, Row, Shard
-from ssclass.weights import Weights, load_weights
+from ssclass.model.backbones import BACKBONES, import_keras
+from ssclass.model.features import Features
+from ssclass.model.weights import Weights, load_weights
 
 
 def needed_weights() -> Weights:

@@ -15,10 +15,10 @@ import pytest
 from conftest import CLASSES, Command
 
 from ssclass.access import ROLES, plan, policy, setup
-from ssclass.arrivals import take_in, waiting
-from ssclass.batches import submit
+from ssclass.data.batches import submit
 from ssclass.drawings import draw, junk
-from ssclass.features import FeatureMemo, Features, FeatureSpec
+from ssclass.model.features import FeatureMemo, Features, FeatureSpec
+from ssclass.retrain.arrivals import take_in, waiting
 from ssclass.store import Store
 from ssclass.template import create
 from ssclass.versioning import repository

@@ -12,13 +12,13 @@ import pytest
 from conftest import CLASSES, Command, Pipeline
 from PIL import Image
 
-from ssclass.adopted import NAMES, Adopted, check_probabilities, wrap
-from ssclass.backbones import import_keras
+from ssclass.data.images import decode
+from ssclass.data.lineage import lineage
 from ssclass.drawings import draw
 from ssclass.errors import InputError
-from ssclass.gate import PROMOTED, REJECTED
-from ssclass.images import decode
-from ssclass.lineage import lineage
+from ssclass.model.adopted import NAMES, Adopted, check_probabilities, wrap
+from ssclass.model.backbones import import_keras
+from ssclass.retrain.gate import PROMOTED, REJECTED
 from ssclass.serving import open_model
 from ssclass.tracking import Tracking
 from ssclass.upkeep.rebuilding import rebuild
@@ -99,7 +99,7 @@ def test_without_photos_it_says_what_to_do(workspace, old, ssclass: Command):
 
 
 def test_a_model_whose_classes_are_told_the_wrong_way_round_is_rejected(workspace, old, sources, ssclass: Command):
-    from ssclass.batches import submit
+    from ssclass.data.batches import submit
     from ssclass.store import Store
 
     submit(Store(workspace.settings), sources / "first", "first", CLASSES)

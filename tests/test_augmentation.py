@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from model_fixtures import clouds, needed_weights, pictures, shard_of
 
-from ssclass import kernel
-from ssclass.augmentation import CopySpec, alter, contact_sheet, copy
-from ssclass.extraction import extract, make_extractor
-from ssclass.features import FeatureMemo, Features, feature_spec, shard_features
-from ssclass.folds import grouped_folds
-from ssclass.heads import HEADS, log_loss
-from ssclass.images import decode
-from ssclass.linear import fit_path
+from ssclass.data.images import decode
+from ssclass.model import kernel
+from ssclass.model.augmentation import CopySpec, alter, contact_sheet, copy
+from ssclass.model.extraction import extract, make_extractor
+from ssclass.model.features import FeatureMemo, Features, feature_spec, shard_features
+from ssclass.model.folds import grouped_folds
+from ssclass.model.heads import HEADS, log_loss
+from ssclass.model.linear import fit_path
 from ssclass.params import AugmentParams, FeatureParams, TrainParams
 
 PHOTOS = pictures()

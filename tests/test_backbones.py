@@ -14,18 +14,18 @@ import pytest
 from conftest import CLASSES
 from model_fixtures import random_file
 
-from ssclass.backbones import BACKBONES, import_keras
-from ssclass.classifier import Classifier
 from ssclass.comparing import evaluate_folder
 from ssclass.errors import ParamsError, WeightsError
-from ssclass.evaluation import score
-from ssclass.extraction import extract, make_extractor
-from ssclass.features import Features, feature_spec
+from ssclass.model.backbones import BACKBONES, import_keras
+from ssclass.model.classifier import Classifier
+from ssclass.model.extraction import extract, make_extractor
+from ssclass.model.features import Features, feature_spec
+from ssclass.model.training import train
+from ssclass.model.weights import import_weights, load_weights
 from ssclass.params import FeatureParams, Params
+from ssclass.retrain.evaluation import score
 from ssclass.serving import class_folders, open_model
 from ssclass.settings import CHECKOUT
-from ssclass.training import train
-from ssclass.weights import import_weights, load_weights
 
 MODULES = {
     "mobilenet": "mobilenet",

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from model_fixtures import clouds, needed_weights, pictures, shard_of
 
-from ssclass import bilinear
-from ssclass.backbones import import_keras
-from ssclass.classifier import Classifier
-from ssclass.extraction import extract, make_extractor
-from ssclass.features import Features, feature_spec
-from ssclass.heads import HEADS, BilinearHead
-from ssclass.images import decode
-from ssclass.kernel import unit_roots
+from ssclass.data.images import decode
+from ssclass.model import bilinear
+from ssclass.model.backbones import import_keras
+from ssclass.model.classifier import Classifier
+from ssclass.model.extraction import extract, make_extractor
+from ssclass.model.features import Features, feature_spec
+from ssclass.model.heads import HEADS, BilinearHead
+from ssclass.model.kernel import unit_roots
+from ssclass.model.training import grouped_folds, train
 from ssclass.params import FeatureParams, Params, TrainParams
-from ssclass.training import grouped_folds, train
 
 
 def some_maps(n: int = 6, views: int = 2, side: int = 5, channels: int = 8, seed: int = 0) -> np.ndarray:

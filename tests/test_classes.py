@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import CLASSES, Command, Pipeline, set_params
 
+from ssclass.data.export import export
+from ssclass.data.images import decode
+from ssclass.data.lineage import lineage
 from ssclass.drawings import draw
-from ssclass.export import export
-from ssclass.images import decode
-from ssclass.lineage import lineage
 from ssclass.serving import open_model
 from ssclass.workspace import Workspace
 

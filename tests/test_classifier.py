@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from model_fixtures import clouds, needed_weights, pictures, shard_of
 
-from ssclass.classifier import ABOUT_FILE, Classifier
+from ssclass.data.images import decode
 from ssclass.errors import BatchError, NotFoundError
-from ssclass.extraction import extract, make_extractor
-from ssclass.features import Features, FeatureSpec, feature_spec
-from ssclass.heads import HEADS
-from ssclass.images import decode
+from ssclass.model.classifier import ABOUT_FILE, Classifier
+from ssclass.model.extraction import extract, make_extractor
+from ssclass.model.features import Features, FeatureSpec, feature_spec
+from ssclass.model.heads import HEADS
+from ssclass.model.training import grouped_folds, train
 from ssclass.params import DatasetParams, ModelParams, Params, TrainParams
-from ssclass.training import grouped_folds, train
 
 CLASSES = ("sandwich", "sushi")
 SPEC = FeatureSpec("mobilenet", "0" * 64, (224,), True)

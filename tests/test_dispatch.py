@@ -7,9 +7,9 @@ import pytest
 import requests
 from conftest import Pipeline
 
-from ssclass import dispatch
 from ssclass.environment import quiet_libraries
 from ssclass.errors import FailedError
+from ssclass.retrain import dispatch
 from ssclass.settings import SETTINGS_FILE, load_settings
 from ssclass.stack.deployment import deploy
 from ssclass.workspace import Workspace

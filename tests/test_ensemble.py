@@ -12,20 +12,20 @@ import pytest
 from conftest import CLASSES, Command, Pipeline
 from model_fixtures import clouds, needed_weights, pictures, random_file, shard_of
 
-from ssclass.backbones import BACKBONES, import_keras
-from ssclass.classifier import ABOUT_FILE, Classifier
+from ssclass.data.images import decode
 from ssclass.demo import deliveries, gather
 from ssclass.drawings import draw
-from ssclass.ensemble import combine_tensors, combined
 from ssclass.errors import ParamsError
-from ssclass.extraction import extract, make_extractor
-from ssclass.features import Features, FeatureSpec
-from ssclass.images import decode
+from ssclass.model.backbones import BACKBONES, import_keras
+from ssclass.model.classifier import ABOUT_FILE, Classifier
+from ssclass.model.ensemble import combine_tensors, combined
+from ssclass.model.extraction import extract, make_extractor
+from ssclass.model.features import Features, FeatureSpec
+from ssclass.model.training import plan, train, train_planned
+from ssclass.model.weights import import_weights
 from ssclass.params import ModelParams, Params, load_params
 from ssclass.serving import class_folders
 from ssclass.settings import CHECKOUT, home
-from ssclass.training import plan, train, train_planned
-from ssclass.weights import import_weights
 
 
 def params_for(members: list[str], combine: str = "mean", **features: object) -> Params:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from ssclass.evaluation import align, compare, predicted, score, slices
-from ssclass.statistics import calibration_error, clopper_pearson, mcnemar_exact, paired_bootstrap
+from ssclass.retrain.evaluation import align, compare, predicted, score, slices
+from ssclass.retrain.statistics import calibration_error, clopper_pearson, mcnemar_exact, paired_bootstrap
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4))

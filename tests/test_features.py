@@ -10,11 +10,11 @@ import pytest
 from model_fixtures import needed_weights, pictures, shard_of
 from PIL import Image, ImageOps
 
-from ssclass.backbones import BACKBONES, import_keras
+from ssclass.data.images import decode
 from ssclass.errors import WeightsError
-from ssclass.extraction import BATCH, Extractor, extract, make_extractor
-from ssclass.features import FeatureMemo, Features, FeatureSpec, concat, feature_spec, shard_features
-from ssclass.images import decode
+from ssclass.model.backbones import BACKBONES, import_keras
+from ssclass.model.extraction import BATCH, Extractor, extract, make_extractor
+from ssclass.model.features import FeatureMemo, Features, FeatureSpec, concat, feature_spec, shard_features
 from ssclass.params import FeatureParams
 from ssclass.settings import Settings
 from ssclass.store import Store

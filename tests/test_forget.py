@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import CLASSES, Command
 
-from ssclass.arrivals import take_in, waiting
-from ssclass.batches import submit
+from ssclass.data.batches import submit
+from ssclass.data.forgetting import forget
+from ssclass.data.lineage import lineage
 from ssclass.drawings import draw
 from ssclass.errors import InputError, NotFoundError
-from ssclass.features import FeatureMemo, Features, FeatureSpec
-from ssclass.forgetting import forget
-from ssclass.ledger import Event
-from ssclass.lineage import lineage
+from ssclass.model.features import FeatureMemo, Features, FeatureSpec
+from ssclass.retrain.arrivals import take_in, waiting
+from ssclass.retrain.ledger import Event
 from ssclass.store import Store
 from ssclass.template import create
 from ssclass.tracking import Tracking

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from conftest import CLASSES
 
-from ssclass import adopted, classifier, ledger, params, shards
-from ssclass.batches import BatchRef, read_batch
-from ssclass.dataset import Dataset
+from ssclass import params
+from ssclass.data import shards
+from ssclass.data.batches import BatchRef, read_batch
+from ssclass.data.dataset import Dataset
+from ssclass.data.shards import iter_photos, read_shard
 from ssclass.errors import FailedError, NotFoundError, ParamsError, WorkspaceError
-from ssclass.features import Features
+from ssclass.model import adopted, classifier
+from ssclass.model.features import Features
 from ssclass.params import load_params
-from ssclass.shards import iter_photos, read_shard
+from ssclass.retrain import ledger
 from ssclass.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssclass.gate import Precondition, judge
 from ssclass.params import GateParams
+from ssclass.retrain.gate import Precondition, judge
 
 LABELS = np.array([0] * 6 + [1] * 4)
 

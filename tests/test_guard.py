@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 from conftest import CLASSES, REAL, real_photos
 
-from ssclass.arrivals import plausibility
-from ssclass.classifier import Classifier
+from ssclass.data.images import Refused, inspect
+from ssclass.data.shards import Row
+from ssclass.data.split import HOLDOUT, Place, assign
 from ssclass.demo import DRAWN, deliveries, gather
 from ssclass.drawings import draw
 from ssclass.errors import WeightsError
-from ssclass.evaluation import predicted
-from ssclass.features import FeatureMemo, Features, FeatureSpec, feature_spec
-from ssclass.images import Refused, inspect
-from ssclass.learning import label_index
+from ssclass.model.classifier import Classifier
+from ssclass.model.features import FeatureMemo, Features, FeatureSpec, feature_spec
 from ssclass.params import DatasetParams, ModelParams, Params, TrainParams
+from ssclass.retrain.arrivals import plausibility
+from ssclass.retrain.evaluation import predicted
+from ssclass.retrain.learning import label_index
 from ssclass.settings import home
-from ssclass.shards import Row
-from ssclass.split import HOLDOUT, Place, assign
 
 SEEDS = 20
 PHOTOS = 120  # of each class, at most
@@ -60,7 +60,7 @@ def examine(found: dict[str, list[Path]]) -> dict[Path, Row]:
 
 def featured(rows: dict[Path, Row], spec: FeatureSpec) -> Features:
     """The features of all photos, from the memo that the tests keep beside the weights."""
-    from ssclass.extraction import extract, make_extractor
+    from ssclass.model.extraction import extract, make_extractor
 
     sha256s = tuple(row.sha256 for row in rows.values())
     digest = hashlib.sha256("".join(sha256s).encode()).hexdigest()
@@ -105,7 +105,7 @@ def rows_in(delivery: Path, examined: Set, existing: Sequence[Row]) -> list[Row]
 
 def trained(rows: Sequence[Row], examined: Set) -> tuple[Classifier, int, int]:
     """A champion of these photos' training split, and how many of the held-out ones it has right, of how many."""
-    from ssclass.training import train
+    from ssclass.model.training import train
 
     learn = [row for row in rows if row.split != HOLDOUT]
     held = [row for row in rows if row.split == HOLDOUT]

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from model_fixtures import clouds
 
-from ssclass.backbones import import_keras
-from ssclass.dense import EPSILON, HIDDEN, DenseTrainer
-from ssclass.features import Features
-from ssclass.heads import HEADS, CrossValidation, Head
-from ssclass.linear import STRENGTHS, fit_path
+from ssclass.model.backbones import import_keras
+from ssclass.model.dense import EPSILON, HIDDEN, DenseTrainer
+from ssclass.model.features import Features
+from ssclass.model.heads import HEADS, CrossValidation, Head
+from ssclass.model.linear import STRENGTHS, fit_path
+from ssclass.model.training import grouped_folds
 from ssclass.params import TrainParams
-from ssclass.training import grouped_folds
 
 QUICK = TrainParams(epochs=12, learning_rate=0.03)
 

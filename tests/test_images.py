@@ -13,8 +13,8 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
+from ssclass.data.images import Refused, decode, inspect
 from ssclass.drawings import draw, junk
-from ssclass.images import Refused, decode, inspect
 from ssclass.params import IngestParams
 
 # In production `images` silences Pillow once; pytest undoes that for each test.
@@ -263,7 +263,7 @@ def test_decode_is_deterministic_and_exactly_as_asked(photos: Path) -> None:
 
 
 def test_drawings_are_all_different_and_their_junk_is_all_refused(tmp_path: Path) -> None:
-    from ssclass.split import Place, assign
+    from ssclass.data.split import Place, assign
 
     assert draw(tmp_path / "a", ("x", "y", "z"), per_class=8, seed=3) == 24
     draw(tmp_path / "b", ("x", "y", "z"), per_class=8, seed=3)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import CLASSES, Command
 
-from ssclass.arrivals import take_in, waiting
-from ssclass.batches import list_batches, read_batch
+from ssclass.data.batches import list_batches, read_batch
+from ssclass.data.export import export
+from ssclass.data.importing import find_files, import_folder
 from ssclass.drawings import draw
 from ssclass.errors import BatchError
-from ssclass.export import export
-from ssclass.importing import find_files, import_folder
+from ssclass.retrain.arrivals import take_in, waiting
 from ssclass.store import Store
 from ssclass.template import create
 from ssclass.workspace import Workspace

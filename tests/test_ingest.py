@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from ssclass.batches import Batch, list_batches, read_batch, submit
-from ssclass.dataset import Dataset
+from ssclass.data.batches import Batch, list_batches, read_batch, submit
+from ssclass.data.dataset import Dataset
+from ssclass.data.ingest import build_shard, implausible, quarantine
+from ssclass.data.shards import Receipt, iter_photos, read_shard
 from ssclass.drawings import draw, junk
 from ssclass.errors import StoreError
-from ssclass.ingest import build_shard, implausible, quarantine
 from ssclass.params import Params
-from ssclass.shards import Receipt, iter_photos, read_shard
 from ssclass.store import Store
 from tests.conftest import real_photos
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from ssclass.errors import WeightsError
+from ssclass.model.weights import load_weights
 from ssclass.settings import CHECKOUT, home
-from ssclass.weights import load_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from model_fixtures import clouds
 
-from ssclass import kernel
-from ssclass.features import Features
-from ssclass.heads import RbfHead, log_loss
+from ssclass.model import kernel
+from ssclass.model.features import Features
+from ssclass.model.heads import RbfHead, log_loss
+from ssclass.model.training import grouped_folds
 from ssclass.params import TrainParams
-from ssclass.training import grouped_folds
 
 
 def rows(per_class: int, classes: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from conftest import CLASSES, Command, Pipeline
 
-from ssclass.batches import submit
+from ssclass.data.batches import submit
 from ssclass.drawings import draw, junk
 from ssclass.store import Store
 from ssclass.tracking import Tracking

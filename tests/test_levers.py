@@ -11,7 +11,7 @@ import pytest
 from conftest import CLASSES, Command, Pipeline
 
 from ssclass.drawings import draw
-from ssclass.learning import Result, answers, champion_classifier, result_folder
+from ssclass.retrain.learning import Result, answers, champion_classifier, result_folder
 from ssclass.serving import open_model, read_photo
 from ssclass.tracking import Tracking
 from ssclass.workspace import Workspace

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from conftest import CLASSES, Command
 
-from ssclass.arrivals import take_in, waiting
-from ssclass.batches import submit
+from ssclass.data.batches import submit
+from ssclass.data.lineage import lineage
+from ssclass.data.stories import story
 from ssclass.drawings import draw
 from ssclass.errors import NotFoundError
-from ssclass.learning import decision_key
-from ssclass.ledger import Event
-from ssclass.lineage import lineage
-from ssclass.operations import revoke
+from ssclass.retrain.arrivals import take_in, waiting
+from ssclass.retrain.learning import decision_key
+from ssclass.retrain.ledger import Event
+from ssclass.retrain.operations import revoke
 from ssclass.store import Store
-from ssclass.stories import story
 from ssclass.template import create
 from ssclass.versioning import repository
 from ssclass.workspace import Workspace

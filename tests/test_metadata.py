@@ -14,15 +14,15 @@ from conftest import CLASSES, REAL, Command, real_photos
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ssclass.arrivals import take_in, waiting
-from ssclass.batches import submit
+from ssclass.data.batches import submit
+from ssclass.data.images import decode, inspect
+from ssclass.data.metadata import personal, strip
+from ssclass.data.stories import story
 from ssclass.drawings import draw
-from ssclass.images import decode, inspect
 from ssclass.params import IngestParams
+from ssclass.retrain.arrivals import take_in, waiting
 from ssclass.store import Store
-from ssclass.stories import story
 from ssclass.template import create
-from ssclass.upkeep.metadata import personal, strip
 
 NAME = "Jane Q. Personal"
 KINDS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "HEIF", "AVIF")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.batches import submit
+from ssclass.data.batches import submit
 from ssclass.drawings import draw
 from ssclass.settings import CHECKOUT
 from ssclass.store import Store
@@ -36,9 +36,9 @@ print(train(sys.argv[2], sys.argv[3], sys.argv[4]))
 TAKE_IN = """
 import sys
 from pathlib import Path
-from ssclass.arrivals import take_in, waiting
+from ssclass.retrain.arrivals import take_in, waiting
 from ssclass.cli.common import workspace_at
-from ssclass.learning import decision_key
+from ssclass.retrain.learning import decision_key
 from ssclass.store import Store
 workspace = workspace_at(Path(sys.argv[1]))
 with workspace.turn():

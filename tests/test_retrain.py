@@ -15,7 +15,7 @@ from conftest import CLASSES, Command, Pipeline
 
 from ssclass.demo import deliveries, gather
 from ssclass.drawings import draw
-from ssclass.learning import Result, result_folder
+from ssclass.retrain.learning import Result, result_folder
 from ssclass.serving import open_model, read_photo
 from ssclass.store import Store
 from ssclass.tracking import Tracking

@@ -17,9 +17,9 @@ import pytest
 from conftest import CLASSES, Command, Pipeline
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
+from ssclass.data.images import decode
+from ssclass.data.lineage import lineage
 from ssclass.drawings import draw
-from ssclass.images import decode
-from ssclass.lineage import lineage
 from ssclass.serving import open_model
 from ssclass.store import Store
 from ssclass.template import create

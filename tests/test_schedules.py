@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from model_fixtures import clouds
 
-from ssclass.folds import set_aside
-from ssclass.heads import CrossValidation, Fitted, T1Head
+from ssclass.model.folds import set_aside
+from ssclass.model.heads import CrossValidation, Fitted, T1Head
+from ssclass.model.schedules import CYCLE, DROP, LOWEST, WAIT, learning_rates, plateaus
+from ssclass.model.training import grouped_folds
 from ssclass.params import TrainParams
-from ssclass.schedules import CYCLE, DROP, LOWEST, WAIT, learning_rates, plateaus
-from ssclass.training import grouped_folds
 
 RATE = 0.01
 SCHEDULES = ("constant", "cosine", "cyclical", "plateau")

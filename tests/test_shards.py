@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.dataset import Dataset
+from ssclass.data.dataset import Dataset
+from ssclass.data.shards import Receipt, Refusal, Row, Shard, Warned, iter_photos, read_shard, write_shard
 from ssclass.errors import FailedError, InputError, NotFoundError
-from ssclass.shards import Receipt, Refusal, Row, Shard, Warned, iter_photos, read_shard, write_shard
 
 
 def row(name: str, label: str = "sushi", split: str = "train") -> Row:

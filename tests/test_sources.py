@@ -10,15 +10,15 @@ import pytest
 from conftest import CLASSES, Command, set_params
 from test_shards import photos, receipt, row
 
-from ssclass.arrivals import take_in, waiting
-from ssclass.batches import submit
-from ssclass.dataset import Dataset
+from ssclass.data.batches import submit
+from ssclass.data.dataset import Dataset
+from ssclass.data.shards import Shard, read_shard, write_shard
+from ssclass.data.stories import story
 from ssclass.drawings import draw
 from ssclass.errors import BatchError
-from ssclass.learning import decision_key
-from ssclass.shards import Shard, read_shard, write_shard
+from ssclass.retrain.arrivals import take_in, waiting
+from ssclass.retrain.learning import decision_key
 from ssclass.store import Store
-from ssclass.stories import story
 from ssclass.template import create
 from ssclass.workspace import Workspace
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssclass.images import inspect
+from ssclass.data.images import inspect
+from ssclass.data.split import HOLDOUT, TRAIN, Place, Torn, assign, side_of
 from ssclass.params import DatasetParams, IngestParams
-from ssclass.split import HOLDOUT, TRAIN, Place, Torn, assign, side_of
 from tests.conftest import REAL, real_photos
 
 BITS = DatasetParams(classes=("a", "b")).near_duplicate_bits

@@ -167,7 +167,7 @@ def test_notices_reach_a_webhook_and_a_mailbox(stack: Running, posted: "Inbox"):
 
     program = """
 import sys; from pathlib import Path
-from ssclass.cli.common import settings_at; from ssclass.notices import tell
+from ssclass.cli.common import settings_at; from ssclass.retrain.notices import tell
 for event in sys.argv[2:]:
     tell(settings_at(Path(sys.argv[1])), event, "ssclass.a-test.day-9", reason='a "quoted" reason')
 """

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import CLASSES, Command, set_params
 
-from ssclass.arrivals import Taken, take_in, waiting
-from ssclass.batches import submit
+from ssclass.data.batches import submit
+from ssclass.data.stories import stories, story
 from ssclass.drawings import draw, junk
-from ssclass.operations import answer_held
+from ssclass.retrain.arrivals import Taken, take_in, waiting
+from ssclass.retrain.operations import answer_held
 from ssclass.store import Store
-from ssclass.stories import stories, story
 from ssclass.template import create
 from ssclass.workspace import Workspace
 

@@ -14,18 +14,18 @@ from click.testing import CliRunner
 from conftest import CLASSES, Command
 from model_fixtures import needed_weights
 
-from ssclass.arrivals import take_in, waiting
-from ssclass.backbones import import_keras
-from ssclass.batches import submit
-from ssclass.classifier import Classifier, Member
 from ssclass.cli import cli
-from ssclass.dataset import Dataset
+from ssclass.data.batches import submit
+from ssclass.data.dataset import Dataset
+from ssclass.data.shards import Row
 from ssclass.drawings import draw
 from ssclass.errors import NotFoundError, ParamsError, WeightsError
-from ssclass.features import feature_spec
+from ssclass.model.backbones import import_keras
+from ssclass.model.classifier import Classifier, Member
+from ssclass.model.features import feature_spec
 from ssclass.params import FeatureParams
+from ssclass.retrain.arrivals import take_in, waiting
 from ssclass.serving import Model, open_model
-from ssclass.shards import Row
 from ssclass.store import Store
 from ssclass.study import looking, measuring
 from ssclass.study.answers import ask, of_folder, of_holdout, out_of_fold, threshold

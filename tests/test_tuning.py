@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from model_fixtures import needed_weights, shard_of
 
-from ssclass import compute
-from ssclass.backbones import BACKBONES
-from ssclass.classifier import Classifier
+from ssclass.data.images import decode
 from ssclass.drawings import draw
 from ssclass.errors import NotFoundError, ParamsError
-from ssclass.extraction import extract, make_extractor
-from ssclass.features import FeatureMemo, Features, FeatureSpec, feature_spec, shard_features
-from ssclass.folds import grouped_folds
-from ssclass.heads import AUTO, HEADS
-from ssclass.images import decode
+from ssclass.model import compute
+from ssclass.model.backbones import BACKBONES
+from ssclass.model.classifier import Classifier
+from ssclass.model.extraction import extract, make_extractor
+from ssclass.model.features import FeatureMemo, Features, FeatureSpec, feature_spec, shard_features
+from ssclass.model.folds import grouped_folds
+from ssclass.model.heads import AUTO, HEADS
+from ssclass.model.training import train
+from ssclass.model.tuning import Tuner, through_tail, tuned_lessons
 from ssclass.params import DatasetParams, FeatureParams, ModelParams, Params, TrainParams
-from ssclass.training import train
-from ssclass.tuning import Tuner, through_tail, tuned_lessons
 
 CLASSES = ("sandwich", "sushi")
 PARAMS = TrainParams(folds=3, epochs=5, unfreeze_blocks=1, tune_epochs=2, tune_learning_rate=3e-4)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from conftest import CLASSES, Command, Pipeline, set_params
 
+from ssclass.data.images import decode
 from ssclass.drawings import draw, junk
 from ssclass.errors import NotFoundError, TrackingError
-from ssclass.images import decode
-from ssclass.learning import champion_classifier
-from ssclass.operations import append, revoke
-from ssclass.reporting import reconcile
+from ssclass.retrain.learning import champion_classifier
+from ssclass.retrain.operations import append, revoke
+from ssclass.retrain.reporting import reconcile
 from ssclass.serving import open_model
 from ssclass.settings import Settings
 from ssclass.store import Store

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from model_fixtures import needed_weights, pictures
 
-from ssclass import backbones, weights
-from ssclass.backbones import BACKBONES, Backbone, import_keras
+from ssclass.data.images import decode
 from ssclass.errors import ParamsError, WeightsError
-from ssclass.images import decode
-from ssclass.weights import Weights, import_weights, load_weights
+from ssclass.model import backbones, weights
+from ssclass.model.backbones import BACKBONES, Backbone, import_keras
+from ssclass.model.weights import Weights, import_weights, load_weights
 
 # ImageNet class and its probability, recorded with these weights in Keras's MobileNet, Keras's own preprocessing.
 RECORDED = {

@@ -26,7 +26,7 @@ from ssclass.cli.common import (
 def retrain(folder: Path | None, as_json: bool) -> None:
     """Take in waiting batches, train if that is news, promote if better."""
     from ssclass import progress
-    from ssclass.gate import HELD
+    from ssclass.retrain.gate import HELD
 
     settings = settings_at(folder)
     from flows.retrain import retrain as flow
@@ -72,9 +72,9 @@ def adopt(
 ) -> None:
     """Make the Keras classifier in MODEL, a .keras file, the first champion, if it is good enough."""
     from ssclass import progress
-    from ssclass.adopting import Declared
-    from ssclass.adopting import adopt as take
-    from ssclass.gate import HELD, PROMOTED
+    from ssclass.retrain.adopting import Declared
+    from ssclass.retrain.adopting import adopt as take
+    from ssclass.retrain.gate import HELD, PROMOTED
 
     names = tuple(name.strip() for name in classes.split(","))
     with progress.shown():
@@ -115,7 +115,7 @@ def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Pa
     from ssclass import progress
     from ssclass.comparing import evaluate_folder
     from ssclass.errors import InputError
-    from ssclass.evaluation import METRICS
+    from ssclass.retrain.evaluation import METRICS
     from ssclass.serving import open_model
 
     chosen = METRICS if metrics == "all" else tuple(name.strip() for name in metrics.split(","))
@@ -174,7 +174,7 @@ def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Pa
 @as_json
 def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: bool) -> None:
     """Say what is on each photo in FILES."""
-    from ssclass.images import Refused
+    from ssclass.data.images import Refused
     from ssclass.serving import open_model, read_photo
 
     opened = open_model(model, settings_for([model], folder))

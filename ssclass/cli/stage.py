@@ -43,8 +43,9 @@ def evaluate() -> None:
 def _step(name: str) -> None:
     import os
 
-    from ssclass import learning, progress
+    from ssclass import progress
     from ssclass.environment import quiet_libraries
+    from ssclass.retrain import learning
     from ssclass.settings import Settings
     from ssclass.workspace import Workspace
 

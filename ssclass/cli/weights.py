@@ -16,7 +16,7 @@ def weights() -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def import_(file: Path) -> None:
     """Bring in a weights FILE that was fetched elsewhere, under Keras's own name for it."""
-    from ssclass.weights import import_weights, is_published
+    from ssclass.model.weights import import_weights, is_published
 
     found = import_weights(file)
     click.echo(f"weights of {found.backbone} (sha256 {found.sha256[:12]}…) are here now")

@@ -44,8 +44,8 @@ def init(folder: Path, bucket: str, git_url: str | None, **services: str | None)
 @as_json
 def status(folder: Path | None, as_json: bool) -> None:
     """Show champion, data, held and waiting batches, the stack and the health of the loop."""
-    from ssclass.arrivals import waiting
     from ssclass.errors import StoreError
+    from ssclass.retrain.arrivals import waiting
     from ssclass.stack.health import lines, loop
     from ssclass.store import Store
 
@@ -142,7 +142,7 @@ def _ingest_line(receipt: dict[str, object] | None) -> str | None:
 @in_workspace
 def rollback(number: int | None, folder: Path | None) -> None:
     """Make champion NUMBER (default: the one before) the champion again, and freeze promotion."""
-    from ssclass.operations import roll_back
+    from ssclass.retrain.operations import roll_back
 
     workspace = workspace_at(folder)
     event = roll_back(workspace, number)
@@ -157,7 +157,7 @@ def rollback(number: int | None, folder: Path | None) -> None:
 @in_workspace
 def freeze(reason: str, folder: Path | None) -> None:
     """Stop promotion: retrains still train and record, nothing becomes champion."""
-    from ssclass.operations import append
+    from ssclass.retrain.operations import append
 
     append(workspace_at(folder), "freeze", f"Freeze: {reason}", reason=reason)
     click.echo("promotion is frozen until `ssclass unfreeze`")
@@ -167,7 +167,7 @@ def freeze(reason: str, folder: Path | None) -> None:
 @in_workspace
 def unfreeze(folder: Path | None) -> None:
     """Let promotion go on."""
-    from ssclass.operations import append
+    from ssclass.retrain.operations import append
 
     append(workspace_at(folder), "unfreeze", "Unfreeze")
     click.echo("promotion goes on with the next retrain")

@@ -17,9 +17,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote_plus
 
-from ssclass.arrivals import waiting
 from ssclass.errors import SsclassError
-from ssclass.notices import post
+from ssclass.retrain.arrivals import waiting
+from ssclass.retrain.notices import post
 from ssclass.settings import Settings
 from ssclass.stack.origin import Origin
 from ssclass.store import Store

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.images import Refused, decode
 from ssclass.errors import BatchError
-from ssclass.evaluation import align
-from ssclass.images import Refused, decode
-from ssclass.learning import Progress, label_index, silent
 from ssclass.params import parse_params
+from ssclass.retrain.evaluation import align
+from ssclass.retrain.learning import Progress, label_index, silent
 from ssclass.serving import Model, class_folders
 from ssclass.study.measuring import Measured, cross_validated, folder_of, with_head
 from ssclass.study.photos import read_photos

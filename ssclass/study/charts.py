@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def charts(model: Model, answers: Answers, error: float, hit: NDArray[np.bool_]) -> dict[str, Picture]:
     """ROC, precision and recall, calibration."""
-    from ssclass.report import calibration
+    from ssclass.retrain.report import calibration
 
     figures = {"roc": _roc(model, answers), "precision-recall": _precision_recall(model, answers)}
     figures["calibration"] = calibration(answers.odds, hit, error)

@@ -10,9 +10,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from ssclass.code import code_digest
-from ssclass.dataset import Dataset
+from ssclass.data.dataset import Dataset
 from ssclass.errors import BatchError, WeightsError
-from ssclass.learning import Progress, silent
+from ssclass.retrain.learning import Progress, silent
 from ssclass.study.measuring import Measured, finished, folder_of, measure
 from ssclass.study.report import Found, pairs
 from ssclass.study.report import page as report

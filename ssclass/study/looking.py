@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.images import decode, thumbnail
 from ssclass.errors import NotFoundError
-from ssclass.evaluation import score
-from ssclass.images import decode, thumbnail
-from ssclass.learning import Progress, silent
+from ssclass.retrain.evaluation import score
+from ssclass.retrain.learning import Progress, silent
 from ssclass.serving import Model
 from ssclass.study.answers import Answers, Photos, ask, out_of_fold, threshold
 from ssclass.study.charts import charts

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssclass import compute, learning
-from ssclass.dataset import Dataset
-from ssclass.evaluation import Scores
-from ssclass.learning import Progress, Result, Stopwatch, silent
+from ssclass.data.dataset import Dataset
+from ssclass.model import compute
+from ssclass.retrain import learning
+from ssclass.retrain.evaluation import Scores
+from ssclass.retrain.learning import Progress, Result, Stopwatch, silent
 from ssclass.study.rows import Row
 from ssclass.workspace import Workspace
 
 if TYPE_CHECKING:
+    from ssclass.model.training import Trained
     from ssclass.params import ModelParams, Params
-    from ssclass.training import Trained
 
 CALLS = {1: 9, 32: 3}
 """Photos in a call → calls that are timed, of which the median counts."""
@@ -110,8 +111,8 @@ def measure(workspace: Workspace, row: Row, dataset: Dataset, progress: Progress
 
     `dataset` is the workspace's; the row chooses its sources.
     """
-    from ssclass.backbones import import_keras
-    from ssclass.classifier import Classifier
+    from ssclass.model.backbones import import_keras
+    from ssclass.model.classifier import Classifier
 
     dataset = row.choose(dataset)
     key = row.key(dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ssclass.shards import iter_photos
+from ssclass.data.shards import iter_photos
 from ssclass.versioning import DATA
 from ssclass.workspace import Workspace
 

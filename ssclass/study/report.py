@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass.code import code_digest
-from ssclass.evaluation import Comparison, compare
+from ssclass.retrain.evaluation import Comparison, compare
 from ssclass.study.measuring import Measured
 from ssclass.study.pages import Page, Picture, drawn
 from ssclass.study.rows import Row
@@ -17,7 +17,7 @@ from ssclass.study.rows import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ssclass.dataset import Dataset
+    from ssclass.data.dataset import Dataset
 
 LEVEL = 0.05
 

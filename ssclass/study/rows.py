@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssclass.code import code_digest
-from ssclass.dataset import Dataset
+from ssclass.data.dataset import Dataset
 from ssclass.errors import NotFoundError, ParamsError
 from ssclass.params import Params
 from ssclass.template import template

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssclass.code import code_commit, code_digest
-from ssclass.learning import Result
+from ssclass.retrain.learning import Result
 from ssclass.study.measuring import Measured
 from ssclass.study.rows import Row
 from ssclass.tracking import Tracking

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ssclass.dataset import Dataset
-from ssclass.images import thumbnail
-from ssclass.learning import Progress, label_index, silent
+from ssclass.data.dataset import Dataset
+from ssclass.data.images import thumbnail
+from ssclass.retrain.learning import Progress, label_index, silent
 from ssclass.study.measuring import cross_validated, finished
 from ssclass.study.pages import Page, Picture, jpeg
 from ssclass.study.photos import read_photos

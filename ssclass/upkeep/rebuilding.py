@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ssclass import learning, results
-from ssclass.adopted import open_classifier
-from ssclass.deciding import right
 from ssclass.errors import NotFoundError, ParamsError, StoreError
-from ssclass.evaluation import align, predicted
-from ssclass.ledger import Event
-from ssclass.report import model_card
+from ssclass.model.adopted import open_classifier
+from ssclass.retrain import learning, results
+from ssclass.retrain.deciding import right
+from ssclass.retrain.evaluation import align, predicted
+from ssclass.retrain.ledger import Event
+from ssclass.retrain.report import model_card
 from ssclass.tracking import DECISION_TAG, Tracking
 from ssclass.versioning import CANDIDATE
 from ssclass.workspace import Workspace
@@ -30,8 +30,8 @@ from ssclass.workspace import Workspace
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ssclass.adopted import Adopted
-    from ssclass.classifier import Classifier
+    from ssclass.model.adopted import Adopted
+    from ssclass.model.classifier import Classifier
 
 NUMBERS = ("accuracy", "loss", "recall", "precision", "f_measure", "calibration_error", "cv_accuracy", "cv_accuracy_sd")
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssclass import adopted, classifier, params, shards
+from ssclass import params
+from ssclass.data import shards
+from ssclass.model import adopted, classifier
 from ssclass.settings import CHECKOUT
 
 HERE = Path(__file__).parent
@@ -59,8 +61,8 @@ def shard(path: Path) -> None:
 
 def head(folder: Path) -> None:
     """A head with weights from a formula, and its answers on features from one."""
-    from ssclass.backbones import import_keras
-    from ssclass.features import FeatureSpec
+    from ssclass.model.backbones import import_keras
+    from ssclass.model.features import FeatureSpec
 
     keras = import_keras()
     name, channels = "224.out.mean", 6
@@ -76,7 +78,7 @@ def head(folder: Path) -> None:
 
 def adopted_model(folder: Path) -> None:
     """A small network as its owner saved it, wrapped; and its answers on two pictures."""
-    from ssclass.backbones import import_keras
+    from ssclass.model.backbones import import_keras
 
     keras = import_keras()
     dense = keras.layers.Dense(2, activation="softmax")

@@ -1,0 +1,1 @@
+"""Photos: batches in S3, checks, the split, shards, data versions, and everything that is asked of them later."""

@@ -1,0 +1,210 @@
+"""Shard v2: one batch inside the data set, as one Parquet file (docs/formats.md).
+
+Image bytes are one column among others: the others are read alone, by range reads where the source is remote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ssclass.data.batches import MAIN
+from ssclass.errors import FailedError
+
+SCHEMA_VERSION = 2
+READABLE = ("1", "2")  # 1: receipts without a source, which are of `main`
+GROUP_BYTES = 8_000_000  # of photos per row group: what a reader holds at once
+
+
+@dataclass(frozen=True)
+class Row:
+    """One photo of the data set; `key` is relative to its batch, width and height are of the upright picture."""
+
+    sha256: str
+    label: str
+    split: str
+    group: str
+    dhash: str
+    palette: bytes
+    key: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A photo (or correction) that was not taken; `key` is relative to its batch."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something about a batch that a person should know; nothing was refused for it."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a batch. Nothing in it differs between two identical runs.
+
+    sequence: this is the n-th shard of the data set, from 1. counts: class → split → accepted photos.
+    duplicates: photos that were in the data set, or in the batch, already. relabel, remove: as applied. source: as
+    the manifest names it.
+    """
+
+    batch_id: str
+    marker: str
+    etag: str
+    sequence: int
+    accepted: int
+    duplicates: int
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    refused: tuple[Refusal, ...] = ()
+    warnings: tuple[Warned, ...] = ()
+    relabel: dict[str, str] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()
+    source: str = MAIN
+
+    @property
+    def changes(self) -> bool:
+        """Whether the data set is another one with this batch in it."""
+        return bool(self.accepted or self.relabel or self.remove)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts and lists."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Receipt:
+        """The inverse of to_json."""
+        value = dict(value)
+        value["refused"] = tuple(Refusal(**item) for item in value["refused"])
+        value["warnings"] = tuple(Warned(**item) for item in value["warnings"])
+        value["remove"] = tuple(value["remove"])
+        return cls(**value)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard without its image bytes."""
+
+    rows: tuple[Row, ...]
+    receipt: Receipt
+
+    @property
+    def batch_id(self) -> str:
+        """The batch it came from."""
+        return self.receipt.batch_id
+
+    @property
+    def photos_digest(self) -> str:
+        """sha256 over the photos in order: what features are kept under (64 hex digits)."""
+        return _digest([row.sha256 for row in self.rows])
+
+    @property
+    def digest(self) -> str:
+        """sha256 over everything that training can see: photos, labels, splits, groups, corrections."""
+        rows = [[row.sha256, row.label, row.split, row.group] for row in self.rows]
+        return _digest([rows, self.receipt.relabel, self.receipt.remove])
+
+
+def write_shard(path: Path, photos: Iterable[tuple[Row, bytes]], receipt: Receipt) -> Shard:
+    """Write a shard under a temporary name, then rename it; holds about GROUP_BYTES in memory."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    meta = {"ssclass.schema": str(SCHEMA_VERSION), "ssclass.receipt": json.dumps(receipt.to_json(), sort_keys=True)}
+    schema = _schema(pa).with_metadata(meta)
+    temporary = path.with_name(f".{path.name}.partial")
+    rows: list[Row] = []
+    try:
+        with parquet.ParquetWriter(temporary, schema, compression="none", use_dictionary=False) as writer:
+            waiting: list[dict[str, Any]] = []
+            size = 0
+            for row, data in photos:
+                rows.append(row)
+                waiting.append({**vars(row), "bytes": data})
+                size += len(data)
+                if size >= GROUP_BYTES:
+                    writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+                    waiting, size = [], 0
+            if waiting:
+                writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Shard(tuple(rows), receipt)
+
+
+def read_shard(source: Path | BinaryIO) -> Shard:
+    """Rows and receipt; the image bytes are not touched. FailedError when it is no shard of this version."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    name = getattr(source, "name", None) or str(source)
+    try:
+        with parquet.ParquetFile(source, pre_buffer=False) as file:
+            meta = file.schema_arrow.metadata or {}
+            version = meta.get(b"ssclass.schema", b"?").decode()
+            if version not in READABLE:
+                raise FailedError(f"{name}: shard schema {version}, this is for {SCHEMA_VERSION}; use a newer ssclass")
+            receipt = Receipt.from_json(json.loads(meta[b"ssclass.receipt"]))
+            columns = [column for column in file.schema_arrow.names if column != "bytes"]
+            rows = tuple(Row(**row) for row in file.read(columns=columns).to_pylist())
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        raise FailedError(f"{name}: not a readable shard ({error}); fetch it again with `dvc pull --force`") from error
+    return Shard(rows, receipt)
+
+
+def copy_metadata(source: BinaryIO, path: Path) -> None:
+    """Write all of a shard but its image bytes to a file that `read_shard` reads the same way."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(source, pre_buffer=False) as file:
+        columns = [column for column in file.schema_arrow.names if column != "bytes"]
+        table = file.read(columns=columns).replace_schema_metadata(file.schema_arrow.metadata)
+    temporary = path.with_name(f".{path.name}.partial")
+    parquet.write_table(table, temporary)
+    temporary.replace(path)
+
+
+def iter_photos(source: Path | BinaryIO, wanted: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """(sha256, bytes) of the wanted photos, or of all, in order; one row group in memory at a time."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(source, pre_buffer=False) as file:
+        for group in range(file.num_row_groups):
+            names = file.read_row_group(group, columns=["sha256"])["sha256"].to_pylist()
+            if wanted is not None and wanted.isdisjoint(names):
+                continue
+            column = file.read_row_group(group, columns=["bytes"])["bytes"]
+            for name, data in zip(names, column, strict=True):
+                if wanted is None or name in wanted:
+                    yield name, data.as_py()
+
+
+def _schema(pa: Any) -> Any:
+    text = ("sha256", "label", "split", "group", "dhash")
+    return pa.schema(
+        [
+            *(pa.field(name, pa.string(), nullable=False) for name in text),
+            pa.field("palette", pa.binary(), nullable=False),
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("bytes", pa.large_binary(), nullable=False),
+        ]
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The classifier: backbones, what they say of a photo, heads, training; from arrays to a Keras model."""

@@ -1,0 +1,212 @@
+"""From photos to feature arrays: the one graph that training, evaluation and the exported model share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ssclass.errors import WeightsError
+from ssclass.model.backbones import find_backbone, import_keras
+from ssclass.model.weights import load_weights
+
+if TYPE_CHECKING:
+    from ssclass.model.features import FeatureSpec, Spec
+
+BATCH = 4  # photos that go through the network together: at 320 pixels 32 take 600 MB more, and are no faster on a CPU
+CUT = "float16"  # in the network too, so that a photo has the same features however it came to the cut
+
+Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
+
+
+def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str, Any]:
+    """The arrays of `spec` of a Keras tensor of images, uint8 [n, h, w, 3], RGB, any height and width.
+
+    Photos that :func:`ssclass.data.images.decode` made at `spec.size` pass through the first resize unchanged. `suffix`
+    keeps the names of layers apart when there are several specs in a model. WeightsError when the backbone's weights
+    are not to be had, or are others than those of `spec`.
+    """
+    keras = import_keras()
+    weights = load_weights(spec.backbone)
+    if weights.sha256 != spec.weights_sha256:
+        raise WeightsError(
+            f"weights of {spec.backbone}: sha256 {weights.sha256[:12]}… here, but {spec.weights_sha256[:12]}… is asked "
+            "for; bring those in with `ssclass weights import FILE`, or train anew with `ssclass retrain`"
+        )
+    backbone = find_backbone(spec.backbone)
+    photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name=f"resize{suffix}")(images)
+    arrays: dict[str, Any] = {}
+    for size in spec.sizes:
+        canvas = spec.canvas(size)
+        shrink = keras.layers.Resizing(canvas, canvas, antialias=True, name=f"resize_{size}{suffix}")
+        whole = photo if canvas == spec.size else shrink(photo)
+        views = [_crop(whole, top, left, size, canvas, suffix) for top, left in spec.corners(size)]
+        if spec.flip:
+            views += [keras.ops.flip(view, axis=2) for view in views]
+        network = halves(spec, size)[0] if spec.cut else _whole(spec, size)
+        network.name = f"{spec.backbone}_{size}{suffix}"
+        found = [network(backbone.preprocess(view)) for view in views]
+        if spec.cut:
+            arrays[f"{size}.cut"] = keras.ops.cast(_side_by_side(found), CUT)
+        else:
+            arrays |= summaries(spec, size, found)
+    return arrays
+
+
+def summaries(spec: FeatureSpec, size: int, maps: list[Any]) -> dict[str, Any]:
+    """The arrays that heads learn from, of the last feature map of each view of `size`; Keras tensors."""
+    keras = import_keras()
+    pool = keras.layers.GlobalAveragePooling2D()
+    squares = [keras.layers.Multiply()([each, each]) for each in maps]
+    arrays = {
+        f"{size}.out.mean": _side_by_side([pool(each) for each in maps]),
+        f"{size}.out.square": _side_by_side([pool(each) for each in squares]),
+    }
+    if spec.maps and size == max(spec.sizes):
+        arrays[f"{size}.out.map"] = keras.ops.cast(_side_by_side(maps), "float16")
+    return arrays
+
+
+def _crop(photo: Any, top: int, left: int, size: int, canvas: int, suffix: str) -> Any:
+    """Keras tensor [n, size, size, 3] out of [n, canvas, canvas, 3]."""
+    if size == canvas:
+        return photo
+    edges = ((top, canvas - size - top), (left, canvas - size - left))
+    return import_keras().layers.Cropping2D(edges, name=f"crop_{size}_{top}_{left}{suffix}")(photo)
+
+
+def _side_by_side(tensors: list[Any]) -> Any:
+    """Keras tensors [n, …], one a view, to [n, views, …]."""
+    layers = import_keras().layers
+    rows = [layers.Reshape((1, *tensor.shape[1:]))(tensor) for tensor in tensors]
+    return layers.Concatenate(axis=1)(rows) if len(rows) > 1 else rows[0]
+
+
+@lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
+def make_extractor(spec: FeatureSpec) -> Extractor:
+    """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
+    keras = import_keras()
+    pixels = keras.Input((None, None, 3), dtype="uint8", name="images")
+    return compiled(keras.Model(pixels, feature_arrays(spec, pixels), name="features"), spec.size)
+
+
+def compiled(model: Any, size: int) -> Extractor:
+    """A Keras model of images, with a dict of outputs, as a function of a uint8 array [n, size, size, 3]."""
+    import tensorflow as tf
+
+    # Without jit_compile: XLA is five times slower on these networks on a CPU.
+    shape = tf.TensorSpec((None, size, size, 3), tf.uint8)
+    run = tf.function(lambda images: model(images, training=False), input_signature=[shape])
+    return lambda images: {name: value.numpy() for name, value in run(images).items()}
+
+
+def _whole(spec: FeatureSpec, size: int) -> Any:
+    """The backbone of a spec for views of `size`, with its tail, rounding at the cut as the memo does."""
+    keras = import_keras()
+    backbone = find_backbone(spec.backbone)
+    trunk = backbone.trunk(load_weights(spec.backbone).tensors, size)
+    if spec.tail is None:
+        return trunk
+    _, back = backbone.cut(trunk, spec.blocks)
+    back.set_weights(spec.tail.tensors)  # the trunk's own layers
+
+    def call(layer: Any, *inputs: Any, **named: Any) -> Any:
+        found = layer(*inputs, **named)
+        at_cut = layer.name == backbone.cuts[spec.blocks - 1]
+        return keras.ops.cast(keras.ops.cast(found, CUT), "float32") if at_cut else found
+
+    network = keras.models.clone_model(trunk, call_function=call)
+    network.set_weights(trunk.get_weights())
+    network.trainable = False
+    return network
+
+
+def halves(spec: FeatureSpec, size: int) -> tuple[Any, Any]:
+    """The backbone of a spec for views of `size` in two Keras models, cut before its last blocks; with its tail."""
+    backbone = find_backbone(spec.backbone)
+    front, back = backbone.cut(backbone.trunk(load_weights(spec.backbone).tensors, size), spec.blocks)
+    if spec.tail:
+        back.set_weights(spec.tail.tensors)
+    return front, back
+
+
+@lru_cache(4)
+def tail_extractor(spec: FeatureSpec) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """A function from activations at the cut, `CUT` [n, views, h, w, c] a size, to the arrays of a spec with a tail."""
+    import tensorflow as tf
+
+    keras = import_keras()
+    inputs: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for size in spec.sizes:
+        _, back = halves(spec, size)
+        views = keras.Input((spec.views, *back.input.shape[1:]), dtype=CUT, name=f"{size}.cut")
+        inputs[f"{size}.cut"] = views
+        arrays |= summaries(spec, size, [back(keras.ops.cast(views[:, view], "float32")) for view in range(spec.views)])
+    model = keras.Model(inputs, arrays)
+    shapes = {name: tf.TensorSpec(each.shape, CUT) for name, each in inputs.items()}
+    run = tf.function(lambda cuts: model(cuts, training=False), input_signature=[shapes])
+
+    def through(cuts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        parts = []
+        for at in range(0, len(cuts[f"{spec.sizes[0]}.cut"]), BATCH):
+            found = run({name: tf.constant(cuts[name][at : at + BATCH]) for name in inputs})
+            parts.append({name: value.numpy() for name, value in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return through
+
+
+def extract(
+    spec: Spec,
+    photos: Iterable[tuple[str, bytes]],
+    extractor: Extractor,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """sha256s and arrays of photos given as (sha256, bytes), in their order.
+
+    Threads decode the next batches while the network works on one, so no more than a few batches are in memory.
+    """
+    sha256s: list[str] = []
+    arrays: dict[str, np.ndarray] = {}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+        for batch, images in _decoded(pool, photos, spec.pixels):
+            done = len(sha256s)
+            for name, part in extractor(images).items():
+                arrays[name] = _with_room(arrays.get(name, part[:0]), done + len(part))
+                arrays[name][done : done + len(part)] = part
+            sha256s += batch
+            progress(len(sha256s))
+    return tuple(sha256s), {name: array[: len(sha256s)] for name, array in arrays.items()}
+
+
+def _with_room(array: np.ndarray, rows: int) -> np.ndarray:
+    """The array, or one of at least twice as many rows that begins like it. Rows not yet written take no memory.
+
+    Maps are large: a list of parts to be joined at the end would need twice their memory.
+    """
+    if rows <= len(array):
+        return array
+    larger = np.empty((max(rows, 2 * len(array)), *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+def _decoded(
+    pool: ThreadPoolExecutor, photos: Iterable[tuple[str, bytes]], pixels: Callable[[str, bytes], np.ndarray]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Batches of decoded photos, the next one always in the making."""
+    source = iter(photos)
+
+    def submit() -> list[tuple[str, Future[np.ndarray]]]:
+        return [(sha256, pool.submit(pixels, sha256, data)) for sha256, data in islice(source, BATCH)]
+
+    ready, coming = submit(), submit()
+    while ready:
+        yield [sha256 for sha256, _ in ready], np.stack([future.result() for _, future in ready])
+        ready, coming = coming, submit()

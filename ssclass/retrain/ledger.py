@@ -1,0 +1,150 @@
+"""The ledger: every decision as one JSON line in git, folded into the state that the next run starts from.
+
+Events are only ever appended; nothing is kept anywhere else that this file does not say. Kinds:
+
+    ingest             a batch's shard joined the data set
+    decision           PROMOTED, REJECTED or HELD, with the reason and the scores
+    admit, drop        a person's answer to a HELD batch
+    revoke             a person took an ingested batch out again
+    forget             photos were taken out of every version of the data set, for good
+    rollback           a person made an earlier champion the champion; freezes promotion
+    freeze, unfreeze   promotion stops, and may go on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from ssclass.errors import WorkspaceError
+from ssclass.retrain.gate import HELD, PROMOTED
+
+VERSION = 1
+KINDS = ("ingest", "decision", "admit", "drop", "revoke", "forget", "rollback", "freeze", "unfreeze")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line. `at` is ISO 8601 in UTC; `body` holds what the kind needs (docs/formats.md lists it)."""
+
+    kind: str
+    at: str
+    body: dict[str, Any]
+
+    @classmethod
+    def now(cls, kind: str, **body: Any) -> Event:
+        """An event that happens now."""
+        return cls(kind, datetime.now(UTC).isoformat(timespec="seconds"), body)
+
+    def line(self) -> str:
+        """The event as it stands in ledger.jsonl."""
+        return json.dumps({"version": VERSION, "event": self.kind, "at": self.at, **self.body}) + "\n"
+
+
+@dataclass
+class State:
+    """What the events add up to.
+
+    `champion` is the decision key of the champion's run, None before the first promotion. A batch is held,
+    admitted, dropped or ingested by (id, marker etag): a batch sent again with another marker is another case.
+    `next_version` is the number of the next data version: revoked ones keep theirs.
+    """
+
+    champions: list[str] = field(default_factory=list)
+    champion: str | None = None
+    frozen: str | None = None
+    decisions: dict[str, Event] = field(default_factory=dict)
+    ingested: dict[str, Event] = field(default_factory=dict)
+    held: dict[tuple[str, str], Event] = field(default_factory=dict)
+    admitted: set[tuple[str, str]] = field(default_factory=set)
+    dropped: set[tuple[str, str]] = field(default_factory=set)
+    revoked: dict[str, Event] = field(default_factory=dict)
+    next_version: int = 1
+
+    def apply(self, event: Event) -> None:
+        """Take one event in."""
+        body = event.body
+        self.next_version = max(self.next_version, body.get("sequence", 0) + 1)
+        match event.kind:
+            case "ingest":
+                self.ingested[body["batch"]] = event
+                self.held.pop((body["batch"], body["etag"]), None)
+            case "decision" if body["decision"] == HELD:
+                self.held[body["batch"], body["etag"]] = event
+            case "decision":
+                self.decisions[body["key"]] = event
+                if body["decision"] == PROMOTED:
+                    self.champion = body["key"]
+                    self.champions.append(body["key"])
+            case "admit":
+                self.admitted.add((body["batch"], body["etag"]))
+            case "drop":
+                self.dropped.add((body["batch"], body["etag"]))
+                self.held.pop((body["batch"], body["etag"]), None)
+            case "revoke":
+                self.revoked[body["batch"]] = event
+            case "rollback":
+                self.champion = body["key"]
+                self.frozen = f"rolled back to version {body['number']}"
+            case "freeze":
+                self.frozen = body["reason"]
+            case "unfreeze":
+                self.frozen = None
+
+    def undecided(self) -> list[str]:
+        """Batches that joined the data set with photos after the last decision."""
+        seen = {batch for event in self.decisions.values() for batch in event.body["batches"]}
+        return [
+            batch
+            for batch, event in self.ingested.items()
+            if batch not in seen and event.body.get("receipt", {}).get("accepted")
+        ]
+
+    def record_of(self, key: str) -> tuple[int, int]:
+        """Right and total of a model on photos that it had not learnt from: what is known of its accuracy.
+
+        Its newest score on held-out photos (the set grows), and its cross-validation on the training split, without
+        which a champion with few held-out photos could not hold anything.
+        """
+        own = self.decisions[key].body
+        right, n = own["candidate"]["right"], own["holdout"]["size"]
+        for event in self.decisions.values():
+            if event.body["champion"] and event.body["champion"]["key"] == key:
+                right, n = event.body["champion"]["right"], event.body["holdout"]["size"]
+        folds = own.get("cross_validated", {"right": 0, "n": 0})
+        return right + folds["right"], n + folds["n"]
+
+    def number_of(self, key: str) -> int:
+        """The how-manyth champion a decision key became: 1 for the first."""
+        return self.champions.index(key) + 1
+
+
+def parse(text: str, name: str = "ledger.jsonl") -> list[Event]:
+    """Read a ledger; WorkspaceError names the line that cannot be read."""
+    events = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            body = json.loads(line)
+            version, kind, at = body.pop("version"), body.pop("event"), body.pop("at")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise WorkspaceError(
+                f"{name}: line {number} is not a ledger event ({error}); restore it with `git checkout {name}`"
+            ) from error
+        if version != VERSION or kind not in KINDS:
+            raise WorkspaceError(
+                f"{name}: line {number} is a {kind!r} of version {version}, written by a newer ssclass; upgrade this "
+                "one"
+            )
+        events.append(Event(kind, at, body))
+    return events
+
+
+def fold(events: Iterable[Event]) -> State:
+    """The state after all events, in order."""
+    state = State()
+    for event in events:
+        state.apply(event)
+    return state
