@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ssclass.model.features import FeatureMemo, Features, FeatureSpec
 from ssclass.retrain.arrivals import take_in, waiting
 from ssclass.store import Store
 from ssclass.template import create
+from ssclass.upkeep.collecting import collect
 from ssclass.versioning import repository
 from ssclass.workspace import Workspace
 
@@ -138,6 +140,12 @@ def test_each_role_may_do_what_the_code_does_for_it(workspace: Workspace, tmp_pa
     assert any(call.action == "s3:PutObject" and call.key.startswith("dvc/") for call in calls)
     assert refused(calls, bucket, "pipeline") == []
     assert refused(calls, bucket, "sender") != []
+
+    later = datetime.now(UTC) + timedelta(days=40)
+    with recorded(bucket) as calls:
+        collect(workspace, 30, keep_champions=True, dry_run=False, now=later)
+    assert Call("s3:DeleteObject", "quarantine/one/reasons.json") in calls
+    assert refused(calls, bucket, "pipeline") == []
 
     clone = create(tmp_path / "clone", {}, git=workspace.git("remote", "get-url", "origin"))
     with recorded(bucket) as calls, repository(clone.root) as repo:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
+from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
 import pillow_heif
 import pytest
-from conftest import CLASSES, REAL, Command, real_photos
+from conftest import CLASSES, REAL, Command, Pipeline, real_photos
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -125,3 +127,39 @@ def test_no_report_has_it_and_an_export_has_it_only_unasked(s3: Store, tmp_path:
     (exported,) = (tmp_path / "out2").rglob("*-told.jpg")
     assert NAME.encode() not in exported.read_bytes()
     np.testing.assert_array_equal(decode(exported.read_bytes(), 64), decode(telling_photo.read_bytes(), 64))
+
+
+def test_no_artifact_and_no_page_has_it(pipeline: Pipeline, tmp_path: Path, ssclass: Command):
+    """A retrain with altered copies, `look` and `data suspects`: their pictures are of the photo, and of it alone."""
+    workspace = pipeline.workspace(tmp_path / "workspace", head="linear", copies="1")
+    draw(tmp_path / "photos", CLASSES, 12)
+    for label in CLASSES:
+        for path in sorted((tmp_path / "photos" / label).iterdir()):
+            with Image.open(path) as picture:
+                exif = Image.Exif()
+                exif[0x013B] = NAME
+                exif.get_ifd(0x8825).update({1: "N", 2: (52.0, 31.0, 12.0)})
+                picture.save(path, exif=exif, comment=NAME)
+            assert NAME.encode() in path.read_bytes()
+    pipeline.deliver(workspace, tmp_path / "photos", "one")
+    pages = tmp_path / "pages"
+    for command in (
+        ("look", tmp_path / "photos", "--out", pages / "look", "--log"),
+        ("data", "suspects", "--top", 100, "--html", pages / "suspects.html"),
+    ):
+        done = ssclass(*command, "--workspace", workspace.root)
+        assert done.returncode == 0, done.stderr
+    files = [path for root in (workspace.private / "mlflow", pages) for path in root.rglob("*") if path.is_file()]
+    assert {"augmentation.png", "suspects.html", "decision.md"} <= {path.name for path in files}
+    pictures = 0
+    for path in files:
+        data = path.read_bytes()
+        embedded = [b64decode(found) for found in re.findall(rb"data:image/\w+;base64,([A-Za-z0-9+/=]+)", data)]
+        for each in (data, *embedded):
+            assert NAME.encode() not in each, path
+        for each in embedded + ([data] if path.suffix in (".png", ".jpg", ".webp") else []):
+            with Image.open(io.BytesIO(each)) as picture:
+                assert not picture.getexif(), path
+                assert not {"exif", "xmp", "comment", "photoshop"} & set(picture.info), path
+            pictures += 1
+    assert pictures > 20
