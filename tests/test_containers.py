@@ -3,15 +3,22 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
+from prefect.utilities.templating import apply_values
 
 from ssclass.cli import cli
 from ssclass.settings import CHECKOUT, Settings
 from ssclass.template import FILES
 
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
+BESIDE = Path(sys.executable).parent  # hadolint and others
+KUBERNETES = ("1.30", "1.34")
 COMPOSE = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())
 
 
@@ -99,6 +106,43 @@ def test_nothing_secret_has_a_default():
         assert re.search(r"\$\{" + name + r":\?", text)
         assert not re.search(r"\$\{" + name + r":?-", text)
     assert all(port.startswith("127.0.0.1:") for each in COMPOSE["services"].values() for port in each.get("ports", ()))
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile():
+    assert linted(DOCKERFILE) == (0, "")
+    assert "DL3020" in linted(DOCKERFILE.replace("COPY requirements", "ADD requirements", 1))[1]
+
+
+def linted(dockerfile: str) -> tuple[int, str]:
+    """hadolint's exit code and what it says of a Dockerfile."""
+    command = [BESIDE / "hadolint", "--no-color", "-"]
+    done = subprocess.run(command, input=dockerfile, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_compose_yaml_fits_the_compose_specification(tmp_path: Path):
+    misspelt = tmp_path / "compose.yaml"
+    misspelt.write_text((CHECKOUT / "compose.yaml").read_text().replace("depends_on:", "depend_on:", 1))
+    command = [BESIDE / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, CHECKOUT / "compose.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run([*command, misspelt], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "depend_on" in done.stdout
+
+
+def test_the_kubernetes_job_fits_the_schema_of_kubernetes():
+    template = json.loads((CHECKOUT / "containers" / "kubernetes-pool.json").read_text())
+    values = {name: each.get("default", "train") for name, each in template["variables"]["properties"].items()}
+    job = apply_values(template["job_configuration"], values)["job_manifest"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    container["env"] = [{"name": name, "value": value} for name, value in container["env"].items()]  # as Prefect does
+    for version in KUBERNETES:
+        kubernetes_validate.validate(job, version, strict=True)
+        container["resource"] = container.pop("resources")
+        with pytest.raises(kubernetes_validate.ValidationError, match="'resource' was unexpected"):
+            kubernetes_validate.validate(job, version, strict=True)
+        container["resources"] = container.pop("resource")
 
 
 def test_the_kubernetes_job_asks_for_a_gpu_and_its_blanks_can_be_filled():
