@@ -194,30 +194,33 @@ def test_an_unknown_backbone_among_the_members_is_told() -> None:
         plan(params_for(["mobilenet/T1", "resnet51/T1"]))
 
 
-@pytest.mark.slow  # three retrains
-def test_an_ensemble_is_one_model_all_the_way(pipeline: Pipeline, ssclass: Command, tmp_path: Path) -> None:
+VOTE = {"members": "[mobilenet/linear, mobilenet/T2.0]", "combine": "vote", "epochs": "20"}
+TUNED = {"head": "linear", "unfreeze_blocks": "1", "tune_epochs": "1", "folds": "3"}
+
+
+@pytest.mark.slow  # three retrains each
+@pytest.mark.parametrize(
+    ("params", "name", "files"),
+    [
+        (VOTE, "vote of mobilenet/linear, mobilenet/T2.0", ["head.keras", "head_2.keras"]),
+        (TUNED, "linear", ["head.keras", "tail.npz"]),
+    ],
+    ids=["ensemble", "tuned"],
+)
+def test_it_is_one_model_all_the_way(
+    params: dict[str, str], name: str, files: list[str], pipeline: Pipeline, ssclass: Command, tmp_path: Path
+) -> None:
+    """An ensemble, and a network whose last block is tuned: promoted, compared, a champion that batches must pass."""
     draw(tmp_path / "drawings", CLASSES, 40)
     first, more, _, flipped, _ = deliveries(gather(tmp_path / "drawings"), tmp_path, seed=0)
-    workspace = pipeline.workspace(
-        tmp_path / "workspace",
-        sizes="[64]",
-        crops="none",
-        members="[mobilenet/linear, mobilenet/T2.0]",
-        combine="vote",
-        epochs="20",
-    )
-    name = "vote of mobilenet/linear, mobilenet/T2.0"
+    workspace = pipeline.workspace(tmp_path / "workspace", sizes="[64]", crops="none", **params)
     _, batch, source = first
     assert pipeline.deliver(workspace, source, batch).decision == "PROMOTED"
     champion = workspace.state().champion
     event = workspace.state().decisions[champion].body
     assert event["head"] == name
-    assert sorted(path.name for path in (workspace.root / "candidate").iterdir()) == [
-        "classifier.json",
-        "head.keras",
-        "head_2.keras",
-        "training.json",
-    ]
+    kept = {path.name for path in (workspace.root / "candidate").iterdir()}
+    assert kept == {"classifier.json", "training.json", *files}
 
     _, batch, source = more  # both are scored on the same photos
     pipeline.deliver(workspace, source, batch)
