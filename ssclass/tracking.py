@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from ssclass.errors import TrackingError
-from ssclass.retrain.ledger import Event, State
+from ssclass.ledger import Event, State
 from ssclass.settings import Settings
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from ssclass import ledger
 from ssclass.data.batches import MAIN
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Shard, read_shard
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
 from ssclass.params import Params, load_params
-from ssclass.retrain import ledger
 from ssclass.settings import Settings
 from ssclass.versioning import DATA, Snapshot, Tracked, bootstrap, configure, repository
 

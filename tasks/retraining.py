@@ -13,11 +13,10 @@ from ssclass.code import code_digest
 from ssclass.data.batches import BatchRef
 from ssclass.environment import quiet_libraries
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
+from ssclass.ledger import HELD, PROMOTED, REJECTED, Event
 from ssclass.retrain import arrivals, deciding, dispatch, learning, notices, reporting, results
 from ssclass.retrain.arrivals import Taken
-from ssclass.retrain.gate import HELD, PROMOTED, REJECTED
 from ssclass.retrain.learning import Result
-from ssclass.retrain.ledger import Event
 from ssclass.store import Store
 from ssclass.tracking import Tracking
 from ssclass.versioning import CANDIDATE

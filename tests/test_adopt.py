@@ -16,9 +16,9 @@ from ssclass.data.images import decode
 from ssclass.data.lineage import lineage
 from ssclass.drawings import draw
 from ssclass.errors import InputError
+from ssclass.ledger import PROMOTED, REJECTED
 from ssclass.model.adopted import NAMES, Adopted, check_probabilities, wrap
 from ssclass.model.backbones import import_keras
-from ssclass.retrain.gate import PROMOTED, REJECTED
 from ssclass.serving import open_model
 from ssclass.tracking import Tracking
 from ssclass.upkeep.rebuilding import rebuild

@@ -14,16 +14,16 @@ import pytest
 from conftest import CLASSES, Command
 
 from ssclass.data.batches import submit
-from ssclass.data.forgetting import forget
 from ssclass.data.lineage import lineage
 from ssclass.drawings import draw
 from ssclass.errors import InputError, NotFoundError
+from ssclass.ledger import Event
 from ssclass.model.features import FeatureMemo, Features, FeatureSpec
 from ssclass.retrain.arrivals import take_in, waiting
-from ssclass.retrain.ledger import Event
 from ssclass.store import Store
 from ssclass.template import create
 from ssclass.tracking import Tracking
+from ssclass.upkeep.forgetting import forget
 from ssclass.versioning import repository
 from ssclass.workspace import Workspace
 

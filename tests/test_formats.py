@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import CLASSES
 
-from ssclass import params
+from ssclass import ledger, params
 from ssclass.data import shards
 from ssclass.data.batches import BatchRef, read_batch
 from ssclass.data.dataset import Dataset
@@ -20,7 +20,6 @@ from ssclass.errors import FailedError, NotFoundError, ParamsError, WorkspaceErr
 from ssclass.model import adopted, classifier
 from ssclass.model.features import Features
 from ssclass.params import load_params
-from ssclass.retrain import ledger
 from ssclass.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"

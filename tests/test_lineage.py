@@ -13,9 +13,9 @@ from ssclass.data.lineage import lineage
 from ssclass.data.stories import story
 from ssclass.drawings import draw
 from ssclass.errors import NotFoundError
+from ssclass.ledger import Event
 from ssclass.retrain.arrivals import take_in, waiting
 from ssclass.retrain.learning import decision_key
-from ssclass.retrain.ledger import Event
 from ssclass.retrain.operations import revoke
 from ssclass.store import Store
 from ssclass.template import create

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ssclass import ledger
 from ssclass.data.batches import submit
 from ssclass.drawings import draw
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
-from ssclass.retrain import ledger
 from ssclass.retrain.arrivals import take_in, waiting
 from ssclass.settings import Settings
 from ssclass.store import Store

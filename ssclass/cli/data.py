@@ -148,7 +148,7 @@ def forget(sha256s: tuple[str, ...], reason: str, yes: bool, folder: Path | None
     """Take photos out of every store and every version, for good."""
     from dataclasses import asdict
 
-    from ssclass.data.forgetting import forget as take_out
+    from ssclass.upkeep.forgetting import forget as take_out
 
     workspace = workspace_at(folder)
     if not yes:

@@ -26,7 +26,7 @@ from ssclass.cli.common import (
 def retrain(folder: Path | None, as_json: bool) -> None:
     """Take in waiting batches, train if that is news, promote if better."""
     from ssclass import progress
-    from ssclass.retrain.gate import HELD
+    from ssclass.ledger import HELD
 
     settings = settings_at(folder)
     from flows.retrain import retrain as flow
@@ -72,9 +72,9 @@ def adopt(
 ) -> None:
     """Make the Keras classifier in MODEL, a .keras file, the first champion, if it is good enough."""
     from ssclass import progress
+    from ssclass.ledger import HELD, PROMOTED
     from ssclass.retrain.adopting import Declared
     from ssclass.retrain.adopting import adopt as take
-    from ssclass.retrain.gate import HELD, PROMOTED
 
     names = tuple(name.strip() for name in classes.split(","))
     with progress.shown():

@@ -13,8 +13,7 @@ from ssclass.data.dataset import Dataset, count
 from ssclass.data.shards import Shard
 from ssclass.data.split import TRAIN
 from ssclass.errors import NotFoundError, StoreError
-from ssclass.retrain.gate import HELD
-from ssclass.retrain.ledger import Event, State
+from ssclass.ledger import HELD, Event, State
 from ssclass.workspace import Workspace
 
 _USES = {True: "trained on", False: "scored on"}

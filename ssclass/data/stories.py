@@ -8,7 +8,7 @@ from typing import Any
 from ssclass.data.batches import BatchRef, list_batches
 from ssclass.data.shards import Receipt
 from ssclass.errors import NotFoundError, StoreError
-from ssclass.retrain.ledger import State
+from ssclass.ledger import State
 from ssclass.store import Store
 from ssclass.workspace import Workspace
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from ssclass.code import code_digest, code_json
 from ssclass.data.batches import file_sha256
 from ssclass.errors import InputError
+from ssclass.ledger import Event
 from ssclass.model.adopted import HEAD_NAME, NAMES, Adopted, check_probabilities, wrap
 from ssclass.params import Params
 from ssclass.retrain import learning
 from ssclass.retrain.arrivals import Taken, take_in, waiting
 from ssclass.retrain.deciding import record
 from ssclass.retrain.evaluation import align, predicted
-from ssclass.retrain.ledger import Event
 from ssclass.retrain.reporting import reconcile
 from ssclass.store import Store
 from ssclass.tracking import Tracking

@@ -15,10 +15,9 @@ from ssclass.data.batches import BatchRef, list_batches, read_batch
 from ssclass.data.ingest import build_shard, implausible, quarantine
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
 from ssclass.errors import BatchError
+from ssclass.ledger import HELD, Event, State
 from ssclass.retrain.evaluation import predicted
-from ssclass.retrain.gate import HELD
 from ssclass.retrain.learning import champion_classifier, label_index
-from ssclass.retrain.ledger import Event, State
 from ssclass.store import Store
 from ssclass.versioning import add_shard
 from ssclass.workspace import Workspace

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ssclass.code import code_digest
+from ssclass.ledger import Event, State
 from ssclass.retrain.evaluation import Comparison, Scores, compare
 from ssclass.retrain.gate import Precondition, Verdict, judge
 from ssclass.retrain.learning import Result
-from ssclass.retrain.ledger import Event, State
 from ssclass.versioning import commit_stages
 from ssclass.workspace import Workspace
 

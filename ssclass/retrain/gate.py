@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.ledger import PROMOTED, REJECTED
 from ssclass.params import GateParams
-
-PROMOTED, REJECTED, SKIPPED, HELD, FAILED = DECISIONS = ("PROMOTED", "REJECTED", "SKIPPED", "HELD", "FAILED")
 
 
 @dataclass(frozen=True)

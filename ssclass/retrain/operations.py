@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ssclass.errors import LostRaceError, NotFoundError, StoreError
-from ssclass.retrain.ledger import Event, State
+from ssclass.ledger import Event, State
 from ssclass.retrain.reporting import reconcile
 from ssclass.store import Store
 from ssclass.versioning import CANDIDATE, drop_shard, outs, read_object

@@ -15,7 +15,7 @@ from ssclass.retrain.statistics import Interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ssclass.retrain.ledger import Event
+    from ssclass.ledger import Event
 
 
 def metrics(result: Result) -> dict[str, float]:

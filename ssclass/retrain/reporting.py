@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ssclass.retrain.gate import PROMOTED
+from ssclass.ledger import PROMOTED, Event
 from ssclass.retrain.learning import Result, champion_classifier, result_folder
-from ssclass.retrain.ledger import Event
 from ssclass.retrain.notices import tell
 from ssclass.retrain.report import model_card
 from ssclass.tracking import DECISION_TAG, Tracking

@@ -7,8 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from ssclass import ledger
 from ssclass.errors import FailedError
-from ssclass.retrain import ledger
 from ssclass.settings import Settings
 
 

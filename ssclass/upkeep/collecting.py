@@ -19,11 +19,10 @@ from typing import Any
 
 from ssclass.data.ingest import QUARANTINE
 from ssclass.errors import WorkspaceError
+from ssclass.ledger import PROMOTED, State
 from ssclass.model.augmentation import CopySpec
 from ssclass.model.features import FeatureSpec
 from ssclass.params import AugmentParams
-from ssclass.retrain.gate import PROMOTED
-from ssclass.retrain.ledger import State
 from ssclass.store import Store
 from ssclass.tracking import DECISION_TAG, KEY_TAG, Tracking
 from ssclass.versioning import CACHE, CANDIDATE, DATA, EMPTY_DIR, REMOTE, outs, read_object

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ssclass.errors import NotFoundError, ParamsError, StoreError
+from ssclass.ledger import Event
 from ssclass.model.adopted import open_classifier
 from ssclass.retrain import learning, results
 from ssclass.retrain.deciding import right
 from ssclass.retrain.evaluation import align, predicted
-from ssclass.retrain.ledger import Event
 from ssclass.retrain.report import model_card
 from ssclass.tracking import DECISION_TAG, Tracking
 from ssclass.versioning import CANDIDATE

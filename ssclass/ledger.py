@@ -20,7 +20,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ssclass.errors import WorkspaceError
-from ssclass.retrain.gate import HELD, PROMOTED
+
+PROMOTED, REJECTED, SKIPPED, HELD = "PROMOTED", "REJECTED", "SKIPPED", "HELD"
+"""What a retrain comes to, or what becomes of a batch."""
 
 VERSION = 1
 KINDS = ("ingest", "decision", "admit", "drop", "revoke", "forget", "rollback", "freeze", "unfreeze")

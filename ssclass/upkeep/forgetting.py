@@ -19,7 +19,7 @@ from ssclass.data.ingest import QUARANTINE
 from ssclass.data.lineage import of_photo, shards_ever
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, write_shard
 from ssclass.errors import InputError, LostRaceError, NotFoundError
-from ssclass.retrain.ledger import Event
+from ssclass.ledger import Event
 from ssclass.store import Store
 from ssclass.tracking import Tracking
 from ssclass.versioning import DATA, Snapshot, add_shard, erase_objects
