@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from ssclass.data.images import Refused, decode, inspect
 from ssclass.errors import BatchError, NotFoundError
+from ssclass.model.compute import batch_size
 from ssclass.params import IngestParams
 from ssclass.settings import Settings
-
-BATCH = 8  # photos at a time, as in ssclass.model.extraction
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Model:
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities, float64 [n, classes], of images uint8 [n, size, size, 3]."""
-        parts = [np.asarray(self.keras(images[at : at + BATCH], training=False)) for at in range(0, len(images), BATCH)]
+        size = batch_size()
+        parts = [np.asarray(self.keras(images[at : at + size], training=False)) for at in range(0, len(images), size)]
         return np.concatenate(parts).astype(float) if parts else np.zeros((0, len(self.classes)))
 
 
@@ -162,9 +162,10 @@ def stream(
     files: Sequence[LabelledFile], size: int
 ) -> Iterator[tuple[list[LabelledFile], NDArray[np.uint8], list[tuple[LabelledFile, Refused]]]]:
     """Photos in batches: the files that could be read, their images uint8 [n, size, size, 3], and the others."""
+    together = batch_size()
     with ThreadPoolExecutor() as pool:
-        for at in range(0, len(files), BATCH):
-            part = files[at : at + BATCH]
+        for at in range(0, len(files), together):
+            part = files[at : at + together]
             images = list(pool.map(lambda file: read_photo(file.path, size), part))
             good = [(file, image) for file, image in zip(part, images, strict=True) if not isinstance(image, Refused)]
             bad = [(file, image) for file, image in zip(part, images, strict=True) if isinstance(image, Refused)]

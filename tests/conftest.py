@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -103,6 +104,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawings")
     draw(folder, CLASSES, per_class=60)
     return folder
+
+
+def deal(folder: Path, classes: tuple[str, ...], per_class: int, number: int) -> None:
+    """Write class folders: the `number`-th `per_class` real photos of each class where they are, else drawings."""
+    if not real_photos():
+        draw(folder, classes, per_class, number)
+        return
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for path in sorted((REAL / name).iterdir())[number * per_class : (number + 1) * per_class]:
+            shutil.copy(path, folder / name)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from ssclass.data.images import decode
 from ssclass.errors import WeightsError
 from ssclass.model.backbones import BACKBONES, import_keras
-from ssclass.model.extraction import BATCH, Extractor, extract, make_extractor
+from ssclass.model.compute import batch_size
+from ssclass.model.extraction import Extractor, extract, make_extractor
 from ssclass.model.features import FeatureMemo, Features, FeatureSpec, concat, feature_spec, shard_features
 from ssclass.params import FeatureParams
 from ssclass.settings import Settings
@@ -106,7 +107,8 @@ def test_batches_keep_the_order_and_report_progress(spec: FeatureSpec) -> None:
     names, arrays = extract(spec, iter(photos), lambda images: {"red": images[:, 0, 0, :1].astype(float)}, seen.append)
     assert names == tuple(str(value) for value in range(70))
     assert arrays["red"][:, 0].tolist() == list(range(70))
-    assert seen == [*range(BATCH, 70, BATCH), 70]
+    together = batch_size()
+    assert seen == [*range(together, 70, together), 70]
 
 
 def test_only_a_few_batches_are_read_ahead(spec: FeatureSpec) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, Command
+from conftest import CLASSES, Command, deal
 
 from ssclass.data.batches import list_batches, read_batch
 from ssclass.data.export import export
@@ -61,6 +61,20 @@ def test_held_out_photos_stay_held_out_and_export_import_export_is_one_tree(s3, 
     assert [shard.batch_id for shard in second.dataset().shards] == ["again-001", "again-002", "again-003"]
     export(second, tmp_path / "out2")
     assert tree(tmp_path / "out2") == tree(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_hundreds_of_photos_in_and_out_again_are_the_same_bytes(s3, tmp_path) -> None:
+    deal(tmp_path / "have" / "train", CLASSES, 100, 0)
+    deal(tmp_path / "have" / "test", CLASSES, 20, 9)
+    workspace = workspace_in(tmp_path / "workspace", s3, s3.bucket)
+    import_folder(Store(workspace.settings), tmp_path / "have", "have", CLASSES)
+    take_all(workspace)
+    (shard,) = workspace.dataset().shards
+    export(workspace, tmp_path / "out")
+    refused = {tree(tmp_path / "have")[item.key] for item in shard.receipt.refused}
+    assert len(refused) < 5, "near-copies in training and held out"
+    assert set(tree(tmp_path / "out").values()) == set(tree(tmp_path / "have").values()) - refused
 
 
 def test_big_sets_become_several_fair_batches(s3, tmp_path) -> None:

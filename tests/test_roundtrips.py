@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Command, Pipeline
+from conftest import CLASSES, Command, Pipeline, deal
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
 from ssclass.data.images import decode
 from ssclass.data.lineage import lineage
-from ssclass.drawings import draw
 from ssclass.serving import open_model
 from ssclass.store import Store
 from ssclass.template import create
@@ -40,8 +39,8 @@ class Hand:
     bytes: dict[str, bytes] = field(default_factory=dict)
 
     def folder(self, name: str, seed: int, count: int = 24) -> dict[str, str]:
-        """Draw a batch; sha256 → label."""
-        draw(self.scratch / name, CLASSES, count, seed)
+        """Make a batch, of real photos where they are; sha256 → label."""
+        deal(self.scratch / name, CLASSES, count, seed)
         found = {}
         for path in (self.scratch / name).rglob("*.jpg"):
             data = path.read_bytes()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+ON_CPU, ON_GPU = 4, 64
+"""Photos that go through a network together. On a CPU more are no faster, and 32 of 320 pixels take 600 MB more."""
+
 log = logging.getLogger(__name__)
 
 
@@ -22,6 +25,11 @@ def share_gpus() -> list[str]:
         except RuntimeError:  # in use already
             break
     return [_name(tf, gpu) for gpu in gpus]
+
+
+def batch_size() -> int:
+    """`ON_GPU` where TensorFlow sees one, else `ON_CPU`."""
+    return ON_GPU if share_gpus() else ON_CPU
 
 
 def precision(mixed: bool) -> str:

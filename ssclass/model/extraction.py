@@ -13,12 +13,12 @@ import numpy as np
 
 from ssclass.errors import WeightsError
 from ssclass.model.backbones import find_backbone, import_keras
+from ssclass.model.compute import batch_size
 from ssclass.model.weights import load_weights
 
 if TYPE_CHECKING:
     from ssclass.model.features import FeatureSpec, Spec
 
-BATCH = 4  # photos that go through the network together: at 320 pixels 32 take 600 MB more, and are no faster on a CPU
 CUT = "float16"  # in the network too, so that a photo has the same features however it came to the cut
 
 Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
@@ -154,8 +154,9 @@ def tail_extractor(spec: FeatureSpec) -> Callable[[Mapping[str, np.ndarray]], di
 
     def through(cuts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         parts = []
-        for at in range(0, len(cuts[f"{spec.sizes[0]}.cut"]), BATCH):
-            found = run({name: tf.constant(cuts[name][at : at + BATCH]) for name in inputs})
+        size = batch_size()
+        for at in range(0, len(cuts[f"{spec.sizes[0]}.cut"]), size):
+            found = run({name: tf.constant(cuts[name][at : at + size]) for name in inputs})
             parts.append({name: value.numpy() for name, value in found.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -201,10 +202,10 @@ def _decoded(
     pool: ThreadPoolExecutor, photos: Iterable[tuple[str, bytes]], pixels: Callable[[str, bytes], np.ndarray]
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Batches of decoded photos, the next one always in the making."""
-    source = iter(photos)
+    source, size = iter(photos), batch_size()
 
     def submit() -> list[tuple[str, Future[np.ndarray]]]:
-        return [(sha256, pool.submit(pixels, sha256, data)) for sha256, data in islice(source, BATCH)]
+        return [(sha256, pool.submit(pixels, sha256, data)) for sha256, data in islice(source, size)]
 
     ready, coming = submit(), submit()
     while ready:

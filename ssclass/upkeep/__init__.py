@@ -1,1 +1,1 @@
-"""What a workspace needs in the long run: throwing away what nothing points at, forgetting photos, a registry made anew."""
+"""What a workspace needs in the long run: throwing away, forgetting photos, and a registry made anew."""
