@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -25,10 +26,18 @@ class Worker(threading.Thread):
     def run(self) -> None:
         body = {"flows": {"name": {"any_": ["train"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
         while not self.stop.wait(0.2):
-            for run in requests.post(f"{self.url}/flow_runs/filter", json=body, timeout=30).json():
+            for run in self.ask("flow_runs/filter", body) or []:
                 state = {"state": {"type": self.state, "message": "said the test"}, "force": True}
-                requests.post(f"{self.url}/flow_runs/{run['id']}/set_state", json=state, timeout=30)
-                self.ended += 1
+                if self.ask(f"flow_runs/{run['id']}/set_state", state) is not None:
+                    self.ended += 1
+
+    def ask(self, path: str, body: dict[str, Any]) -> Any:
+        """Prefect's answer; None while it is busy (SQLite answers 503 then), and the next round asks again."""
+        try:
+            answer = requests.post(f"{self.url}/{path}", json=body, timeout=30)
+        except requests.RequestException:
+            return None
+        return answer.json() if answer.ok else None
 
 
 def test_a_training_that_failed_is_asked_for_again_by_the_next_retrain(pipeline: Pipeline, tmp_path: Path):
