@@ -35,6 +35,11 @@ def pytest_report_header() -> str:
     return "photos: none (SSCLASS_PHOTOS, or ../shared/photos); drawings take their place"
 
 
+def pytest_collection_finish() -> None:
+    """Prefect reads its settings when it is imported: before a fixture has named a server, it would start its own."""
+    assert "prefect" not in sys.modules, "a test module imports Prefect at its top; do it inside the test"
+
+
 def real_photos() -> bool:
     return all((REAL / name).is_dir() for name in CLASSES)
 
