@@ -1,14 +1,12 @@
-"""Puts the workspace's template files into a built wheel; a checkout reads its own."""
+"""Puts the template files that lie at the top level into a built wheel; a checkout reads them where they are."""
 
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-TEMPLATE = (
-    "params.yaml", "study.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "metrics.json", "code.json", ".dvc/config",
-    ".dvcignore", "prefect.yaml",
-)  # fmt: skip
+TEMPLATE = ("dvc.yaml", "data.dvc", "prefect.yaml")
+"""Those of the template's files that lie at the top level of a checkout; the others are in ``ssclass/template/``."""
 
 
 class TemplateFiles(BuildHookInterface):

@@ -26,14 +26,14 @@ from ssclass.model.features import Features, FeatureSpec, feature_spec
 from ssclass.model.training import plan, train
 from ssclass.params import FeatureParams, ModelParams, Params, load_params
 from ssclass.retrain.statistics import mcnemar_exact
-from ssclass.settings import CHECKOUT
+from ssclass.workspace.create import template_file
 
 HELD_BACK = 160  # as many as the study's
 
 
 def main(folder: Path, seeds: int = 3, splits: int = 0) -> None:
     """Print one line a measurement."""
-    shipped = load_params(CHECKOUT / "params.yaml")
+    shipped = load_params(template_file("params.yaml"))
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     params = Params.model_validate(shipped.model_dump() | {"dataset": {"classes": classes}})
     photos, pictures, found_labels = [], [], []

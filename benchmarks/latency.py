@@ -22,11 +22,11 @@ import requests
 from tenacity import retry, stop_after_delay, wait_fixed
 
 from ssclass.data.batches import list_batches
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.settings import Settings, load_settings
 from ssclass.stack.listening import QUIET
-from ssclass.stack.origin import Origin
 from ssclass.store import Store
+from ssclass.workspace.origin import Origin
 
 
 def ssclass(*arguments: str | Path) -> None:

@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 
 from ssclass.data.batches import submit
-from ssclass.demo import s3_server
+from ssclass.demo.run import s3_server
 from ssclass.environment import leave_user_settings, quiet_libraries
 from ssclass.model.backbones import find_backbone, import_keras
 from ssclass.model.weights import load_weights
 from ssclass.store import Store
-from ssclass.template import create
+from ssclass.workspace.create import create
 
 NEW, EPOCHS, STUDY_EPOCHS, SIZE = 20, 2, 50, 224
 

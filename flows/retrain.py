@@ -9,8 +9,8 @@ from prefect import flow
 
 from flows.train import train
 from ssclass.errors import FailedError, LostRaceError
-from ssclass.ledger import HELD, SKIPPED
-from ssclass.retrain.arrivals import Taken
+from ssclass.retrain.ingest import Taken
+from ssclass.workspace.ledger import HELD, SKIPPED
 from tasks import retraining as step
 
 RERUNS = 3

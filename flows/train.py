@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from ssclass.clones import at_commit
+from ssclass.workspace.clones import at_commit
 from tasks import retraining as step
 
 

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ssclass import __version__
+from ssclass.settings import PACKAGE
 
-PACKAGE = Path(__file__).resolve().parent
-COMPUTES = (".", "data", "model", "retrain")
+COMPUTES = ("data", "model", "retrain", "workspace")
 """The folders whose modules the answers may depend on: not the command line, the stack, the study, the upkeep."""
 
 
@@ -22,7 +22,7 @@ def code_digest() -> str:
     digest = hashlib.sha256()
     for name in ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "pillow"):
         digest.update(f"{name}=={version(name)}\n".encode())
-    for path in sorted(path for folder in COMPUTES for path in (PACKAGE / folder).glob("*.py")):
+    for path in sorted(path for folder in COMPUTES for path in (PACKAGE / folder).rglob("*.py")):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()[:16]
 

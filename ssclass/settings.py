@@ -24,7 +24,8 @@ from ssclass.errors import ParamsError, WorkspaceError
 SETTINGS_FILE = "ssclass.toml"
 STARTED_FILE = ".ssclass/started.toml"
 """Where `ssclass up` writes what it started; untracked."""
-CHECKOUT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parent
 
 
 def home() -> Path:

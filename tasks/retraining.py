@@ -8,19 +8,25 @@ from typing import Any
 from prefect import task
 from prefect.tasks import exponential_backoff
 
-from ssclass import clones, progress
+from ssclass import notices, progress
 from ssclass.code import code_digest
 from ssclass.data.batches import BatchRef
 from ssclass.environment import quiet_libraries
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
-from ssclass.ledger import HELD, PROMOTED, REJECTED, Event
-from ssclass.retrain import arrivals, deciding, dispatch, learning, notices, reporting, results
-from ssclass.retrain.arrivals import Taken
-from ssclass.retrain.learning import Result
+from ssclass.retrain import decide as deciding
+from ssclass.retrain import ingest as arrivals
+from ssclass.retrain import results
+from ssclass.retrain import train as learning
+from ssclass.retrain.ingest import Taken
+from ssclass.retrain.train import Result
 from ssclass.store import Store
-from ssclass.tracking import Tracking
-from ssclass.versioning import CANDIDATE
-from ssclass.workspace import Workspace
+from ssclass.tracking import publish as reporting
+from ssclass.tracking.client import Tracking
+from ssclass.workspace import clones
+from ssclass.workspace.dvc import CANDIDATE
+from ssclass.workspace.ledger import HELD, PROMOTED, REJECTED, Event
+from ssclass.workspace.workspace import Workspace
+from tasks import remote as dispatch
 
 PATIENCE = float(os.environ.get("SSCLASS_PATIENCE", 60))  # seconds; Settings.patience for what is not a task
 

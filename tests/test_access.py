@@ -13,18 +13,18 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from conftest import CLASSES, Command
 
-from ssclass.access import ROLES, plan, policy, setup
 from ssclass.data.batches import submit
-from ssclass.drawings import draw, junk
+from ssclass.demo.drawings import draw, junk
 from ssclass.model.features import FeatureMemo, Features, FeatureSpec
-from ssclass.retrain.arrivals import take_in, waiting
+from ssclass.retrain.ingest import take_in, waiting
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.upkeep.collecting import collect
-from ssclass.versioning import repository
-from ssclass.workspace import Workspace
+from ssclass.upkeep.bucket import ROLES, plan, policy, setup
+from ssclass.upkeep.gc import collect
+from ssclass.workspace.create import create
+from ssclass.workspace.dvc import repository
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command
 
 ACTIONS = {
     "GetObject": "s3:GetObject",

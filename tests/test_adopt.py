@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Command, Pipeline
 from PIL import Image
 
 from ssclass.data.images import decode
-from ssclass.data.lineage import lineage
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.errors import InputError
-from ssclass.ledger import PROMOTED, REJECTED
+from ssclass.history.lineage import lineage
 from ssclass.model.adopted import NAMES, Adopted, check_probabilities, wrap
 from ssclass.model.backbones import import_keras
-from ssclass.serving import open_model
-from ssclass.tracking import Tracking
-from ssclass.upkeep.rebuilding import rebuild
-from ssclass.workspace import Workspace
+from ssclass.serving.model import open_model
+from ssclass.tracking.client import Tracking
+from ssclass.upkeep.rebuild import rebuild
+from ssclass.workspace.ledger import PROMOTED, REJECTED
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, Pipeline
 
 SIZE = 48
 

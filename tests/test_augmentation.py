@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import clouds, needed_weights, pictures, shard_of
 
 from ssclass.data.images import decode
-from ssclass.model import kernel
 from ssclass.model.augmentation import CopySpec, alter, contact_sheet, copy
 from ssclass.model.extraction import extract, make_extractor
 from ssclass.model.features import FeatureMemo, Features, feature_spec, shard_features
 from ssclass.model.folds import grouped_folds
-from ssclass.model.heads import HEADS, log_loss
-from ssclass.model.linear import fit_path
+from ssclass.model.heads import kernel
+from ssclass.model.heads.heads import HEADS, log_loss
+from ssclass.model.heads.linear import fit_path
 from ssclass.params import AugmentParams, FeatureParams, TrainParams
+from tests.support.models import clouds, needed_weights, pictures, shard_of
 
 PHOTOS = pictures()
 SHARD, LISTED = shard_of(PHOTOS)

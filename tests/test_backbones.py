@@ -11,10 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CLASSES
-from model_fixtures import random_file
 
-from ssclass.comparing import evaluate_folder
 from ssclass.errors import ParamsError, WeightsError
 from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.classifier import Classifier
@@ -23,9 +20,12 @@ from ssclass.model.features import Features, feature_spec
 from ssclass.model.training import train
 from ssclass.model.weights import import_weights, load_weights
 from ssclass.params import FeatureParams, Params
-from ssclass.retrain.evaluation import score
-from ssclass.serving import class_folders, open_model
+from ssclass.retrain.scores import score
+from ssclass.serving.evaluate import evaluate_folder
+from ssclass.serving.model import class_folders, open_model
 from ssclass.settings import CHECKOUT
+from tests.support.models import random_file
+from tests.support.pipelines import CLASSES
 
 MODULES = {
     "mobilenet": "mobilenet",

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import clouds, needed_weights, pictures, shard_of
 
 from ssclass.data.images import decode
-from ssclass.model import bilinear
 from ssclass.model.backbones import import_keras
 from ssclass.model.classifier import Classifier
 from ssclass.model.extraction import extract, make_extractor
 from ssclass.model.features import Features, feature_spec
-from ssclass.model.heads import HEADS, BilinearHead
-from ssclass.model.kernel import unit_roots
+from ssclass.model.heads import bilinear
+from ssclass.model.heads.heads import HEADS, BilinearHead
+from ssclass.model.heads.kernel import unit_roots
 from ssclass.model.training import grouped_folds, train
 from ssclass.params import FeatureParams, Params, TrainParams
+from tests.support.models import clouds, needed_weights, pictures, shard_of
 
 
 def some_maps(n: int = 6, views: int = 2, side: int = 5, channels: int = 8, seed: int = 0) -> np.ndarray:

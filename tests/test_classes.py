@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Command, Pipeline, set_params
 
-from ssclass.data.export import export
 from ssclass.data.images import decode
-from ssclass.data.lineage import lineage
-from ssclass.drawings import draw
-from ssclass.serving import open_model
-from ssclass.workspace import Workspace
+from ssclass.demo.drawings import draw
+from ssclass.history.export import export
+from ssclass.history.lineage import lineage
+from ssclass.serving.model import open_model
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, Pipeline, set_params
 
 THREE = (*CLASSES, "pizza")
 pytestmark = pytest.mark.slow

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import clouds, needed_weights, pictures, shard_of
 
 from ssclass.data.images import decode
 from ssclass.errors import BatchError, NotFoundError
 from ssclass.model.classifier import ABOUT_FILE, Classifier
 from ssclass.model.extraction import extract, make_extractor
 from ssclass.model.features import Features, FeatureSpec, feature_spec
-from ssclass.model.heads import HEADS
+from ssclass.model.heads.heads import HEADS
 from ssclass.model.training import grouped_folds, train
 from ssclass.params import DatasetParams, ModelParams, Params, TrainParams
+from tests.support.models import clouds, needed_weights, pictures, shard_of
 
 CLASSES = ("sandwich", "sushi")
 SPEC = FeatureSpec("mobilenet", "0" * 64, (224,), True)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, Command, Pipeline
 
 from ssclass.environment import free_port
 from ssclass.settings import Settings
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.workspace import Workspace
+from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, Pipeline
 
 
 @pytest.fixture

@@ -20,14 +20,14 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CLASSES, Command
-from model_fixtures import needed_weights
-from running import eventually
 
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.environment import free_port
 from ssclass.settings import CHECKOUT, Settings, home
-from ssclass.stack.origin import Origin
+from ssclass.workspace.origin import Origin
+from tests.support.models import needed_weights
+from tests.support.pipelines import CLASSES, Command
+from tests.support.running import eventually
 
 SERVICES = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
 PASSWORDS = {"POSTGRES_PASSWORD": "a-password", "S3_PASSWORD": "another-one", "WEBHOOK_SECRET": "a-secret"}

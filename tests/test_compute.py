@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from model_fixtures import needed_weights
 
 from ssclass.model import compute
 from ssclass.settings import CHECKOUT
+from tests.support.models import needed_weights
 
 
 class Gpu:
@@ -57,9 +57,9 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 sys.path.insert(0, sys.argv[1])
-from model_fixtures import clouds
+from tests.support.models import clouds
 from ssclass.params import TrainParams
-from ssclass.model.dense import DenseTrainer
+from ssclass.model.heads.dense import DenseTrainer
 features, labels = clouds(20, 2, apart=1.0)
 rows, moments = np.arange(40), (features.arrays["224.out.mean"], features.arrays["224.out.square"])
 weights = []

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import Pipeline
 
 from ssclass.environment import quiet_libraries
 from ssclass.errors import FailedError
-from ssclass.retrain import dispatch
 from ssclass.settings import SETTINGS_FILE, load_settings
 from ssclass.stack.deployment import deploy
-from ssclass.workspace import Workspace
+from ssclass.workspace.workspace import Workspace
+from tasks import remote as dispatch
+from tests.support.pipelines import Pipeline
 
 
 class Worker(threading.Thread):

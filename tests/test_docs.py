@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ssclass.retrain.report import METRICS
+from ssclass.tracking.report import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Command
 
-from ssclass.doctor import FAILED, NOTE, OK, examine
 from ssclass.environment import free_port
 from ssclass.settings import load_settings
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.workspace import Workspace
+from ssclass.upkeep.doctor import FAILED, NOTE, OK, examine
+from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import Command
 
 S3_PARTS = ("S3", "S3 conditional PUT", "S3 notifications", "DVC remote")
 

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Command, Pipeline
-from model_fixtures import clouds, needed_weights, pictures, random_file, shard_of
 
 from ssclass.data.images import decode
-from ssclass.demo import deliveries, gather
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
+from ssclass.demo.run import deliveries, gather
 from ssclass.errors import ParamsError
 from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.classifier import ABOUT_FILE, Classifier
@@ -24,8 +22,11 @@ from ssclass.model.features import Features, FeatureSpec
 from ssclass.model.training import plan, train, train_planned
 from ssclass.model.weights import import_weights
 from ssclass.params import ModelParams, Params, load_params
-from ssclass.serving import class_folders
-from ssclass.settings import CHECKOUT, home
+from ssclass.serving.model import class_folders
+from ssclass.settings import home
+from ssclass.workspace.create import template_file
+from tests.support.models import clouds, needed_weights, pictures, random_file, shard_of
+from tests.support.pipelines import CLASSES, Command, Pipeline
 
 
 def params_for(members: list[str], combine: str = "mean", **features: object) -> Params:
@@ -183,7 +184,7 @@ def test_members_have_tuned_backbones_of_their_own(drawings: Path, tmp_path: Pat
 )
 def test_members_that_make_no_sense_are_told(members: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text((CHECKOUT / "params.yaml").read_text().replace("members: null", f"members: {members}"))
+    path.write_text((template_file("params.yaml")).read_text().replace("members: null", f"members: {members}"))
     with pytest.raises(ParamsError, match=r"model\.members") as caught:
         load_params(path)
     assert said in str(caught.value)

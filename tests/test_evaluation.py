@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from ssclass.retrain.evaluation import align, compare, predicted, score, slices
+from ssclass.retrain.scores import align, compare, predicted, score, slices
 from ssclass.retrain.statistics import calibration_error, clopper_pearson, mcnemar_exact, paired_bootstrap
 
 

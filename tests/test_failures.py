@@ -18,11 +18,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from running import Running, dump, eventually
 
 from ssclass.environment import free_port
 from ssclass.settings import CHECKOUT, home
 from ssclass.store import Store
+from tests.support.running import Running, dump, eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import needed_weights, pictures, shard_of
 from PIL import Image, ImageOps
 
 from ssclass.data.images import decode
@@ -19,6 +18,7 @@ from ssclass.model.features import FeatureMemo, Features, FeatureSpec, concat, f
 from ssclass.params import FeatureParams
 from ssclass.settings import Settings
 from ssclass.store import Store
+from tests.support.models import needed_weights, pictures, shard_of
 
 PHOTOS = pictures()
 SHARD, LISTED = shard_of(PHOTOS)

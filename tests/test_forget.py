@@ -11,21 +11,21 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, Command
 
 from ssclass.data.batches import submit
-from ssclass.data.lineage import lineage
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.errors import InputError, NotFoundError
-from ssclass.ledger import Event
+from ssclass.history.lineage import lineage
 from ssclass.model.features import FeatureMemo, Features, FeatureSpec
-from ssclass.retrain.arrivals import take_in, waiting
+from ssclass.retrain.ingest import take_in, waiting
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.tracking import Tracking
-from ssclass.upkeep.forgetting import forget
-from ssclass.versioning import repository
-from ssclass.workspace import Workspace
+from ssclass.tracking.client import Tracking
+from ssclass.upkeep.forget import forget
+from ssclass.workspace.create import create
+from ssclass.workspace.dvc import repository
+from ssclass.workspace.ledger import Event
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command
 
 SPEC = FeatureSpec("b", "w", (32,), False)
 

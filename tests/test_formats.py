@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES
 
-from ssclass import ledger, params
+from ssclass import params
 from ssclass.data import shards
 from ssclass.data.batches import BatchRef, read_batch
 from ssclass.data.dataset import Dataset
@@ -21,6 +20,8 @@ from ssclass.model import adopted, classifier
 from ssclass.model.features import Features
 from ssclass.params import load_params
 from ssclass.store import Store
+from ssclass.workspace import ledger
+from tests.support.pipelines import CLASSES
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))

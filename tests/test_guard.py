@@ -11,21 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, REAL, real_photos
 
 from ssclass.data.images import Refused, inspect
 from ssclass.data.shards import Row
 from ssclass.data.split import HOLDOUT, Place, assign
-from ssclass.demo import DRAWN, deliveries, gather
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
+from ssclass.demo.run import DRAWN, deliveries, gather
 from ssclass.errors import WeightsError
 from ssclass.model.classifier import Classifier
 from ssclass.model.features import FeatureMemo, Features, FeatureSpec, feature_spec
 from ssclass.params import DatasetParams, ModelParams, Params, TrainParams
-from ssclass.retrain.arrivals import plausibility
-from ssclass.retrain.evaluation import predicted
-from ssclass.retrain.learning import label_index
+from ssclass.retrain.ingest import plausibility
+from ssclass.retrain.scores import predicted
+from ssclass.retrain.train import label_index
 from ssclass.settings import home
+from tests.support.pipelines import CLASSES, REAL, real_photos
 
 SEEDS = 20
 PHOTOS = 120  # of each class, at most

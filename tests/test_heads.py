@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from model_fixtures import clouds
 
 from ssclass.model.backbones import import_keras
-from ssclass.model.dense import EPSILON, HIDDEN, DenseTrainer
 from ssclass.model.features import Features
-from ssclass.model.heads import HEADS, CrossValidation, Head
-from ssclass.model.linear import STRENGTHS, fit_path
+from ssclass.model.heads.dense import EPSILON, HIDDEN, DenseTrainer
+from ssclass.model.heads.heads import HEADS, CrossValidation, Head
+from ssclass.model.heads.linear import STRENGTHS, fit_path
 from ssclass.model.training import grouped_folds
 from ssclass.params import TrainParams
+from tests.support.models import clouds
 
 QUICK = TrainParams(epochs=12, learning_rate=0.03)
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from ssclass.data.images import Refused, decode, inspect
-from ssclass.drawings import draw, junk
+from ssclass.demo.drawings import draw, junk
 from ssclass.params import IngestParams
 
 # In production `images` silences Pillow once; pytest undoes that for each test.

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, Command, deal
 
 from ssclass.data.batches import list_batches, read_batch
-from ssclass.data.export import export
-from ssclass.data.importing import find_files, import_folder
-from ssclass.drawings import draw
+from ssclass.data.submit import find_files, import_folder
+from ssclass.demo.drawings import draw
 from ssclass.errors import BatchError
-from ssclass.retrain.arrivals import take_in, waiting
+from ssclass.history.export import export
+from ssclass.retrain.ingest import take_in, waiting
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.workspace import Workspace
+from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, deal
 
 
 def workspace_in(folder: Path, s3: Store, bucket: str) -> Workspace:

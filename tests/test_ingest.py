@@ -12,14 +12,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from ssclass.data.batches import Batch, list_batches, read_batch, submit
+from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.dataset import Dataset
-from ssclass.data.ingest import build_shard, implausible, quarantine
 from ssclass.data.shards import Receipt, iter_photos, read_shard
-from ssclass.drawings import draw, junk
+from ssclass.demo.drawings import draw, junk
 from ssclass.errors import StoreError
 from ssclass.params import Params
 from ssclass.store import Store
-from tests.conftest import real_photos
+from tests.support.pipelines import real_photos
 
 CLASSES = ("sandwich", "sushi")
 

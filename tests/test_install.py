@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ssclass.workspace.create import FILES
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("scripts/preflight.py", "scripts/install.py")
 LOCKS = ("requirements-install.lock", "requirements.lock", "requirements-dev.lock")
@@ -333,20 +335,8 @@ def test_the_wheel_holds_the_packages_and_the_template_of_a_workspace(tmp_path: 
         for package in ("ssclass", "flows", "tasks")
         for path in (ROOT / package).rglob("*.py")
     }
-    template = (
-        "params.yaml",
-        "study.yaml",
-        "dvc.yaml",
-        "dvc.lock",
-        "data.dvc",
-        "metrics.json",
-        "code.json",
-        ".dvc/config",
-        ".dvcignore",
-    )
     assert names >= modules
-    assert names - modules >= {f"ssclass/template/{name}" for name in template if (ROOT / name).is_file()}
-    assert "ssclass/template/params.yaml" in names
+    assert names - modules >= {f"ssclass/template/{name}" for name in (*FILES, "prefect.yaml")}
     assert {name.split("/")[0] for name in names} <= {"ssclass", "flows", "tasks"}
 
 

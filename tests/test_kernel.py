@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from model_fixtures import clouds
 
-from ssclass.model import kernel
 from ssclass.model.features import Features
-from ssclass.model.heads import RbfHead, log_loss
+from ssclass.model.heads import kernel
+from ssclass.model.heads.heads import RbfHead, log_loss
 from ssclass.model.training import grouped_folds
 from ssclass.params import TrainParams
+from tests.support.models import clouds
 
 
 def rows(per_class: int, classes: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

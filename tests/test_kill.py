@@ -19,13 +19,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import CLASSES, Command, Pipeline
 
 from ssclass.data.batches import submit
-from ssclass.drawings import draw, junk
+from ssclass.demo.drawings import draw, junk
 from ssclass.store import Store
-from ssclass.tracking import Tracking
-from ssclass.workspace import Workspace
+from ssclass.tracking.client import Tracking
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, Pipeline
 
 POLL = 0.005
 BATCH = "day-1"

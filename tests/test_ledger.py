@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ssclass.errors import WorkspaceError
-from ssclass.ledger import Event, fold, parse
+from ssclass.workspace.ledger import Event, fold, parse
 
 
 def decision(key, verdict):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Command, Pipeline
 
-from ssclass.drawings import draw
-from ssclass.retrain.learning import Result, answers, champion_classifier, result_folder
-from ssclass.serving import open_model, read_photo
-from ssclass.tracking import Tracking
-from ssclass.workspace import Workspace
+from ssclass.demo.drawings import draw
+from ssclass.retrain.train import Result, answers, champion_classifier, result_folder
+from ssclass.serving.model import open_model, read_photo
+from ssclass.tracking.client import Tracking
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, Pipeline
 
 
 @pytest.fixture(scope="module")

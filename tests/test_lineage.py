@@ -6,21 +6,21 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, Command
 
 from ssclass.data.batches import submit
-from ssclass.data.lineage import lineage
-from ssclass.data.stories import story
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError
-from ssclass.ledger import Event
-from ssclass.retrain.arrivals import take_in, waiting
-from ssclass.retrain.learning import decision_key
-from ssclass.retrain.operations import revoke
+from ssclass.history.batches import story
+from ssclass.history.lineage import lineage
+from ssclass.retrain.ingest import take_in, waiting
+from ssclass.retrain.train import decision_key
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.versioning import repository
-from ssclass.workspace import Workspace
+from ssclass.upkeep.decisions import revoke
+from ssclass.workspace.create import create
+from ssclass.workspace.dvc import repository
+from ssclass.workspace.ledger import Event
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command
 
 
 @pytest.fixture

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import pytest
-from conftest import CLASSES, REAL, Command, Pipeline, real_photos
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ssclass.data.batches import submit
 from ssclass.data.images import decode, inspect
 from ssclass.data.metadata import personal, strip
-from ssclass.data.stories import story
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
+from ssclass.history.batches import story
 from ssclass.params import IngestParams
-from ssclass.retrain.arrivals import take_in, waiting
+from ssclass.retrain.ingest import take_in, waiting
 from ssclass.store import Store
-from ssclass.template import create
+from ssclass.workspace.create import create
+from tests.support.pipelines import CLASSES, REAL, Command, Pipeline, real_photos
 
 NAME = "Jane Q. Personal"
 KINDS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "HEIF", "AVIF")

@@ -9,10 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, Command, Pipeline, real_photos
-from odd import odd_files, some_photos
 
 from ssclass.store import Store
+from tests.support.odd import odd_files, some_photos
+from tests.support.pipelines import CLASSES, Command, Pipeline, real_photos
 
 pytestmark = pytest.mark.slow
 MOST = 1500  # MB of memory, of any process of a retrain

@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Command, Pipeline
 
-from ssclass.drawings import draw
-from ssclass.tracking import Tracking
-from ssclass.workspace import Workspace
+from ssclass.demo.drawings import draw
+from ssclass.tracking.client import Tracking
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import Command, Pipeline
 
 THREE = ("sandwich", "sushi", "pizza")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ssclass.data.batches import submit
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.settings import CHECKOUT
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.workspace import Workspace
+from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
 
 CLASSES = ("sandwich", "sushi")
 RETRAIN = """
@@ -36,9 +36,9 @@ print(train(sys.argv[2], sys.argv[3], sys.argv[4]))
 TAKE_IN = """
 import sys
 from pathlib import Path
-from ssclass.retrain.arrivals import take_in, waiting
+from ssclass.retrain.ingest import take_in, waiting
 from ssclass.cli.common import workspace_at
-from ssclass.retrain.learning import decision_key
+from ssclass.retrain.train import decision_key
 from ssclass.store import Store
 workspace = workspace_at(Path(sys.argv[1]))
 with workspace.turn():

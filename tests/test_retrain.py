@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Command, Pipeline
 
-from ssclass.demo import deliveries, gather
-from ssclass.drawings import draw
-from ssclass.retrain.learning import Result, result_folder
-from ssclass.serving import open_model, read_photo
+from ssclass.demo.drawings import draw
+from ssclass.demo.run import deliveries, gather
+from ssclass.retrain.train import Result, result_folder
+from ssclass.serving.model import open_model, read_photo
 from ssclass.store import Store
-from ssclass.tracking import Tracking
-from ssclass.workspace import Workspace
+from ssclass.tracking.client import Tracking
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, Pipeline
 
 PER_CLASS = 60
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Command, Pipeline, deal
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
 from ssclass.data.images import decode
-from ssclass.data.lineage import lineage
-from ssclass.serving import open_model
+from ssclass.history.lineage import lineage
+from ssclass.serving.model import open_model
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.workspace import Workspace
+from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, Pipeline, deal
 
 pytestmark = pytest.mark.slow
 

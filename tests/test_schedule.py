@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import requests
-from running import clean_environment, eventually
 
 from ssclass.environment import free_port
 from ssclass.stack.parts import server_environment
+from tests.support.running import clean_environment, eventually
 
 DAYS = 380  # more than a year: the clocks are changed twice in it
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from model_fixtures import clouds
 
 from ssclass.model.folds import set_aside
-from ssclass.model.heads import CrossValidation, Fitted, T1Head
+from ssclass.model.heads.heads import CrossValidation, Fitted, T1Head
 from ssclass.model.schedules import CYCLE, DROP, LOWEST, WAIT, learning_rates, plateaus
 from ssclass.model.training import grouped_folds
 from ssclass.params import TrainParams
+from tests.support.models import clouds
 
 RATE = 0.01
 SCHEDULES = ("constant", "cosine", "cyclical", "plateau")

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, set_params
-from running import clean_environment
 from tenacity import Retrying, stop_after_delay, wait_fixed
 
-from ssclass.doctor import FAILED, NOTE, OK
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.environment import free_port
 from ssclass.settings import home, load_settings
 from ssclass.stack.parts import format_s3, program
-from ssclass.workspace import Workspace
+from ssclass.upkeep.doctor import FAILED, NOTE, OK
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, set_params
+from tests.support.running import clean_environment
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def servers(tmp_path_factory) -> Iterator[Servers]:
         return made
 
     def guarded(kind: str, target: str, login: str) -> str:
-        script = str(Path(__file__).with_name("guarded.py"))
+        script = str(Path(__file__).parent / "support" / "guarded.py")
         server = start(f"{kind}-guard", sys.executable, script, kind, target, login)
         assert server.stdout is not None
         return f"http://127.0.0.1:{server.stdout.readline().strip()}"

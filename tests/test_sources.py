@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
-from conftest import CLASSES, Command, set_params
 from test_shards import photos, receipt, row
 
 from ssclass.data.batches import submit
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Shard, read_shard, write_shard
-from ssclass.data.stories import story
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.errors import BatchError
-from ssclass.retrain.arrivals import take_in, waiting
-from ssclass.retrain.learning import decision_key
+from ssclass.history.batches import story
+from ssclass.retrain.ingest import take_in, waiting
+from ssclass.retrain.train import decision_key
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.workspace import Workspace
+from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, set_params
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ssclass.data.images import inspect
 from ssclass.data.split import HOLDOUT, TRAIN, Place, Torn, assign, side_of
 from ssclass.params import DatasetParams, IngestParams
-from tests.conftest import REAL, real_photos
+from tests.support.pipelines import REAL, real_photos
 
 BITS = DatasetParams(classes=("a", "b")).near_duplicate_bits
 

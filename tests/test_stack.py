@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import requests
-from running import Running, dump, eventually
 
 from ssclass.environment import free_port
 from ssclass.settings import CHECKOUT, Settings
@@ -25,7 +24,8 @@ from ssclass.stack.automations import NOTICES
 from ssclass.stack.manager import notify
 from ssclass.stack.queue import queue_client
 from ssclass.store import Store
-from ssclass.tracking import Tracking
+from ssclass.tracking.client import Tracking
+from tests.support.running import Running, dump, eventually
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -115,9 +115,9 @@ def test_deploying_again_changes_nothing_and_says_what_it_does_change(delivered:
     own = delivered.folder / "prefect.yaml"
     shipped = (delivered.workspace().root / "prefect.yaml").exists()
     assert not shipped
-    from ssclass.template import template
+    from ssclass.workspace.create import template_file
 
-    text = (template() / "prefect.yaml").read_text()
+    text = (template_file("prefect.yaml")).read_text()
     try:
         own.write_text(text.replace("30 3 * * *", "45 4 * * *"))
         said = delivered.cli("deploy").stdout
@@ -167,7 +167,7 @@ def test_notices_reach_a_webhook_and_a_mailbox(stack: Running, posted: "Inbox"):
 
     program = """
 import sys; from pathlib import Path
-from ssclass.cli.common import settings_at; from ssclass.retrain.notices import tell
+from ssclass.cli.common import settings_at; from ssclass.notices import tell
 for event in sys.argv[2:]:
     tell(settings_at(Path(sys.argv[1])), event, "ssclass.a-test.day-9", reason='a "quoted" reason')
 """

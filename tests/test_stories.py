@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, Command, set_params
 
 from ssclass.data.batches import submit
-from ssclass.data.stories import stories, story
-from ssclass.drawings import draw, junk
-from ssclass.retrain.arrivals import Taken, take_in, waiting
-from ssclass.retrain.operations import answer_held
+from ssclass.demo.drawings import draw, junk
+from ssclass.history.batches import stories, story
+from ssclass.retrain.ingest import Taken, take_in, waiting
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.workspace import Workspace
+from ssclass.upkeep.decisions import answer_held
+from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, set_params
 
 
 @pytest.fixture

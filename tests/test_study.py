@@ -11,35 +11,36 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import CLASSES, Command
-from model_fixtures import needed_weights
 
 from ssclass.cli import cli
 from ssclass.data.batches import submit
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError, ParamsError, WeightsError
 from ssclass.model.backbones import import_keras
 from ssclass.model.classifier import Classifier, Member
 from ssclass.model.features import feature_spec
 from ssclass.params import FeatureParams
-from ssclass.retrain.arrivals import take_in, waiting
-from ssclass.serving import Model, open_model
+from ssclass.retrain.ingest import take_in, waiting
+from ssclass.serving.model import Model, open_model
 from ssclass.store import Store
-from ssclass.study import looking, measuring
+from ssclass.study import explain as looking
+from ssclass.study import measure as measuring
 from ssclass.study.answers import ask, of_folder, of_holdout, out_of_fold, threshold
-from ssclass.study.conducting import conduct
+from ssclass.study.erase import clean
+from ssclass.study.experiment import StudyRuns
 from ssclass.study.filters import favourites, layers
 from ssclass.study.maps import Seen
-from ssclass.study.measuring import finished
-from ssclass.study.records import clean
+from ssclass.study.measure import finished
 from ssclass.study.report import pair
 from ssclass.study.rows import choose, load_rows
-from ssclass.study.runs import StudyRuns
+from ssclass.study.run import conduct
 from ssclass.study.suspects import manifest, ranked
-from ssclass.template import create
-from ssclass.workspace import Workspace
+from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
+from tests.support.models import needed_weights
+from tests.support.pipelines import CLASSES, Command
 
 SMALL = {"features.crops": "none", "features.sizes": [64], "train.folds": 2}
 ROWS = {

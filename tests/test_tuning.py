@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import needed_weights, shard_of
 
 from ssclass.data.images import decode
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError, ParamsError
 from ssclass.model import compute
 from ssclass.model.backbones import BACKBONES
@@ -19,10 +18,11 @@ from ssclass.model.classifier import Classifier
 from ssclass.model.extraction import extract, make_extractor
 from ssclass.model.features import FeatureMemo, Features, FeatureSpec, feature_spec, shard_features
 from ssclass.model.folds import grouped_folds
-from ssclass.model.heads import AUTO, HEADS
+from ssclass.model.heads.heads import AUTO, HEADS
 from ssclass.model.training import train
 from ssclass.model.tuning import Tuner, through_tail, tuned_lessons
 from ssclass.params import DatasetParams, FeatureParams, ModelParams, Params, TrainParams
+from tests.support.models import needed_weights, shard_of
 
 CLASSES = ("sandwich", "sushi")
 PARAMS = TrainParams(folds=3, epochs=5, unfreeze_blocks=1, tune_epochs=2, tune_learning_rate=3e-4)

@@ -12,22 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Command, Pipeline, set_params
 
 from ssclass.data.images import decode
-from ssclass.drawings import draw, junk
+from ssclass.demo.drawings import draw, junk
 from ssclass.errors import NotFoundError, TrackingError
-from ssclass.retrain.learning import champion_classifier
-from ssclass.retrain.operations import append, revoke
-from ssclass.retrain.reporting import reconcile
-from ssclass.serving import open_model
+from ssclass.retrain.train import champion_classifier
+from ssclass.serving.model import open_model
 from ssclass.settings import Settings
 from ssclass.store import Store
-from ssclass.template import create
-from ssclass.tracking import Tracking
-from ssclass.upkeep.collecting import KINDS, collect
-from ssclass.upkeep.rebuilding import rebuild
-from ssclass.workspace import Workspace
+from ssclass.tracking.client import Tracking
+from ssclass.tracking.publish import reconcile
+from ssclass.upkeep.decisions import append, revoke
+from ssclass.upkeep.gc import KINDS, collect
+from ssclass.upkeep.rebuild import rebuild
+from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import CLASSES, Command, Pipeline, set_params
 
 THREE = (*CLASSES, "pizza")
 pytestmark = pytest.mark.slow

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_fixtures import needed_weights, pictures
 
 from ssclass.data.images import decode
 from ssclass.errors import ParamsError, WeightsError
 from ssclass.model import backbones, weights
 from ssclass.model.backbones import BACKBONES, Backbone, import_keras
 from ssclass.model.weights import Weights, import_weights, load_weights
+from tests.support.models import needed_weights, pictures
 
 # ImageNet class and its probability, recorded with these weights in Keras's MobileNet, Keras's own preprocessing.
 RECORDED = {

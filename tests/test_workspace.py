@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ssclass import ledger
 from ssclass.data.batches import submit
-from ssclass.drawings import draw
+from ssclass.demo.drawings import draw
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
-from ssclass.retrain.arrivals import take_in, waiting
+from ssclass.retrain.ingest import take_in, waiting
 from ssclass.settings import Settings
 from ssclass.store import Store
-from ssclass.template import FILES, create, template
-from ssclass.versioning import bootstrap, repository
-from ssclass.workspace import Workspace
+from ssclass.workspace import ledger
+from ssclass.workspace.create import FILES, create, template_file
+from ssclass.workspace.dvc import bootstrap, repository
+from ssclass.workspace.workspace import Workspace
 
 CLASSES = ("sandwich", "sushi")
 
@@ -62,7 +62,7 @@ def test_the_codes_own_checkout_is_a_clean_template(tmp_path):
     folder = tmp_path / "checkout"
     (folder / ".dvc").mkdir(parents=True)
     for name in FILES:
-        shutil.copy(template() / name, folder / name)
+        shutil.copy(template_file(name), folder / name)
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     bootstrap(folder)
     with repository(folder) as repo:

@@ -10,7 +10,7 @@ import click
 from ssclass.cli.common import as_json, in_workspace, print_json, print_table, workspace_at
 
 if TYPE_CHECKING:
-    from ssclass.data.stories import Story
+    from ssclass.history.batches import Story
 
 
 from_source = click.option(
@@ -67,7 +67,7 @@ def import_(source: str, name: str | None, size: int, kind: str, folder: Path | 
     from tempfile import TemporaryDirectory
 
     from ssclass import progress
-    from ssclass.data.importing import fetch, import_folder
+    from ssclass.data.submit import fetch, import_folder
     from ssclass.store import Store
 
     workspace = workspace_at(folder)
@@ -102,7 +102,7 @@ def batch() -> None:
 @as_json
 def list_(folder: Path | None, as_json: bool) -> None:
     """Show every batch and what became of it."""
-    from ssclass.data.stories import stories
+    from ssclass.history.batches import stories
 
     found = stories(workspace_at(folder))
     if as_json:
@@ -136,7 +136,7 @@ def _line(each: Story) -> tuple[object, ...]:
 @as_json
 def show(batch_id: str, folder: Path | None, as_json: bool) -> None:
     """Tell the story of a batch: what arrived, what was refused and why, what it changed."""
-    from ssclass.data.stories import story
+    from ssclass.history.batches import story
 
     told = story(workspace_at(folder), batch_id)
     if as_json:
@@ -186,7 +186,7 @@ def _telling(told: Story) -> list[str]:
 @in_workspace
 def admit(batch_id: str, folder: Path | None) -> None:
     """Let a HELD batch in with the next retrain."""
-    from ssclass.retrain.operations import answer_held
+    from ssclass.upkeep.decisions import answer_held
 
     answer_held(workspace_at(folder), batch_id, "admit")
     click.echo(f"{batch_id} joins with the next `ssclass retrain`")
@@ -197,7 +197,7 @@ def admit(batch_id: str, folder: Path | None) -> None:
 @in_workspace
 def drop(batch_id: str, folder: Path | None) -> None:
     """Keep a HELD batch out for good."""
-    from ssclass.retrain.operations import answer_held
+    from ssclass.upkeep.decisions import answer_held
 
     answer_held(workspace_at(folder), batch_id, "drop")
     click.echo(f"{batch_id} stays out; its photos remain in incoming/{batch_id}/")
@@ -209,8 +209,8 @@ def drop(batch_id: str, folder: Path | None) -> None:
 @in_workspace
 def revoke(batch_id: str, reason: str, folder: Path | None) -> None:
     """Take an ingested batch out again: a new data version without it, which the next retrain learns from."""
-    from ssclass.data.lineage import decisions_with
-    from ssclass.retrain.operations import revoke as take_out
+    from ssclass.history.lineage import decisions_with
+    from ssclass.upkeep.decisions import revoke as take_out
 
     workspace = workspace_at(folder)
     event = take_out(workspace, batch_id, reason)

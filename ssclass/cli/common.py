@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from ssclass.settings import Settings
-    from ssclass.workspace import Workspace
+    from ssclass.workspace.workspace import Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,8 +33,8 @@ def in_workspace(function: F) -> F:
 
 def settings_at(folder: Path | None) -> Settings:
     """Settings of the workspace, with the libraries told where their files go."""
-    from ssclass.clones import find_settings
     from ssclass.environment import quiet_libraries
+    from ssclass.workspace.clones import find_settings
 
     settings = find_settings(folder)
     quiet_libraries(settings)
@@ -50,7 +50,7 @@ def settings_for(models: Sequence[str], folder: Path | None) -> Settings | None:
 
 def workspace_at(folder: Path | None) -> Workspace:
     """The workspace itself."""
-    from ssclass.workspace import Workspace
+    from ssclass.workspace.workspace import Workspace
 
     return Workspace(settings_at(folder))
 

@@ -22,7 +22,7 @@ from ssclass.cli.common import FILE, FOLDER, as_json, in_workspace, print_json, 
 def export(target: Path, rev: str, strip: bool, folder: Path | None) -> None:
     """Write the data set to TARGET as class folders, byte for byte as it was received."""
     from ssclass import progress
-    from ssclass.data.export import export as write
+    from ssclass.history.export import export as write
 
     with progress.shown():
         count, telling = write(workspace_at(folder), target, rev, without_metadata=strip)
@@ -46,7 +46,7 @@ def diff(before: str, after: str, folder: Path | None, as_json: bool) -> None:
     """Show what changed from data version BEFORE to AFTER."""
     from collections import Counter
 
-    from ssclass.data.export import difference
+    from ssclass.history.export import difference
 
     found = difference(workspace_at(folder), before, after)
     if as_json:
@@ -115,7 +115,7 @@ def suspects(top: int, html: Path | None, manifest_file: Path | None, folder: Pa
 @as_json
 def lineage(name: str, folder: Path | None, as_json: bool) -> None:
     """Tell where NAME comes from and where it went: a champion's number, a run key, data/N, a batch, a sha256."""
-    from ssclass.data.lineage import lineage as trace
+    from ssclass.history.lineage import lineage as trace
 
     found = trace(workspace_at(folder), name)
     if as_json:
@@ -148,7 +148,7 @@ def forget(sha256s: tuple[str, ...], reason: str, yes: bool, folder: Path | None
     """Take photos out of every store and every version, for good."""
     from dataclasses import asdict
 
-    from ssclass.upkeep.forgetting import forget as take_out
+    from ssclass.upkeep.forget import forget as take_out
 
     workspace = workspace_at(folder)
     if not yes:

@@ -23,7 +23,7 @@ from ssclass.cli.common import FOLDER, as_json, print_json, print_table
 @as_json
 def demo(photos: Path | None, folder: Path | None, seed: int, as_json: bool) -> None:
     """Run the whole pipeline on five deliveries, on this machine."""
-    from ssclass.demo import run
+    from ssclass.demo.run import run
 
     found = run(photos, folder, seed, lambda line: print(line, file=sys.stderr, flush=True))
     if as_json:

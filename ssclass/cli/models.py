@@ -26,7 +26,7 @@ from ssclass.cli.common import (
 def retrain(folder: Path | None, as_json: bool) -> None:
     """Take in waiting batches, train if that is news, promote if better."""
     from ssclass import progress
-    from ssclass.ledger import HELD
+    from ssclass.workspace.ledger import HELD
 
     settings = settings_at(folder)
     from flows.retrain import retrain as flow
@@ -72,9 +72,9 @@ def adopt(
 ) -> None:
     """Make the Keras classifier in MODEL, a .keras file, the first champion, if it is good enough."""
     from ssclass import progress
-    from ssclass.ledger import HELD, PROMOTED
-    from ssclass.retrain.adopting import Declared
-    from ssclass.retrain.adopting import adopt as take
+    from ssclass.upkeep.adopt import Declared
+    from ssclass.upkeep.adopt import adopt as take
+    from ssclass.workspace.ledger import HELD, PROMOTED
 
     names = tuple(name.strip() for name in classes.split(","))
     with progress.shown():
@@ -113,10 +113,10 @@ def adopt(
 def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Path | None, as_json: bool) -> None:
     """Score models on the class folders in PHOTOS."""
     from ssclass import progress
-    from ssclass.comparing import evaluate_folder
     from ssclass.errors import InputError
-    from ssclass.retrain.evaluation import METRICS
-    from ssclass.serving import open_model
+    from ssclass.retrain.scores import METRICS
+    from ssclass.serving.evaluate import evaluate_folder
+    from ssclass.serving.model import open_model
 
     chosen = METRICS if metrics == "all" else tuple(name.strip() for name in metrics.split(","))
     if unknown := [name for name in chosen if name not in METRICS]:
@@ -175,7 +175,7 @@ def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Pa
 def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: bool) -> None:
     """Say what is on each photo in FILES."""
     from ssclass.data.images import Refused
-    from ssclass.serving import open_model, read_photo
+    from ssclass.serving.model import open_model, read_photo
 
     opened = open_model(model, settings_for([model], folder))
     found: list[dict[str, Any]] = []

@@ -21,10 +21,10 @@ def bucket() -> None:
 @in_workspace
 def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
     """Make the bucket, its folders and lifecycle rules; --print gives the roles' policies."""
-    from ssclass.access import FOLDERS, plan
-    from ssclass.access import setup as prepare
     from ssclass.stack.manager import notify as announce
     from ssclass.store import Store
+    from ssclass.upkeep.bucket import FOLDERS, plan
+    from ssclass.upkeep.bucket import setup as prepare
 
     settings = settings_at(folder)
     if only_print:
@@ -43,7 +43,7 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
 @as_json
 def doctor(folder: Path | None, as_json: bool) -> None:
     """Probe S3, DVC, git, MLflow, Prefect and the GPU for real; say how to mend what fails."""
-    from ssclass.doctor import FAILED, examine
+    from ssclass.upkeep.doctor import FAILED, examine
 
     found = []
     for each in examine(settings_at(folder)):

@@ -55,7 +55,7 @@ def down(folder: Path | None) -> None:
 def deploy(git_url: bool, notify: tuple[str, ...], folder: Path | None) -> None:
     """Bring the Prefect server up to prefect.yaml."""
     from ssclass.stack.deployment import deploy as apply
-    from ssclass.stack.origin import Origin
+    from ssclass.workspace.origin import Origin
 
     settings = settings_at(folder)
     needs_prefect(settings)

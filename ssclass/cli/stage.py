@@ -15,7 +15,7 @@ def stage() -> None:
 @stage.command()
 def bootstrap() -> None:
     """Make the folders of the empty data set."""
-    from ssclass.versioning import bootstrap as make
+    from ssclass.workspace.dvc import bootstrap as make
 
     make(Path.cwd())
 
@@ -45,9 +45,9 @@ def _step(name: str) -> None:
 
     from ssclass import progress
     from ssclass.environment import quiet_libraries
-    from ssclass.retrain import learning
+    from ssclass.retrain import train as learning
     from ssclass.settings import Settings
-    from ssclass.workspace import Workspace
+    from ssclass.workspace.workspace import Workspace
 
     settings = Settings(workspace=Path(os.environ.get("DVC_ROOT") or Path.cwd()))
     quiet_libraries(settings)

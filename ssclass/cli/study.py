@@ -30,9 +30,9 @@ def study(rows: tuple[str, ...], only_list: bool, folder: Path | None, as_json: 
     Nothing of it is registered or promoted.
     """
     from ssclass import progress
-    from ssclass.study.conducting import conduct, survey, write
     from ssclass.study.report import as_dict
     from ssclass.study.rows import choose, load_rows
+    from ssclass.study.run import conduct, survey, write
 
     workspace = workspace_at(folder)
     chosen = [row.name for row in choose(load_rows(workspace), rows)]
@@ -87,10 +87,10 @@ def look(photos: Path | None, model: str, out: Path, log_it: bool, folder: Path 
     precision and recall, calibration, and the threshold that cross-validation would choose.
     """
     from ssclass import progress
-    from ssclass.serving import open_model
-    from ssclass.study import looking
+    from ssclass.serving.model import open_model
+    from ssclass.study import explain as looking
     from ssclass.study.answers import of_folder, of_holdout
-    from ssclass.workspace import Workspace
+    from ssclass.workspace.workspace import Workspace
 
     settings = settings_for([model], folder) if photos and not log_it else settings_at(folder)
     workspace = Workspace(settings) if settings else None

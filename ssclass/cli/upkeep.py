@@ -28,7 +28,7 @@ from ssclass.cli.common import as_json, in_workspace, print_json, print_table, w
 @as_json
 def gc(days: int, keep_champions: bool, dry_run: bool, folder: Path | None, as_json: bool) -> None:
     """Delete what nothing points at: old candidates, features, results, quarantine, caches."""
-    from ssclass.upkeep.collecting import KINDS, collect
+    from ssclass.upkeep.gc import KINDS, collect
 
     found = collect(workspace_at(folder), days, keep_champions=keep_champions, dry_run=dry_run)
     if as_json:
@@ -53,7 +53,7 @@ def rebuild(folder: Path | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from ssclass import progress
-    from ssclass.upkeep.rebuilding import rebuild as make
+    from ssclass.upkeep.rebuild import rebuild as make
 
     with progress.shown():
         made = make(workspace_at(folder), progress.report)

@@ -20,7 +20,7 @@ from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_
 @click.option("--prefect", help="Prefect API URL; default: a temporary server per run.")
 def init(folder: Path, bucket: str, git_url: str | None, **services: str | None) -> None:
     """Make a workspace in FOLDER, or clone the one at --git."""
-    from ssclass.template import create
+    from ssclass.workspace.create import create
 
     names = {
         "endpoint": "s3_endpoint",
@@ -45,7 +45,7 @@ def init(folder: Path, bucket: str, git_url: str | None, **services: str | None)
 def status(folder: Path | None, as_json: bool) -> None:
     """Show champion, data, held and waiting batches, the stack and the health of the loop."""
     from ssclass.errors import StoreError
-    from ssclass.retrain.arrivals import waiting
+    from ssclass.retrain.ingest import waiting
     from ssclass.stack.health import lines, loop
     from ssclass.store import Store
 
@@ -142,7 +142,7 @@ def _ingest_line(receipt: dict[str, object] | None) -> str | None:
 @in_workspace
 def rollback(number: int | None, folder: Path | None) -> None:
     """Make champion NUMBER (default: the one before) the champion again, and freeze promotion."""
-    from ssclass.retrain.operations import roll_back
+    from ssclass.upkeep.decisions import roll_back
 
     workspace = workspace_at(folder)
     event = roll_back(workspace, number)
@@ -157,7 +157,7 @@ def rollback(number: int | None, folder: Path | None) -> None:
 @in_workspace
 def freeze(reason: str, folder: Path | None) -> None:
     """Stop promotion: retrains still train and record, nothing becomes champion."""
-    from ssclass.retrain.operations import append
+    from ssclass.upkeep.decisions import append
 
     append(workspace_at(folder), "freeze", f"Freeze: {reason}", reason=reason)
     click.echo("promotion is frozen until `ssclass unfreeze`")
@@ -167,7 +167,7 @@ def freeze(reason: str, folder: Path | None) -> None:
 @in_workspace
 def unfreeze(folder: Path | None) -> None:
     """Let promotion go on."""
-    from ssclass.retrain.operations import append
+    from ssclass.upkeep.decisions import append
 
     append(workspace_at(folder), "unfreeze", "Unfreeze")
     click.echo("promotion goes on with the next retrain")
@@ -183,7 +183,7 @@ def ui(port: int, folder: Path | None) -> None:
     import sys
 
     from ssclass.environment import free_port
-    from ssclass.tracking import Tracking
+    from ssclass.tracking.client import Tracking
 
     settings = settings_at(folder)
     tracking = Tracking(settings)

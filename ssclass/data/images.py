@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssclass.data.diagnosis import Refused as Refused
-from ssclass.data.diagnosis import undecoded, unopened
+from ssclass.data.refusals import Refused as Refused
+from ssclass.data.refusals import undecoded, unopened
 from ssclass.params import IngestParams
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ssclass.model.classifier import Classifier, Look, Member
 from ssclass.model.ensemble import combined
 from ssclass.model.features import Features, FeatureSpec, feature_spec
 from ssclass.model.folds import grouped_folds as grouped_folds
-from ssclass.model.heads import AUTO, HEADS, CrossValidation, Curves, judged, needs_maps
+from ssclass.model.heads.heads import AUTO, HEADS, CrossValidation, Curves, judged, needs_maps
 from ssclass.params import ModelParams, Params
 
 

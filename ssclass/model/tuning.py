@@ -22,8 +22,8 @@ from ssclass.model.backbones import import_keras
 from ssclass.model.extraction import CUT, halves, tail_extractor
 from ssclass.model.features import Features, FeatureSpec, concat
 from ssclass.model.folds import Fold
-from ssclass.model.heads import CrossValidation, Curves, Tick
-from ssclass.model.linear import STRENGTHS, fit_path
+from ssclass.model.heads.heads import CrossValidation, Curves, Tick
+from ssclass.model.heads.linear import STRENGTHS, fit_path
 from ssclass.model.weights import Tail
 from ssclass.params import TrainParams
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ssclass.ledger import PROMOTED, REJECTED
 from ssclass.params import GateParams
+from ssclass.workspace.ledger import PROMOTED, REJECTED
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ssclass.retrain.learning import result_folder
+from ssclass.retrain.train import result_folder
 from ssclass.store import Store
-from ssclass.tracking import Tracking
-from ssclass.versioning import CANDIDATE
-from ssclass.workspace import Workspace
+from ssclass.tracking.client import Tracking
+from ssclass.workspace.dvc import CANDIDATE
+from ssclass.workspace.workspace import Workspace
 
 RESULT, RUN = "result.json", "run.json"
 

@@ -12,7 +12,7 @@ import yaml
 from ssclass.errors import FailedError, ParamsError
 from ssclass.settings import Settings
 from ssclass.stack.automations import crash_automations, notice_automations
-from ssclass.template import template
+from ssclass.workspace.create import template_file
 
 FILE = "prefect.yaml"
 POOL_TYPE = "process"
@@ -22,7 +22,7 @@ IGNORED = ("id", "created", "updated", "deployment_id", "flow_run_notification_p
 def deployments_file(settings: Settings) -> Path:
     """The workspace's own prefect.yaml where it has one, else ours."""
     own = settings.workspace / FILE
-    return own if own.exists() else template() / FILE
+    return own if own.exists() else template_file(FILE)
 
 
 def read_deployments(path: Path, where: str) -> list[dict[str, Any]]:

@@ -18,11 +18,11 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from ssclass.errors import SsclassError
-from ssclass.retrain.arrivals import waiting
-from ssclass.retrain.notices import post
+from ssclass.notices import post
+from ssclass.retrain.ingest import waiting
 from ssclass.settings import Settings
-from ssclass.stack.origin import Origin
 from ssclass.store import Store
+from ssclass.workspace.origin import Origin
 
 QUIET = 30.0  # seconds between two events: batches that arrive meanwhile share the second, a minute's cause three
 SWEPT = "sweep"

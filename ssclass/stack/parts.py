@@ -271,7 +271,7 @@ def _worker_environment(settings: Settings, pool: str) -> dict[str, str]:
     """For the training's worker: only what a machine without this disk would be told, by its environment."""
     if pool != "gpu":
         return {}
-    from ssclass.stack.origin import Origin
+    from ssclass.workspace.origin import Origin
 
     given: dict[str, Any] = {
         "BUCKET": settings.bucket,

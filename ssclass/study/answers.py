@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ssclass.data.images import Refused, decode
 from ssclass.errors import BatchError
 from ssclass.params import parse_params
-from ssclass.retrain.evaluation import align
-from ssclass.retrain.learning import Progress, label_index, silent
-from ssclass.serving import Model, class_folders
-from ssclass.study.measuring import Measured, cross_validated, folder_of, with_head
-from ssclass.study.photos import read_photos
-from ssclass.workspace import Workspace
+from ssclass.retrain.scores import align
+from ssclass.retrain.train import Progress, label_index, silent
+from ssclass.serving.model import Model, class_folders
+from ssclass.study.measure import Measured, cross_validated, folder_of, with_head
+from ssclass.workspace.photos import read_photos
+from ssclass.workspace.workspace import Workspace
 
 BATCH = 32  # photos at a time
 REPEATS = 4  # of the cross-validation that gives the threshold

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ssclass.serving import Model
+from ssclass.serving.model import Model
 from ssclass.study.answers import Answers
 from ssclass.study.pages import Picture, drawn
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def charts(model: Model, answers: Answers, error: float, hit: NDArray[np.bool_]) -> dict[str, Picture]:
     """ROC, precision and recall, calibration."""
-    from ssclass.retrain.report import calibration
+    from ssclass.tracking.report import calibration
 
     figures = {"roc": _roc(model, answers), "precision-recall": _precision_recall(model, answers)}
     figures["calibration"] = calibration(answers.odds, hit, error)

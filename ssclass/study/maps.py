@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.errors import NotFoundError
-from ssclass.serving import Model
+from ssclass.serving.model import Model
 
 BATCH = 8  # photos at a time: the maps of every view are held
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass.code import code_digest
-from ssclass.retrain.evaluation import Comparison, compare
-from ssclass.study.measuring import Measured
+from ssclass.retrain.scores import Comparison, compare
+from ssclass.study.measure import Measured
 from ssclass.study.pages import Page, Picture, drawn
 from ssclass.study.rows import Row
 

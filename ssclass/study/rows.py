@@ -15,8 +15,8 @@ from ssclass.code import code_digest
 from ssclass.data.dataset import Dataset
 from ssclass.errors import NotFoundError, ParamsError
 from ssclass.params import Params
-from ssclass.template import template
-from ssclass.workspace import Workspace
+from ssclass.workspace.create import template_file
+from ssclass.workspace.workspace import Workspace
 
 FILE = "study.yaml"
 DEFAULT = "default"
@@ -80,7 +80,7 @@ def load_rows(workspace: Workspace) -> dict[str, Row]:
     """
     path = workspace.root / FILE
     if not path.exists():
-        path = template() / FILE
+        path = template_file(FILE)
     base = workspace.params
     try:
         file = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})

@@ -17,12 +17,12 @@ import numpy as np
 
 from ssclass.data.dataset import Dataset
 from ssclass.data.images import thumbnail
-from ssclass.retrain.learning import Progress, label_index, silent
-from ssclass.study.measuring import cross_validated, finished
+from ssclass.retrain.train import Progress, label_index, silent
+from ssclass.study.measure import cross_validated, finished
 from ssclass.study.pages import Page, Picture, jpeg
-from ssclass.study.photos import read_photos
 from ssclass.study.rows import DEFAULT, load_rows
-from ssclass.workspace import Workspace
+from ssclass.workspace.photos import read_photos
+from ssclass.workspace.workspace import Workspace
 
 REPEATS = 4  # of the cross-validation, where the study has none of these params
 SIDE = 220  # of a thumbnail's longer side, pixels

@@ -15,7 +15,7 @@ from PIL import Image
 from ssclass import params
 from ssclass.data import shards
 from ssclass.model import adopted, classifier
-from ssclass.settings import CHECKOUT
+from ssclass.workspace.create import template_file
 
 HERE = Path(__file__).parent
 CLASSES = ("sandwich", "sushi")
@@ -105,7 +105,9 @@ def main() -> None:
     """Write what is not there yet."""
     wanted = {
         f"shard-{shards.SCHEMA_VERSION}.parquet": shard,
-        f"params-{params.SCHEMA_VERSION}.yaml": lambda path: path.write_bytes((CHECKOUT / "params.yaml").read_bytes()),
+        f"params-{params.SCHEMA_VERSION}.yaml": lambda path: path.write_bytes(
+            template_file("params.yaml").read_bytes()
+        ),
         f"classifier-{classifier.FORMAT}": head,
         f"classifier-{adopted.FORMAT}": adopted_model,
     }

@@ -1,0 +1,228 @@
+"""A batch → a shard: download, check, find copies, split, write; and the test for batches that cannot be right."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from json import dumps
+from pathlib import Path
+
+from ssclass.data.batches import Batch, Entry, Progress
+from ssclass.data.checks import warnings
+from ssclass.data.dataset import Dataset, correct, count
+from ssclass.data.images import Picture, Refused, inspect
+from ssclass.data.shards import Receipt, Refusal, Row, write_shard
+from ssclass.data.split import Place, Torn, assign
+from ssclass.params import Params
+from ssclass.store import Store
+
+QUARANTINE = "quarantine"
+THREADS = 8  # each holds one photo: at most ingest.max_bytes, and 4 million pixels (images.LARGE)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A photo that passed its own checks and waits in the scratch folder."""
+
+    entry: Entry
+    picture: Picture
+
+    @property
+    def sha256(self) -> str:
+        return self.picture.sha256
+
+    @property
+    def dhash(self) -> str:
+        return self.picture.dhash
+
+    @property
+    def palette(self) -> bytes:
+        return self.picture.palette
+
+
+def build_shard(
+    store: Store,
+    batch: Batch,
+    params: Params,
+    dataset: Dataset,
+    scratch: Path,
+    out: Path,
+    progress: Progress | None = None,
+    sequence: int | None = None,
+) -> Receipt:
+    """Write the shard of a batch to `out`, beside nothing else; what was refused and why is in the receipt.
+
+    `sequence` is the number of the data version that it makes; default: one more than the data set's last shard.
+
+    `scratch` is an empty folder for the photos on their way (the size of the batch). Memory does not grow with the
+    batch. StoreError when S3 fails; a photo never fails the batch.
+    """
+    present = dict(dataset.by_sha256)
+    relabel, remove, refused = _corrections(batch, params.dataset.classes, present)
+    correct(present, relabel, remove)
+    taken: list[_Taken] = []
+    duplicates = 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        jobs = pool.map(lambda entry: _fetch(store, batch, entry, params, present, scratch), batch.entries)
+        for done, outcome in enumerate(jobs, 1):
+            if isinstance(outcome, _Taken):
+                taken.append(outcome)
+            elif isinstance(outcome, Refusal):
+                refused.append(outcome)
+            else:
+                duplicates += 1
+            if progress:
+                progress(done, len(batch.entries))
+    fresh, conflicts = _distinct(taken)
+    duplicates += len(taken) - len(fresh) - len(conflicts)
+    refused += conflicts
+    at = params.dataset
+    named = [photo.entry.split for photo in fresh]
+    places = assign(fresh, named, list(present.values()), at.holdout_fraction, at.near_duplicate_bits)
+    rows: list[Row] = []
+    for photo, place in zip(fresh, places, strict=True):
+        if isinstance(place, Torn):
+            refused.append(Refusal(photo.entry.key, "copy across split", place.detail))
+        else:
+            rows.append(_row(photo, place))
+    order = {entry.key: i for i, entry in enumerate(batch.entries)}
+    receipt = Receipt(
+        batch_id=batch.ref.id,
+        marker=batch.ref.marker,
+        etag=batch.ref.etag,
+        sequence=sequence or dataset.next_sequence,
+        accepted=len(rows),
+        duplicates=duplicates,
+        counts=count(rows),
+        refused=tuple(sorted(refused, key=lambda item: order.get(item.key, -1))),
+        warnings=tuple(warnings(rows, relabel, remove, dataset, params)),
+        relabel=relabel,
+        remove=remove,
+        source=batch.source,
+    )
+    write_shard(out, ((row, (scratch / row.sha256).read_bytes()) for row in rows), receipt)
+    return receipt
+
+
+def _corrections(
+    batch: Batch, classes: Sequence[str], present: Mapping[str, Row]
+) -> tuple[dict[str, str], tuple[str, ...], list[Refusal]]:
+    """What of a batch's relabel and remove applies, and what does not, with the reason."""
+    refused = [
+        Refusal(sha256, "unknown photo", f"to be {what}, but not in the data set")
+        for what, asked in (("relabelled", tuple(batch.relabel)), ("removed", batch.remove))
+        for sha256 in asked
+        if sha256 not in present
+    ]
+    relabel = {}
+    for sha256, label in batch.relabel.items():
+        if label not in classes:
+            refused.append(Refusal(sha256, "unknown label", _no_class(label, classes)))
+        elif sha256 in present and present[sha256].label != label:
+            relabel[sha256] = label
+    return relabel, tuple(sha256 for sha256 in batch.remove if sha256 in present), refused
+
+
+def _fetch(
+    store: Store, batch: Batch, entry: Entry, params: Params, present: Mapping[str, Row], scratch: Path
+) -> _Taken | Refusal | None:
+    """One photo, checked and put into the scratch folder; None when the data set has it already."""
+
+    def refuse(reason: str, detail: str) -> Refusal:
+        return Refusal(entry.key, reason, detail)
+
+    if entry.label not in params.dataset.classes:
+        return refuse("unknown label", _no_class(entry.label, params.dataset.classes))
+    data = store.get(batch.ref.prefix + entry.key, limit=params.ingest.max_bytes + 1)
+    if data is None:
+        return refuse("missing", "the manifest names it, but there is no such object")
+    try:
+        if len(data) <= params.ingest.max_bytes:  # else inspect says so
+            if entry.size is not None and entry.size != len(data):
+                return refuse("size mismatch", f"the manifest says {entry.size:,} bytes, the object has {len(data):,}")
+            sha256 = hashlib.sha256(data).hexdigest()
+            if entry.sha256 and entry.sha256 != sha256:
+                return refuse(
+                    "sha256 mismatch", f"the manifest says {entry.sha256[:12]}…, the object has {sha256[:12]}…"
+                )
+            if known := present.get(sha256):
+                if known.label == entry.label:
+                    return None
+                detail = f"labelled {entry.label}, but in the data set as {known.label}; a relabel would correct that"
+                return refuse("label conflict", detail)
+        picture = inspect(data, params.ingest)
+    except Refused as error:
+        return refuse(error.reason, error.detail)
+    (scratch / picture.sha256).write_bytes(data)
+    return _Taken(entry, picture)
+
+
+def _no_class(label: str, classes: Sequence[str]) -> str:
+    said = f"{label!r} is" if label else "not in a class folder, so"
+    return f"{said} none of dataset.classes ({', '.join(classes)})"
+
+
+def _distinct(taken: list[_Taken]) -> tuple[list[_Taken], list[Refusal]]:
+    """Each photo once, as it came first; a photo that came with two labels not at all."""
+    copies: dict[str, list[_Taken]] = defaultdict(list)
+    for photo in taken:
+        copies[photo.sha256].append(photo)
+    fresh: list[_Taken] = []
+    refused: list[Refusal] = []
+    for same in copies.values():
+        labels = sorted({photo.entry.label for photo in same})
+        if len(labels) == 1:
+            fresh.append(same[0])
+        else:
+            detail = f"the same photo came as {' and as '.join(labels)} in this batch"
+            refused += [Refusal(photo.entry.key, "label conflict", detail) for photo in same]
+    return fresh, refused
+
+
+def _row(photo: _Taken, place: Place) -> Row:
+    seen = photo.picture
+    return Row(
+        sha256=seen.sha256,
+        label=photo.entry.label,
+        split=place.split,
+        group=place.group,
+        dhash=seen.dhash,
+        palette=seen.palette,
+        key=photo.entry.key,
+        width=seen.width,
+        height=seen.height,
+    )
+
+
+def quarantine(store: Store, batch: Batch, receipt: Receipt, progress: Progress | None = None) -> int:
+    """Copy refused photos to quarantine/<batch>/, and their reasons.json; how many. Again changes nothing."""
+    keys = {entry.key for entry in batch.entries}
+    refused = [item for item in receipt.refused if item.key in keys and item.reason != "missing"]
+    target = f"{QUARANTINE}/{batch.ref.id}/"
+    if not receipt.refused:
+        return 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        jobs = pool.map(lambda item: store.copy(batch.ref.prefix + item.key, target + item.key), refused)
+        for done, _ in enumerate(jobs, 1):
+            if progress:
+                progress(done, len(refused))
+    reasons = [asdict(item) for item in receipt.refused]
+    store.put(target + "reasons.json", dumps(reasons, ensure_ascii=False, indent=1).encode())
+    return len(refused)
+
+
+def implausible(right: int, n: int, champion_right: int, champion_n: int) -> float:
+    """How likely a champion of this held-out score gets at most `right` of a batch's `n` photos right (0-1).
+
+    The lower tail of the binomial, its rate known only from champion_right of champion_n: with Jeffreys' prior the
+    posterior is Beta(right + 1/2, wrong + 1/2), so the prediction is beta-binomial (Gelman et al., Bayesian Data
+    Analysis, 2.1-2.4). A batch is held when this is less than `ingest.implausible`.
+    """
+    from scipy.stats import betabinom
+
+    if n == 0:
+        return 1.0
+    return float(betabinom.cdf(right, n, champion_right + 0.5, champion_n - champion_right + 0.5))

@@ -1,0 +1,1 @@
+"""Heads: what is trained on the features of the frozen network."""

@@ -1,0 +1,1 @@
+"""Models in use: opening one wherever it lies, asking it, scoring it on a folder."""

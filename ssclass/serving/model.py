@@ -1,0 +1,173 @@
+"""A registered version, an alias, a run or a folder, as something that answers on photos."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.data.images import Refused, decode, inspect
+from ssclass.errors import BatchError, NotFoundError
+from ssclass.model.compute import batch_size
+from ssclass.params import IngestParams
+from ssclass.settings import Settings
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that answers: `classes` in the order of its outputs, `size` in pixels.
+
+    `key`: of the decision (or the study's row) that made it, `run_id`: its MLflow run; None where nothing says it.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    size: int
+    keras: Any
+    key: str | None = None
+    run_id: str | None = None
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Probabilities, float64 [n, classes], of images uint8 [n, size, size, 3]."""
+        size = batch_size()
+        parts = [np.asarray(self.keras(images[at : at + size], training=False)) for at in range(0, len(images), size)]
+        return np.concatenate(parts).astype(float) if parts else np.zeros((0, len(self.classes)))
+
+
+def open_model(name: str, settings: Settings | None) -> Model:
+    """Open ``champion`` or another alias, ``3`` (a version), a run's id, or a folder that holds a model.
+
+    NotFoundError when there is no such model; TrackingError when MLflow is away.
+    """
+    if (path := Path(name)).is_dir():
+        return _from_folder(name, path)
+    if settings is None:
+        raise NotFoundError(f"{name}: no such folder; name one that holds model.keras, or a workspace with --workspace")
+    import mlflow
+
+    from ssclass.tracking.client import CANDIDATE, KEY_TAG, MODEL, Tracking
+
+    tracking = Tracking(settings)
+    with tracking.named():
+        client = tracking.client
+        try:
+            if re.fullmatch(r"(run:)?[0-9a-f]{32}", name):
+                run_id = name.removeprefix("run:")
+                models = tracking.models_of(client.get_run(run_id))
+                if not models:
+                    raise NotFoundError(
+                        f"{name}: that run has no model, or `ssclass gc` took it; choose another run, or a version"
+                    )
+                logged = models.get(MODEL) or models[CANDIDATE]
+                uri = f"models:/{logged.model_id}"
+                if logged.name == CANDIDATE:
+                    folder = Path(mlflow.artifacts.download_artifacts(logged.artifact_location))
+                    return _from_candidate(name, folder, logged.tags.get(KEY_TAG), run_id)
+            else:
+                version = (
+                    client.get_model_version(tracking.name, name)
+                    if name.isdigit()
+                    else client.get_model_version_by_alias(tracking.name, name)
+                )
+                uri, run_id = version.source, version.run_id
+        except mlflow.MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise NotFoundError(
+                    f"{name}: MLflow at {settings.tracking_uri} has no such version, alias or run of "
+                    f"{tracking.name!r}; `ssclass history` lists decisions, `ssclass retrain` makes a first champion"
+                ) from error
+            raise
+        return replace(_from_folder(name, Path(mlflow.artifacts.download_artifacts(uri))), run_id=run_id)
+
+
+def _from_candidate(name: str, folder: Path, key: str | None, run_id: str) -> Model:
+    """What was trained, put on its backbone, which is on this machine once for all."""
+    from ssclass.model.adopted import open_classifier
+
+    classifier = open_classifier(folder)
+    return Model(name, classifier.classes, classifier.size, classifier.whole(), key, run_id)
+
+
+def _from_folder(name: str, folder: Path) -> Model:
+    from ssclass.model.backbones import import_keras
+
+    found = sorted(folder.rglob("*.keras"))
+    if not found:
+        raise NotFoundError(f"{folder}: holds no .keras file; name the folder of a model")
+    if (described := folder / "MLmodel").exists():
+        import yaml
+
+        about = yaml.safe_load(described.read_text())["metadata"]
+    elif (described := found[0].with_name("model.json")).exists():
+        about = json.loads(described.read_text())
+    else:
+        raise NotFoundError(
+            f"{folder}: neither MLmodel nor model.json beside the model says which classes it tells; name the folder "
+            "that MLflow or `ssclass` wrote"
+        )
+    keras = import_keras().models.load_model(found[0])
+    return Model(name, tuple(about["classes"]), int(about["size"]), keras, about.get("decision_key"))
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """A file in a class folder."""
+
+    path: Path
+    label: str
+
+
+def class_folders(folder: Path, classes: Sequence[str]) -> list[LabelledFile]:
+    """Every file in the class folders of `folder`; BatchError when there are none, or one is not a known class."""
+    if not folder.is_dir():
+        raise BatchError(f"{folder}: no such folder; name one that holds class folders ({', '.join(classes)})")
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    unknown = [path.name for path in inside if path.name not in classes]
+    if unknown or not inside:
+        raise BatchError(
+            f"{folder}: {f'folder {unknown[0]!r} is no class of the model' if unknown else 'no class folders'}; it "
+            f"needs folders named {', '.join(classes)}"
+        )
+    files = [
+        LabelledFile(path, label.name)
+        for label in inside
+        for path in sorted(label.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    if not files:
+        raise BatchError(f"{folder}: its class folders are empty; put photos into them")
+    return files
+
+
+def read_photo(path: Path, size: int) -> NDArray[np.uint8] | Refused:
+    """A photo, uint8 [size, size, 3], by the decode that training uses; Refused (returned) says why it cannot be."""
+    try:
+        data = path.read_bytes()
+        inspect(data, IngestParams(min_side=1))
+        return decode(data, size)
+    except Refused as error:
+        return error
+    except OSError as error:
+        return Refused("unreadable", error.strerror or str(error))
+
+
+def stream(
+    files: Sequence[LabelledFile], size: int
+) -> Iterator[tuple[list[LabelledFile], NDArray[np.uint8], list[tuple[LabelledFile, Refused]]]]:
+    """Photos in batches: the files that could be read, their images uint8 [n, size, size, 3], and the others."""
+    together = batch_size()
+    with ThreadPoolExecutor() as pool:
+        for at in range(0, len(files), together):
+            part = files[at : at + together]
+            images = list(pool.map(lambda file: read_photo(file.path, size), part))
+            good = [(file, image) for file, image in zip(part, images, strict=True) if not isinstance(image, Refused)]
+            bad = [(file, image) for file, image in zip(part, images, strict=True) if isinstance(image, Refused)]
+            pixels = np.stack([image for _, image in good]) if good else np.zeros((0, size, size, 3), np.uint8)
+            yield [file for file, _ in good], pixels, bad

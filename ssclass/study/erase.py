@@ -1,0 +1,43 @@
+"""What the study keeps of a photo, taken out when the photo is to be forgotten."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+
+from ssclass.study.experiment import StudyRuns
+from ssclass.tracking.client import Tracking
+from ssclass.workspace.workspace import Workspace
+
+LOOK, LOOK_TAG = "look", "look"
+"""The folder of a run's pages about its model, and the tag that says that there is one."""
+
+
+def clean(workspace: Workspace, gone: Collection[str]) -> list[str]:
+    """Delete finished rows that name a photo, and the pages of `ssclass look --log`, where any may be seen.
+
+    Rows are a memo and pages can be made again. Returns what was deleted.
+    """
+    deleted = []
+    for path in sorted((workspace.private / "study").glob("*/row.json")):
+        text = path.read_text(encoding="utf-8") + (path.parent / "result.json").read_text(encoding="utf-8")
+        if any(sha256 in text for sha256 in gone):
+            shutil.rmtree(path.parent)
+            deleted.append(f"study/{path.parent.name}")
+    for tracking in (Tracking(workspace.settings), StudyRuns(workspace)):
+        deleted += _erase_pages(tracking)
+    return deleted
+
+
+def _erase_pages(tracking: Tracking) -> list[str]:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    erased = []
+    with tracking.named():
+        if tracking.client.get_experiment_by_name(tracking.name) is None:
+            return []
+        for run in tracking.client.search_runs([tracking.experiment_id], f"tags.{LOOK_TAG} = 'yes'"):
+            get_artifact_repository(run.info.artifact_uri).delete_artifacts(LOOK)
+            tracking.client.delete_tag(run.info.run_id, LOOK_TAG)
+            erased.append(f"run {run.info.run_id}: {LOOK}/")
+    return erased

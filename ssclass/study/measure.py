@@ -1,0 +1,234 @@
+"""One row of the study: repeated cross-validation, the model, its answers on the held-out photos, size and speed.
+
+A finished row lies in ``.ssclass/study/<row key>/`` and is never trained again. Nothing else of the workspace is
+written: no ledger, no registry, no candidate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.data.dataset import Dataset
+from ssclass.model import compute
+from ssclass.retrain import train as learning
+from ssclass.retrain.scores import Scores
+from ssclass.retrain.train import Progress, Result, Stopwatch, silent
+from ssclass.study.rows import Row
+from ssclass.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ssclass.model.training import Trained
+    from ssclass.params import ModelParams, Params
+
+CALLS = {1: 9, 32: 3}
+"""Photos in a call → calls that are timed, of which the median counts."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a row gave. `result` has all that a retrain's has; `out_of_fold` are means over the repeats.
+
+    milliseconds: photos in a call → milliseconds a photo, whole model, pixels to probabilities.
+    """
+
+    row: str
+    result: Result
+    train: tuple[str, ...]
+    train_labels: tuple[int, ...]
+    out_of_fold: tuple[tuple[float, ...], ...]
+    repeats: int
+    parameters_backbone: int
+    parameters_head: int
+    megabytes: float
+    milliseconds: dict[int, float]
+    device: str
+
+    @property
+    def scores(self) -> Scores:
+        """On the held-out photos."""
+        return self.result.scores()[0]
+
+    @property
+    def cv(self) -> tuple[float, float]:
+        """Mean and standard deviation of the cross-validated accuracy: over repeats, or over the folds of one."""
+        values = np.array(self.result.cross_validation[self.result.head])
+        return float(values.mean()), float(values.std(ddof=1))
+
+    @property
+    def cv_right(self) -> NDArray[np.bool_]:
+        """Which training photos the mean of the out-of-fold probabilities has right, bool [train]."""
+        return np.asarray(np.array(self.out_of_fold).argmax(axis=1) == np.array(self.train_labels))
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which held-out photos the model has right, bool [held out]."""
+        return np.asarray(np.array(self.result.candidate_class) == np.array(self.result.labels))
+
+    def write(self, folder: Path) -> None:
+        """Write to a folder; row.json last, whole or not at all."""
+        self.result.write(folder / "result.json")
+        body = asdict(self) | {"result": None}
+        new = folder / "row.new"
+        new.write_text(json.dumps(body))
+        new.replace(folder / "row.json")
+
+    @classmethod
+    def read(cls, folder: Path) -> Measured | None:
+        """Read what `write` wrote; None when it is not there."""
+        if not (folder / "row.json").exists():
+            return None
+        body: dict[str, Any] = json.loads((folder / "row.json").read_text())
+        body["result"] = Result.read(folder / "result.json")
+        body["milliseconds"] = {int(n): value for n, value in body["milliseconds"].items()}
+        for name in ("train", "train_labels"):
+            body[name] = tuple(body[name])
+        body["out_of_fold"] = tuple(tuple(row) for row in body["out_of_fold"])
+        return cls(**body)
+
+
+def folder_of(workspace: Workspace, key: str) -> Path:
+    """Where a row lies: row.json, result.json, candidate/, and model.keras until its run has it."""
+    return workspace.private / "study" / key
+
+
+def finished(workspace: Workspace, row: Row, dataset: Dataset) -> Measured | None:
+    """A row as it was finished; None when it was not, or for other data, params or code."""
+    found = Measured.read(folder_of(workspace, row.key(row.choose(dataset))))
+    return found and replace(found, row=row.name)
+
+
+def measure(workspace: Workspace, row: Row, dataset: Dataset, progress: Progress = silent) -> Measured:
+    """Do a row; WeightsError when its backbone's weights cannot be had, BatchError when there is too little data.
+
+    `dataset` is the workspace's; the row chooses its sources.
+    """
+    from ssclass.model.backbones import import_keras
+    from ssclass.model.classifier import Classifier
+
+    dataset = row.choose(dataset)
+    key = row.key(dataset)
+    folder = folder_of(workspace, key)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "candidate").mkdir(parents=True)
+
+    keras = import_keras()
+    keras.backend.clear_session()  # of the row before: its graphs would fill the memory
+    watch = Stopwatch()
+    trained, out_of_fold, accuracy = cross_validated(workspace, row.params, dataset, row.repeats, progress, watch)
+    labels = learning.label_index(dataset.train, row.params.dataset.classes)
+    with watch.step("evaluation"):
+        trained.classifier.save(folder / "candidate")
+        candidate = learning.answers(workspace, trained.classifier, dataset.holdout)
+        saved = learning.answers(workspace, Classifier.load(folder / "candidate"), dataset.holdout)
+    with watch.step("export"):
+        trained.classifier.export(folder / "model.keras")
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    head = sum(layer.count_params() for layer in model.layers if layer.name.startswith("head"))
+    size = trained.classifier.size
+    measured = Measured(
+        row=row.name,
+        result=Result(
+            key=key,
+            data_version=workspace.data_version,
+            classes=row.params.dataset.classes,
+            head=trained.head,
+            fingerprint=trained.classifier.fingerprint,
+            size=size,
+            train_size=len(dataset.train),
+            holdout=tuple(each.sha256 for each in dataset.holdout),
+            batches=tuple(dataset.batch_of(each.sha256) for each in dataset.holdout),
+            labels=tuple(int(each) for each in learning.label_index(dataset.holdout, row.params.dataset.classes)),
+            candidate=_nested(candidate),
+            candidate_class=tuple(int(each) for each in candidate.argmax(axis=1)),
+            champion_key=None,
+            champion=None,
+            champion_class=None,
+            cross_validation={trained.head: accuracy},
+            history=learning.curves(trained),
+            saved_alike=bool(np.array_equal(candidate, saved)),
+            seconds=watch.seconds,
+            sources=dataset.by_source(),
+        ),
+        train=tuple(each.sha256 for each in dataset.train),
+        train_labels=tuple(int(each) for each in labels),
+        out_of_fold=_nested(out_of_fold),
+        repeats=row.repeats,
+        parameters_backbone=model.count_params() - head,
+        parameters_head=head,
+        megabytes=(folder / "model.keras").stat().st_size / 1e6,
+        milliseconds={n: milliseconds(model, n, size) for n in CALLS},
+        device=device(),
+    )
+    measured.write(folder)
+    return measured
+
+
+def cross_validated(
+    workspace: Workspace,
+    params: Params,
+    dataset: Dataset,
+    repeats: int,
+    progress: Progress = silent,
+    watch: Stopwatch | None = None,
+) -> tuple[Trained, NDArray[np.float64], list[float]]:
+    """Train, and cross-validate the head that was chosen `repeats` times, each with another seed.
+
+    Returns what the first seed gave, the mean of the out-of-fold probabilities (float64 [train, classes]), and the
+    accuracy of each repeat (of each fold where there is one repeat).
+    """
+    trained = learning.learnt(workspace, params, dataset, progress, watch)
+    labels = learning.label_index(dataset.train, params.dataset.classes)
+    found = [trained.cv[trained.head].probabilities]
+    model = with_head(params.model, trained.head)
+    for repeat in range(1, repeats):
+        progress("cross-validation", repeat, repeats)
+        train = params.train.model_copy(update={"seed": params.train.seed + repeat})
+        again = learning.learnt(workspace, params.model_copy(update={"train": train, "model": model}), dataset)
+        found.append(again.cv[trained.head].probabilities)
+    progress("cross-validation", repeats, repeats)
+    accuracy = [float((each.argmax(axis=1) == labels).mean()) for each in found]
+    if repeats == 1:
+        accuracy = [float(value) for value in trained.cv[trained.head].accuracy]
+    return trained, np.mean(found, axis=0), accuracy
+
+
+def with_head(model: ModelParams, head: str) -> ModelParams:
+    """Params that train the head that was chosen, and no other; of an ensemble its members are named anyway."""
+    return model if model.members else model.model_copy(update={"head": head})
+
+
+def device() -> str:
+    """What the milliseconds are of: the GPU, or ``CPU, 2 cores``."""
+    name = compute.described()
+    if name != "CPU":
+        return name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"CPU, {cores} core{'s' if cores > 1 else ''}"
+
+
+def milliseconds(model: Any, photos: int, size: int) -> float:
+    """Milliseconds a photo of a whole model, pixels to probabilities, `photos` of size x size pixels in a call."""
+    import tensorflow as tf
+
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, (photos, size, size, 3), dtype=np.uint8))
+    run = tf.function(lambda images: model(images, training=False))
+    run(images)
+    seconds = []
+    for _ in range(CALLS[photos]):
+        began = time.perf_counter()
+        run(images).numpy()
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds)) * 1000 / photos
+
+
+def _nested(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in values)

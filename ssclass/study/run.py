@@ -1,0 +1,123 @@
+"""The whole study: rows one after the other, each told to MLflow when it is finished, then the pages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from ssclass.code import code_digest
+from ssclass.data.dataset import Dataset
+from ssclass.errors import BatchError, WeightsError
+from ssclass.retrain.train import Progress, silent
+from ssclass.study.experiment import StudyRuns
+from ssclass.study.measure import Measured, finished, folder_of, measure
+from ssclass.study.report import Found, pairs
+from ssclass.study.report import page as report
+from ssclass.study.rows import Row, choose, load_rows
+from ssclass.workspace.dvc import CANDIDATE
+from ssclass.workspace.workspace import Workspace
+
+Say = Callable[[str], None]
+
+
+def conduct(workspace: Workspace, names: Iterable[str] = (), progress: Progress = silent, say: Say = print) -> Found:
+    """Do rows that are not finished, and write the pages about all that are.
+
+    `say` hears a line about each row as it ends. TrackingError when MLflow is away: before a row is trained.
+    """
+    with FileLock(_made(workspace.private) / "study.lock"):
+        rows, dataset = load_rows(workspace), workspace.dataset()
+        runs = StudyRuns(workspace)
+        parent = runs.parent(_key(workspace, dataset), f"{workspace.data_version} (running)")
+        not_run = {}
+        for row in choose(rows, names):
+            try:
+                _check(row, dataset)
+                measured = finished(workspace, row, dataset)
+                if measured is None:
+                    measured = measure(workspace, row, dataset, _within(progress, row.name))
+                    mean, sd = measured.cv
+                    scores = measured.scores
+                    say(f"{row.name}: {scores.right} of {scores.n} held out, cross-validated {mean:.4f} ± {sd:.4f}")
+                else:
+                    say(f"{row.name}: finished before")
+                _tell(workspace, runs, parent, row, measured, dataset)
+            except (WeightsError, BatchError) as error:
+                not_run[row.name] = str(error)
+                say(f"{row.name}: not run: {error}")
+        found = survey(workspace, rows, dataset, not_run)
+        for each in pairs(found):
+            if each.other == found.rows[each.row].against and (run := runs.child(parent, found.measured[each.row])):
+                runs.log_metrics(
+                    run,
+                    {
+                        "wins": each.holdout.wins,
+                        "losses": each.holdout.losses,
+                        "mcnemar_p": each.holdout.mcnemar_p,
+                        "cv_wins": each.out_of_fold.wins,
+                        "cv_losses": each.out_of_fold.losses,
+                        "cv_mcnemar_p": each.out_of_fold.mcnemar_p,
+                    },
+                )
+        runs.conclude_study(parent, write(workspace, found), found.name())
+        return found
+
+
+def survey(
+    workspace: Workspace, rows: dict[str, Row], dataset: Dataset, not_run: dict[str, str] | None = None
+) -> Found:
+    """What is finished for the data, params and code as they are."""
+    measured = {name: each for name, row in rows.items() if (each := finished(workspace, row, dataset))}
+    for name, row in rows.items():
+        if row.auxiliary and not _has_auxiliary(dataset):
+            measured.pop(name, None)  # one of the same params and data as another row
+    classes = workspace.params.dataset.classes
+    return Found(workspace.data_version, dataset, classes, rows, measured, not_run or {})
+
+
+def write(workspace: Workspace, found: Found) -> Path:
+    """study.md and study.html, with the picture that study.md names; their folder."""
+    folder = _made(workspace.private / "study" / "report")
+    made = report(found)
+    (folder / "study.md").write_text(made.markdown(), encoding="utf-8")
+    (folder / "study.html").write_text(made.html(), encoding="utf-8")
+    made.write_pictures(folder)
+    return folder
+
+
+def _tell(workspace: Workspace, runs: StudyRuns, parent: str, row: Row, measured: Measured, dataset: Dataset) -> None:
+    """Put a row into MLflow unless it is there; the whole model stays only until it is."""
+    folder = folder_of(workspace, measured.result.key)
+    if runs.child(parent, measured) is None:
+        runs.log_row(parent, row, measured, folder / CANDIDATE, row.choose(dataset).digest)
+    (folder / "model.keras").unlink(missing_ok=True)
+
+
+def _check(row: Row, dataset: Dataset) -> None:
+    if row.auxiliary and not _has_auxiliary(dataset):
+        raise BatchError(
+            "the data set has photos of the source main alone; send auxiliary ones with `ssclass submit --source NAME`"
+        )
+
+
+def _has_auxiliary(dataset: Dataset) -> bool:
+    return len(replace(dataset, sources="all").by_source()) > 1
+
+
+def _key(workspace: Workspace, dataset: Dataset) -> str:
+    """Names a study: the data, the params that its rows change, the code."""
+    text = f"{replace(dataset, sources='all').digest} {workspace.params.result_digest} {code_digest()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _within(progress: Progress, row: str) -> Progress:
+    return lambda what, done, total: progress(f"{row}: {what}", done, total)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

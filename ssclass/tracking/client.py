@@ -1,0 +1,444 @@
+"""MLflow: one run a retrain, the registry's versions, and the alias.
+
+The ledger is the truth; what is here is told by it. A run is open (no decision) until its decision is pushed;
+a registered version exists only for a PROMOTED decision; the alias `champion` is set from the ledger by
+:func:`reconcile`, which can be repeated at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from ssclass.errors import TrackingError
+from ssclass.settings import Settings
+from ssclass.workspace.ledger import Event, State
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ssclass.model.adopted import Adopted
+    from ssclass.model.classifier import Classifier
+    from ssclass.retrain.train import Result
+
+ALIAS = "champion"
+KEY_TAG, DECISION_TAG = "decision_key", "decision"
+CANDIDATE, MODEL = "candidate", "model"
+"""Names of the logged models of a run: what was trained, of every candidate; the whole, of what is promoted."""
+VIEW = "decisions"
+COLUMNS = (
+    "tags.`decision`",
+    "metrics.`accuracy`",
+    "metrics.`champion_accuracy`",
+    "metrics.`accuracy_difference`",
+    "metrics.`holdout_size`",
+    "tags.`data_version`",
+    "tags.`batches`",
+    "tags.`head`",
+    "metrics.`seconds`",
+)
+REQUIREMENTS = ("keras", "tensorflow", "numpy", "pillow")
+
+
+class Tracking:
+    """One experiment and one registered model, both named `settings.model_name`."""
+
+    columns = COLUMNS
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = settings.model_name
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's client at the workspace's tracking URI; nobody's default is used."""
+        import logging
+        import warnings
+
+        uri = self.settings.tracking_uri
+        if not self.settings.mlflow_uri:
+            (self.settings.private / "mlflow").mkdir(parents=True, exist_ok=True)
+        with self.named():
+            if urlparse(uri).scheme in ("http", "https"):
+                self._answers(uri)
+            logging.getLogger("alembic").setLevel(logging.ERROR)
+            logging.getLogger("mlflow").setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", module="mlflow")
+            import mlflow
+
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(uri)
+            return mlflow.MlflowClient(uri, uri)
+
+    def _answers(self, uri: str) -> None:
+        """Ask whether the server is there first: MLflow's own client tries for minutes before it gives up.
+
+        An answer that wants a login is one; MLflow's client has it.
+        """
+        import requests
+        from tenacity import Retrying, stop_after_delay, wait_fixed
+
+        for attempt in Retrying(stop=stop_after_delay(self.settings.patience), wait=wait_fixed(2), reraise=True):
+            with attempt:
+                answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+                if answer.status_code not in (401, 403):
+                    answer.raise_for_status()
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The experiment, made on first use."""
+        with self.named():
+            found = self.client.get_experiment_by_name(self.name)
+            if found is not None:
+                return str(found.experiment_id)
+            made = str(self.client.create_experiment(self.name, artifact_location=self._artifacts()))
+            self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view(self.columns)))
+            return made
+
+    def restore_experiment(self) -> None:
+        """Take back that somebody deleted the experiment, as far as MLflow still has it."""
+        with self.named():
+            found = self.client.get_experiment_by_name(self.name)
+            if found is not None and found.lifecycle_stage == "deleted":
+                self.client.restore_experiment(found.experiment_id)
+
+    def _artifacts(self) -> str | None:
+        """Where artifacts go: beside a database in a file; None where a server decides it."""
+        uri = self.settings.tracking_uri
+        if not uri.startswith("sqlite:///"):
+            return None
+        return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "artifacts").as_uri()
+
+    def page(self, server: str) -> str:
+        """The address of the run table on an MLflow server, with the columns that matter."""
+        return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs?viewStateShareKey={VIEW}"
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """MLflow's errors, and those of the way there, as TrackingError."""
+        import requests
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (requests.RequestException, SQLAlchemyError, OSError) as error:
+            raise TrackingError(
+                f"MLflow at {self.settings.tracking_uri} cannot be used ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}); start it, or correct mlflow_uri in ssclass.toml or "
+                "SSCLASS_MLFLOW_URI"
+            ) from error
+        except Exception as error:
+            if type(error).__module__.startswith("mlflow"):
+                raise TrackingError(
+                    f"MLflow at {self.settings.tracking_uri}: {str(error).splitlines()[0]}; `ssclass doctor` probes it"
+                ) from error
+            raise
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def runs(self, key: str) -> list[Any]:
+        """The runs of a decision key, newest first."""
+        with self.named():
+            return list(
+                self.client.search_runs(
+                    [self.experiment_id], f"tags.{KEY_TAG} = '{key}'", order_by=["attributes.start_time DESC"]
+                )
+            )
+
+    def run_of(self, event: Event) -> Any | None:
+        """The run of a decision: the one that the ledger names, or where MLflow was rebuilt the one with its key."""
+        found = {str(run.info.run_id): run for run in self.runs(event.body["key"])}
+        return found.get(event.body["run_id"]) or next(
+            (run for run in found.values() if DECISION_TAG in run.data.tags), None
+        )
+
+    def open_run(self, key: str, decided: Event | None = None) -> str:
+        """A run for a key, without a decision yet; one that a killed retrain left open is thrown away.
+
+        `decided`: the decision long made that the run is to tell of, with its own time and code.
+        """
+        for run in self.runs(key):
+            if DECISION_TAG not in run.data.tags:
+                self.discard(run.info.run_id)
+        with self.named():
+            tags = {KEY_TAG: key, **_source_tags()} if decided is None else {KEY_TAG: key, "code": decided.body["code"]}
+            began = None if decided is None else _milliseconds(decided.at)
+            run = self.client.create_run(self.experiment_id, began, tags, run_name=f"{key} (running)")
+            return str(run.info.run_id)
+
+    def erase(self, key: str, path: str) -> bool:
+        """Delete an artifact of every run of a decision key; whether there was one."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        there = False
+        with self.named():
+            for run in self.runs(key):
+                files = self.client.list_artifacts(run.info.run_id, path.rpartition("/")[0])
+                if path in {each.path for each in files}:
+                    get_artifact_repository(run.info.artifact_uri).delete_artifacts(path)
+                    there = True
+        return there
+
+    def discard(self, run_id: str) -> None:
+        """Take back a run whose decision another writer made first."""
+        with self.named():
+            self.client.delete_run(run_id)
+
+    def log_result(
+        self,
+        run_id: str,
+        result: Result,
+        params: dict[str, Any],
+        candidate: Path,
+        digest: str,
+        figures: Mapping[str, Figure] | None = None,
+    ) -> None:
+        """Everything about a result but its decision: params, metrics, curves, figures, dataset, the folder candidate/.
+
+        `figures`, by file name: more of them than the result gives.
+        """
+        from ssclass.model import compute
+        from ssclass.tracking import report
+
+        with self.named():
+            self.log_numbers(run_id, report.metrics(result), params, result.history)
+            with tempfile.TemporaryDirectory() as folder:
+                for name, figure in {**report.figures(result), **(figures or {})}.items():
+                    figure.savefig(Path(folder) / name, dpi=100)
+                self.client.log_artifacts(run_id, folder, "figures")
+            self.client.set_tag(run_id, "device", compute.described())
+            self._log_dataset(run_id, result, digest)
+            self._log_candidate(run_id, result, candidate)
+
+    def log_numbers(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        params: dict[str, Any],
+        curves: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        """Metrics, curves of metrics by step, and params (nested ones dotted)."""
+        from mlflow.entities import Metric, Param
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        steps = [(name, value, step) for name, curve in (curves or {}).items() for step, value in enumerate(curve)]
+        with self.named():
+            self.client.log_batch(
+                run_id,
+                metrics=[
+                    Metric(name, float(value), now, step)
+                    for name, value, step in (*((name, value, 0) for name, value in metrics.items()), *steps)
+                ],
+                params=[Param(name, str(value)[:500]) for name, value in _flat(params)],
+            )
+
+    def revision(self, result: Result) -> str:
+        """The git revision of the workspace that has the data of a result."""
+        return f"run/{result.key}"
+
+    def _log_dataset(self, run_id: str, result: Result, digest: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = {"git": self.revision(result), "path": "data"}
+        profile = {"train_size": result.train_size, "holdout_size": len(result.holdout)}
+        dataset = Dataset(
+            name=result.data_version,
+            digest=digest[:36],
+            source_type="dvc",
+            source=json.dumps(source),
+            profile=json.dumps(profile),
+        )
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def _log_candidate(self, run_id: str, result: Result, folder: Path) -> None:
+        """What was trained, as a logged model; of its backbone only the name: it is not stored anew each time."""
+        from mlflow.entities import LoggedModelOutput
+
+        made = self.client.create_logged_model(
+            self.experiment_id, CANDIDATE, run_id, tags={KEY_TAG: result.key, "data_version": result.data_version}
+        )
+        self.client.log_model_artifacts(made.model_id, str(folder))
+        self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
+        self.client.finalize_logged_model(made.model_id, "READY")
+
+    def log_model(self, run_id: str, key: str, data_version: str, classifier: Classifier | Adopted) -> None:
+        """The whole model of a champion, or of what is about to be one, for whoever serves it."""
+        import mlflow
+        import mlflow.keras
+        import numpy as np
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
+        )
+        with mlflow.start_run(run_id=run_id):
+            mlflow.keras.log_model(
+                classifier.whole(),
+                name=MODEL,
+                signature=signature,
+                pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+                metadata={
+                    "classes": list(classifier.classes),
+                    "size": classifier.size,
+                    KEY_TAG: key,
+                    "data_version": data_version,
+                },
+            )
+
+    def models_of(self, run: Any) -> dict[str, Any]:
+        """The logged models of a run that are whole, by name: `candidate`, and `model` once it was promoted."""
+        logged = self.client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'", max_results=20
+        )
+        return {each.name: each for each in logged if str(each.status) == "READY"}
+
+    def conclude(self, event: Event, result: Result | None, run_id: str) -> None:
+        """Put a pushed decision on its run, and end it; with the card where the result is at hand."""
+        from ssclass.tracking import report
+
+        body = event.body
+        tags = {
+            "reason": body["reason"],
+            "data_version": body["data_version"],
+            "batches": ", ".join(body["batches"]),
+            "head": body["head"],
+        }
+        with self.named():
+            for name, value in tags.items():
+                self.client.set_tag(run_id, name, value[:5000])
+            if result is not None:
+                text = report.card(result, event)
+                self.client.log_text(run_id, text, "decision.md")
+                self.client.set_tag(run_id, "mlflow.note.content", text)
+            self.client.update_run(run_id, name=report.run_name(event))
+            self.client.set_terminated(run_id, "FINISHED", _milliseconds(event.at))
+            self.client.set_tag(run_id, DECISION_TAG, body["decision"])  # last: it says that all of this is done
+
+    # -- registry -------------------------------------------------------------------------------------
+
+    def version_of(self, key: str) -> Any | None:
+        """The registered version of a decision key."""
+        with self.named():
+            found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{key}'")
+            return min(found, key=lambda each: int(each.version)) if found else None
+
+    def alias(self) -> str | None:
+        """The version that the alias points at; None when there is no model or no alias yet."""
+        with self.named():
+            found = self.client.search_registered_models(f"name = '{self.name}'")
+            aliases = found[0].aliases if found else {}
+            return str(aliases[ALIAS]) if ALIAS in aliases else None
+
+    def reconcile(
+        self, state: State, classifier_of: Callable[[str], Classifier | Adopted], cards: dict[str, str] | None = None
+    ) -> str | None:
+        """Make the registry say what the ledger says: a version for each champion, the alias on the champion.
+
+        Returns the champion's version. `classifier_of` gives the classifier of a decision key that has none yet,
+        `cards` descriptions for versions that are new.
+        """
+        if not state.champions:
+            return None
+        with self.named():
+            self._ensure_registered()
+            for key in state.champions:
+                if self.version_of(key) is None:
+                    self._register(key, state.decisions[key], classifier_of, (cards or {}).get(key, ""))
+            wanted = self.version_of(state.champion or "")
+            assert wanted is not None, "each champion has a version by now"
+            aliases = self.client.get_registered_model(self.name).aliases
+            if str(aliases.get(ALIAS)) != str(wanted.version):
+                self.client.set_registered_model_alias(self.name, ALIAS, wanted.version)
+            return str(wanted.version)
+
+    def _ensure_registered(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self.client.create_registered_model(
+                self.name, description="Champions of ssclass; the alias `champion` is the one in force."
+            )
+
+    def _register(
+        self, key: str, event: Event, classifier_of: Callable[[str], Classifier | Adopted], description: str
+    ) -> None:
+        run = self.run_of(event)
+        if run is None:
+            raise TrackingError(
+                f"MLflow at {self.settings.tracking_uri}: no run of the champion {key}; `ssclass rebuild` makes it "
+                "anew from the ledger"
+            )
+        run_id = str(run.info.run_id)
+        if MODEL not in self.models_of(run):
+            self.log_model(run_id, key, event.body["data_version"], classifier_of(key))
+        model_id = self.models_of(run)[MODEL].model_id
+        tags = {
+            KEY_TAG: key,
+            "data_version": event.body["data_version"],
+            "head": event.body["head"],
+            "accuracy": f"{event.body['candidate']['accuracy']:.4f}",
+        }
+        self.client.create_model_version(
+            self.name,
+            f"models:/{model_id}",
+            run_id=run_id,
+            tags=tags,
+            description=description or event.body["reason"],
+            model_id=model_id,
+        )
+
+
+def _milliseconds(at: str) -> int:
+    return int(datetime.fromisoformat(at).timestamp() * 1000)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _view(columns: Sequence[str]) -> dict[str, Any]:
+    """A shared view of the run table, as MLflow's own "share" button keeps it in a tag of the experiment."""
+    return {
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": list(columns),
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+    }
+
+
+def _source_tags() -> dict[str, str]:
+    from ssclass.code import code_commit, code_digest
+
+    tags = {"mlflow.source.name": "ssclass retrain", "mlflow.source.type": "JOB", "code": code_digest()}
+    if commit := code_commit():
+        tags["mlflow.source.git.commit"] = commit
+    return tags

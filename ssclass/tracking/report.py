@@ -1,0 +1,269 @@
+"""What a person reads of a retrain: metrics under stable names, the decision card, figures, the model card."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.retrain.decide import comparison, right
+from ssclass.retrain.scores import METRICS, slices
+from ssclass.retrain.statistics import Interval
+from ssclass.retrain.train import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ssclass.workspace.ledger import Event
+
+
+def metrics(result: Result) -> dict[str, float]:
+    """The run's metrics, rounded to what a table shows; docs/formats.md defines each name."""
+    scores, champion = result.scores()
+    compared = comparison(result)
+    folds = np.array(result.cross_validation.get(result.head, ()))
+    found = {name: getattr(scores, name) for name in METRICS}
+    found |= {
+        "calibration_error": scores.calibration_error,
+        "holdout_size": scores.n,
+        "train_size": result.train_size,
+        "seconds": sum(result.seconds.values()),
+    }
+    if len(folds):
+        found |= {"cv_accuracy": float(folds.mean()), "cv_accuracy_sd": float(folds.std(ddof=1))}
+    for name, each in scores.per_class.items():
+        found |= {
+            f"recall_{name}": each.recall,
+            f"precision_{name}": each.precision,
+            f"f_measure_{name}": each.f_measure,
+        }
+    if champion is not None and compared is not None:
+        theirs = right(result)[1] or 0
+        found |= {
+            "champion_accuracy": theirs / scores.n,
+            "champion_loss": champion.loss,
+            "accuracy_difference": compared.difference,
+            "wins": compared.wins,
+            "losses": compared.losses,
+            "mcnemar_p": compared.mcnemar_p,
+        }
+    found |= {f"seconds_{name}": value for name, value in result.seconds.items()}
+    return {name: round(float(value), 1 if name.startswith("seconds") else 4) for name, value in found.items()}
+
+
+def run_name(event: Event) -> str:
+    """One line that reads by itself in the run table."""
+    body = event.body
+    champion = body["champion"]
+    against = "no champion" if champion is None else f"champion {champion['right']}"
+    ours = f"{body['candidate']['right']}/{body['holdout']['size']}"
+    return f"{body['decision']} {ours} · {against} · {body['data_version']} · {body['head']}"
+
+
+def card(result: Result, event: Event) -> str:
+    """The decision card, markdown."""
+    body = event.body
+    scores, champion = result.scores()
+    compared = comparison(result)
+    ours, theirs = right(result)
+    low, high = scores.accuracy_interval.low, scores.accuracy_interval.high
+    lines = [
+        f"# {body['decision']}: {body['reason']}",
+        "",
+        f"Data `{result.data_version}` · decision key `{result.key}` · head `{result.head}` · {event.at}",
+        "",
+        "| on the same held-out photos | candidate | champion |",
+        "|---|---|---|",
+        f"| right | {ours} of {scores.n} | {'–' if theirs is None else f'{theirs} of {scores.n}'} |",
+        f"| accuracy | {scores.accuracy:.4f} (95 % {low:.3f}–{high:.3f}) | {_cell(champion and champion.accuracy)} |",
+    ]
+    lines += [
+        f"| {name} | {getattr(scores, name):.4f} | {_cell(champion and getattr(champion, name))} |"
+        for name in ("loss", "recall", "precision", "f_measure", "calibration_error")
+    ]
+    if compared:
+        span = compared.difference_interval
+        lines += [
+            "",
+            (
+                f"Candidate right where the champion is wrong: {compared.wins}; the other way round: "
+                f"{compared.losses}. Exact McNemar p = {compared.mcnemar_p:.3f}; difference "
+                f"{compared.difference:+.4f}, paired bootstrap 95 % {span.low:+.4f} to {span.high:+.4f}."
+            ),
+        ]
+    lines += [
+        "",
+        (
+            f"This held-out set was consulted {body['holdout']['consulted']} time(s). Recorded, not decisive: only "
+            "the count of right photos and the preconditions decide."
+        ),
+        "",
+        "| slice | candidate right | of |",
+        "|---|---|---|",
+    ]
+    hit = np.array(result.candidate_class) == np.array(result.labels)
+    for kind, names in (("class", [result.classes[label] for label in result.labels]), ("batch", result.batches)):
+        lines += [f"| {kind} {name} | {a} | {n} |" for name, (a, n) in slices(hit, names).items()]
+    if len(result.sources) > 1:
+        lines += ["", "| source | train | held out | kept, neither |", "|---|---|---|---|"]
+        for name, count in result.sources.items():
+            lines.append(f"| {name} | {count['train']} | {count['holdout']} | {count['unused']} |")
+    if result.cross_validation:
+        lines += ["", "| head | cross-validated accuracy on the training split (95 %) | folds |", "|---|---|---|"]
+    for name, folds in result.cross_validation.items():
+        mean, span = interval_of_folds(folds)
+        lines.append(
+            f"| {name}{' (chosen)' if name == result.head else ''} | {mean:.4f} ({span.low:.3f}–{span.high:.3f}) | "
+            f"{', '.join(f'{fold:.3f}' for fold in folds)} |"
+        )
+    lines += [
+        "",
+        "| step | seconds |",
+        "|---|---|",
+        *(f"| {name} | {value:.1f} |" for name, value in result.seconds.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def model_card(result: Result, event: Event, number: int) -> str:
+    """The description of a registered version, markdown."""
+    scores, _ = result.scores()
+    return "\n".join(
+        [
+            f"**Champion {number}**: {event.body['reason']}.",
+            "",
+            (
+                f"Tells {' from '.join(result.classes)} on photos: uint8 RGB images [n, height, width, 3] in, "
+                f"probabilities [n, {len(result.classes)}] in the order {', '.join(result.classes)} out."
+            ),
+            "",
+            (
+                f"{_origin(result, event)} On {scores.n} held-out photos: accuracy {scores.accuracy:.3f} (95 % "
+                f"{scores.accuracy_interval.low:.3f}–{scores.accuracy_interval.high:.3f}), "
+                + ", ".join(f"recall of {name} {each.recall:.3f}" for name, each in scores.per_class.items())
+                + "."
+            ),
+            "",
+            "It has seen only photos like those in the data set; on anything else its probabilities mean nothing.",
+        ]
+    )
+
+
+def _origin(result: Result, event: Event) -> str:
+    if adopted := event.body.get("adopted"):
+        return (
+            f"Adopted from `{adopted['file']}` (sha256 `{adopted['sha256'][:16]}`, preprocessing "
+            f"{adopted['preprocess']}); it has learnt from no photo of this data set (tag `run/{result.key}`)."
+        )
+    return (
+        f"Trained on {result.train_size} photos of `{result.data_version}` (tag `run/{result.key}`), head "
+        f"`{result.head}`."
+    )
+
+
+def interval_of_folds(folds: list[float]) -> tuple[float, Interval]:
+    """Mean over folds and its 95 % t interval within 0 to 1 (folds are not independent: read it as a guide)."""
+    from scipy.stats import t
+
+    values = np.array(folds)
+    mean = float(values.mean())
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, Interval(max(0.0, mean - half), min(1.0, mean + half))
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Figures by file name; the same axes in every run, so that MLflow's Compare lines them up."""
+    from matplotlib.figure import Figure
+
+    scores, _ = result.scores()
+    labels, probabilities = np.array(result.labels), np.array(result.candidate)
+    hit = np.array(result.candidate_class) == labels
+    drawn: dict[str, Figure] = {}
+
+    figure = drawn["confusion.png"] = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    table = np.array(scores.confusion)
+    axes.imshow(table, cmap="Blues", vmin=0)
+    for (row, column), count in np.ndenumerate(table):
+        axes.text(
+            column, row, str(count), ha="center", va="center", color="white" if count > table.max() / 2 else "black"
+        )
+    places = range(len(result.classes))
+    axes.set(
+        xticks=places,
+        yticks=places,
+        xticklabels=result.classes,
+        yticklabels=result.classes,
+        xlabel="called",
+        ylabel="is",
+        title=f"{scores.right} of {scores.n} right",
+    )
+
+    drawn["calibration.png"] = calibration(probabilities, hit, scores.calibration_error)
+
+    if result.cross_validation:
+        drawn["cross_validation.png"] = _of_folds(result)
+
+    figure = drawn["batches.png"] = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    found = slices(hit, result.batches)
+    axes.barh(list(found), [a / n for a, n in found.values()], color="steelblue")
+    for place, (a, n) in enumerate(found.values()):
+        axes.text(0.01, place, f"{a} of {n}", va="center", color="white")
+    axes.set(xlim=(0, 1), xlabel="share right", title="held-out photos by batch")
+    return drawn
+
+
+def calibration(probabilities: NDArray[np.floating], hit: NDArray[np.bool_], error: float) -> Figure:
+    """Confidence against the share right; probabilities [n, classes], `hit` bool [n], `error` for the title."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    confidence = probabilities.max(axis=1)
+    bins = np.linspace(1 / probabilities.shape[1], 1, 6)
+    of = np.clip(np.digitize(confidence, bins) - 1, 0, len(bins) - 2)
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    shown = [
+        (confidence[of == i].mean(), hit[of == i].mean(), int((of == i).sum()))
+        for i in range(len(bins) - 1)
+        if (of == i).any()
+    ]
+    axes.plot([each[0] for each in shown], [each[1] for each in shown], "o-")
+    for x, y, n in shown:
+        axes.annotate(f"n={n}", (x, y), textcoords="offset points", xytext=(4, -12), fontsize=8)
+    axes.set(
+        xlim=(0, 1.02),
+        ylim=(0, 1.05),
+        xlabel="mean confidence",
+        ylabel="share right",
+        title=f"calibration error {error:.3f}",
+    )
+    return figure
+
+
+def _of_folds(result: Result) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    names = list(result.cross_validation)
+    for place, name in enumerate(names):
+        folds = result.cross_validation[name]
+        axes.plot([place] * len(folds), folds, "o", alpha=0.6)
+        axes.plot([place - 0.2, place + 0.2], [float(np.mean(folds))] * 2, color="black")
+    axes.set(
+        xticks=range(len(names)),
+        xticklabels=[name.replace(" of ", " of\n").replace(", ", "\n") for name in names],  # of an ensemble
+        xlim=(-0.5, len(names) - 0.5),
+        ylim=(0.5, 1),
+        ylabel="accuracy",
+        title="folds of the training split",
+    )
+    return figure
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,98 @@
+"""The bucket for one's own AWS: its folders, its lifecycle rules, and what each role may do, no more.
+
+Three roles: a *sender* writes batches; the *pipeline* is everything that runs ssclass in a workspace; a *reader* pulls
+data versions and models with DVC. tests/test_access.py holds the policies against the calls that the code makes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssclass.data.batches import INCOMING
+from ssclass.data.build import QUARANTINE
+from ssclass.store import Store
+
+ROLES = ("sender", "pipeline", "reader")
+FOLDERS = (INCOMING, QUARANTINE, "features", "results", "dvc")
+"""Everything in the bucket. Only `dvc/` and `incoming/` cannot be made again by ssclass."""
+
+QUARANTINE_DAYS, FEATURE_DAYS, RESULT_DAYS = 180, 365, 30
+PARTS_DAYS = 7  # of an upload that never ended
+
+
+def policy(bucket: str, role: str) -> dict[str, Any]:
+    """The IAM policy document of a role."""
+    arn = f"arn:aws:s3:::{bucket}"
+
+    def objects(*folders: str) -> list[str]:
+        return [f"{arn}/{folder}/*" for folder in folders]
+
+    def listing(*folders: str) -> dict[str, Any]:
+        prefixes = [f"{folder}/*" for folder in folders] + [f"{folder}/" for folder in folders]
+        return {
+            "Sid": "List",
+            "Effect": "Allow",
+            "Action": ["s3:ListBucket"],
+            "Resource": [arn],
+            "Condition": {"StringLike": {"s3:prefix": prefixes}},
+        }
+
+    def allow(name: str, actions: list[str], resources: list[str]) -> dict[str, Any]:
+        return {"Sid": name, "Effect": "Allow", "Action": actions, "Resource": resources}
+
+    statements = {
+        "sender": [
+            # reading: a batch submitted again is compared with what is there, not overwritten
+            allow("Send", ["s3:PutObject", "s3:GetObject", "s3:AbortMultipartUpload"], objects(INCOMING)),
+            listing(INCOMING),
+        ],
+        "pipeline": [
+            allow("Read", ["s3:GetObject"], objects(*FOLDERS)),
+            allow(
+                "Write",
+                ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+                objects(*(folder for folder in FOLDERS if folder != INCOMING)),
+            ),
+            listing(*FOLDERS),
+            allow("Notice", ["s3:GetBucketNotification", "s3:GetBucketLocation"], [arn]),
+        ],
+        "reader": [allow("Read", ["s3:GetObject"], objects("dvc")), listing("dvc")],
+    }
+    return {"Version": "2012-10-17", "Statement": statements[role]}
+
+
+def lifecycle() -> dict[str, Any]:
+    """The bucket's lifecycle rules: what can be made again, or was refused, goes after a while."""
+    rules = [
+        _rule(folder, {"Expiration": {"Days": days}})
+        for folder, days in ((QUARANTINE, QUARANTINE_DAYS), ("features", FEATURE_DAYS), ("results", RESULT_DAYS))
+    ]
+    return {"Rules": [*rules, _rule("", {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": PARTS_DAYS}})]}
+
+
+def _rule(folder: str, what: dict[str, Any]) -> dict[str, Any]:
+    prefix = f"{folder}/" if folder else ""
+    return {"ID": f"ssclass-{folder or 'parts'}", "Status": "Enabled", "Filter": {"Prefix": prefix}, **what}
+
+
+def plan(bucket: str) -> dict[str, Any]:
+    """Everything that `setup` does, and the policies, which only the account's owner can attach. JSON-able."""
+    return {
+        "bucket": bucket,
+        "folders": [f"{folder}/" for folder in FOLDERS],
+        "lifecycle": lifecycle(),
+        "policies": {role: policy(bucket, role) for role in ROLES},
+    }
+
+
+def setup(store: Store) -> bool:
+    """Make the bucket, the folders and the lifecycle rules; those of others stay. Again changes nothing.
+
+    False where the server has no lifecycle rules: then what is old stays.
+    """
+    store.make_bucket()
+    for folder in FOLDERS:
+        if store.head(f"{folder}/") is None:
+            store.put(f"{folder}/", b"")
+    rules = [rule for rule in store.lifecycle() if not str(rule.get("ID", "")).startswith("ssclass-")]
+    return store.set_lifecycle([*rules, *lifecycle()["Rules"]])

@@ -1,0 +1,252 @@
+"""`ssclass gc`: what nothing points at any more, where it lies, how large it is; and throwing it away.
+
+What is kept follows from git: every data version, the model of every champion, all of the newest days, whatever a
+branch or a tag of a person's names. Nothing younger than those days goes, whatever it is: a retrain that runs meanwhile
+has pushed what no commit names yet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ssclass.data.build import QUARANTINE
+from ssclass.errors import WorkspaceError
+from ssclass.model.augmentation import CopySpec
+from ssclass.model.features import FeatureSpec
+from ssclass.params import AugmentParams
+from ssclass.store import Store
+from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
+from ssclass.workspace.dvc import CACHE, CANDIDATE, DATA, EMPTY_DIR, REMOTE, outs, read_object
+from ssclass.workspace.ledger import PROMOTED, State
+from ssclass.workspace.workspace import Workspace
+
+KINDS = ("DVC objects", "model artifacts", "features", "results", "quarantine", "local caches")
+DELETES = 8  # at a time
+_OBJECT = re.compile(r"files/md5/([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Something that nothing points at. `kind`: one of KINDS; `where`: its address, or its path; `size` in bytes."""
+
+    kind: str
+    where: str
+    size: int
+    drop: Callable[[], None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"kind": self.kind, "where": self.where, "size": self.size}
+
+
+def collect(
+    workspace: Workspace, days: int, *, keep_champions: bool, dry_run: bool, now: datetime | None = None
+) -> list[Garbage]:
+    """Find what nothing points at and is older than `days`, and unless `dry_run` delete it; what it was.
+
+    Without `keep_champions`, of the champions only the one in force is kept in DVC's store; MLflow's registry keeps
+    them all. StoreError or TrackingError when a store cannot be read: nothing is deleted then.
+    """
+    with workspace.turn():
+        found = list(_find(workspace, (now or datetime.now(UTC)) - timedelta(days=days), keep_champions))
+        if not dry_run:
+            with ThreadPoolExecutor(DELETES) as pool:
+                list(pool.map(lambda each: each.drop(), found))
+    return found
+
+
+def _find(workspace: Workspace, before: datetime, keep_champions: bool) -> Iterator[Garbage]:
+    state, store = workspace.state(), Store(workspace.settings)
+    champions = set(state.champions) if keep_champions else {state.champion} - {None}
+    recent = {key for key, event in state.decisions.items() if datetime.fromisoformat(event.at) >= before}
+    objects = _Objects(workspace, store)
+    yield from objects.garbage({str(key) for key in champions} | recent, before)
+    yield from _models(workspace, state, before)
+    in_use = {str(key) for key in {state.champion} - {None}} | recent
+    yield from _features(workspace, store, objects.fingerprints(in_use), before)
+    for name, kind in ((QUARANTINE, "quarantine"), ("results", "results")):
+        for item in store.list(f"{name}/"):
+            if item.modified < before and not item.key.endswith("/"):  # a folder's own marker
+                yield _remote(store, kind, item.key, item.size)
+    yield from _caches(workspace, state, before)
+
+
+def _remote(store: Store, kind: str, key: str, size: int) -> Garbage:
+    return Garbage(kind, f"s3://{store.bucket}/{key}", size, lambda: store.delete(key))
+
+
+def _local(kind: str, path: Path) -> Garbage:
+    def drop() -> None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    size = sum(each.stat().st_size for each in ([path] if path.is_file() else path.rglob("*")) if each.is_file())
+    return Garbage(kind, str(path), size, drop)
+
+
+def _age(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+# -- DVC --------------------------------------------------------------------------------------------------
+
+
+class _Objects:
+    """DVC's objects, in the remote and in the local cache, and which of them git's revisions name."""
+
+    def __init__(self, workspace: Workspace, store: Store) -> None:
+        self.workspace, self.store = workspace, store
+
+    def garbage(self, runs: set[str], before: datetime) -> Iterator[Garbage]:
+        """Objects that no kept revision names. `runs`: decision keys whose candidates are kept."""
+        needed = {EMPTY_DIR}
+        for rev, only in self._revisions(runs):
+            for oid in outs(self.workspace.git, rev, only):
+                needed |= self._with_contents(oid)
+        remote = {
+            f"{match[1]}{match[2]}": item for item in self.store.list(REMOTE) if (match := _OBJECT.search(item.key))
+        }
+        here = {
+            f"{match[1]}{match[2]}": path
+            for path in (self.workspace.root / CACHE).glob("*/*")
+            if (match := _OBJECT.search(path.as_posix()))
+        }
+        # A listing that is too young to go keeps what it lists.
+        young = [oid for oid, item in remote.items() if oid.endswith(".dir") and item.modified >= before]
+        for oid in young:
+            needed |= self._with_contents(oid)
+        for oid, item in remote.items():
+            if oid not in needed and item.modified < before:
+                yield _remote(self.store, "DVC objects", item.key, item.size)
+        for oid, path in here.items():
+            if oid not in needed and _age(path) < before:
+                yield _local("DVC objects", path)
+
+    def fingerprints(self, runs: set[str]) -> set[str]:
+        """Of the features that the candidates of these decisions and of this commit are made on, copies included."""
+        found: set[str] = set()
+        for rev in ("HEAD", *(f"run/{key}" for key in runs)):
+            for oid in outs(self.workspace.git, rev, CANDIDATE):
+                for item in self._listing(oid):
+                    if item["relpath"] == "classifier.json":
+                        about = json.loads(read_object(self.workspace.root, self.store, item["md5"]) or b"{}")
+                        found |= set(_fingerprints(about, self.workspace.params.augment))
+        return found
+
+    def _revisions(self, runs: set[str]) -> Iterator[tuple[str, str | None]]:
+        """(revision, folder to keep of it, None for all that it tracks)."""
+        git = self.workspace.git
+        git("fetch", "--quiet", "origin", "+refs/heads/*:refs/remotes/origin/*")
+        yield "HEAD", None
+        for ref in git("for-each-ref", "--format=%(refname)").splitlines():
+            if ref.startswith("refs/tags/data/"):
+                yield ref, DATA
+            elif not ref.startswith("refs/tags/run/") or ref.removeprefix("refs/tags/run/") in runs:
+                yield ref, None
+
+    def _with_contents(self, oid: str) -> set[str]:
+        return {oid} | {item["md5"] for item in self._listing(oid)}
+
+    def _listing(self, oid: str) -> list[dict[str, str]]:
+        """What a folder holds; nothing for a file, or where the listing is gone."""
+        if not oid.endswith(".dir"):
+            return []
+        try:
+            return list(json.loads(read_object(self.workspace.root, self.store, oid) or b"[]"))
+        except ValueError as error:
+            raise WorkspaceError(
+                f"DVC object {oid}: damaged ({error}); delete it in .dvc/cache, `dvc fetch`"
+            ) from error
+
+
+def _fingerprints(about: dict[str, Any], augment: AugmentParams) -> Iterator[str]:
+    """Fingerprints that a classifier.json, of whatever format, tells of."""
+    for member in about.get("members", [about]):
+        if "fingerprint" in member:
+            yield member["fingerprint"]
+        if "spec" in member:
+            told = {name: value for name, value in member["spec"].items() if name != "tail"}
+            spec = FeatureSpec(**told | {"sizes": tuple(told["sizes"])})
+            blocks = member["spec"].get("tail", {}).get("blocks", 0)
+            for each in (spec, replace(spec, cut=blocks)):  # tuned blocks learn from the activations before them
+                yield each.fingerprint
+                yield from (CopySpec(each, augment, number).fingerprint for number in range(augment.copies))
+
+
+# -- MLflow -----------------------------------------------------------------------------------------------
+
+
+def _models(workspace: Workspace, state: State, before: datetime) -> Iterator[Garbage]:
+    """Models of rejected candidates, and of runs that were thrown away; the runs stay, with all that they tell."""
+    from mlflow.entities import ViewType
+
+    tracking = Tracking(workspace.settings)
+    with tracking.named():
+        at, token = before.timestamp() * 1000, None
+        while True:
+            page = tracking.client.search_runs(
+                [tracking.experiment_id], f"attributes.start_time < {at:.0f}", ViewType.ALL, 1000, page_token=token
+            )
+            for run in page:
+                thrown = run.info.lifecycle_stage == "deleted"
+                decided = run.data.tags.get(DECISION_TAG)
+                champion = run.data.tags.get(KEY_TAG) in state.champions
+                if thrown or (decided is not None and decided != PROMOTED and not champion):
+                    for model in tracking.models_of(run).values():
+                        yield _model(tracking, model)
+            if not (token := page.token):
+                return
+
+
+def _model(tracking: Tracking, model: Any) -> Garbage:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    artifacts = get_artifact_repository(model.artifact_location)
+
+    def size(folder: str | None = None) -> int:
+        listed = artifacts.list_artifacts(folder)
+        return sum(size(each.path) if each.is_dir else each.file_size or 0 for each in listed)
+
+    def drop() -> None:
+        with tracking.named():
+            artifacts.delete_artifacts()
+            tracking.client.delete_logged_model(model.model_id)
+
+    return Garbage("model artifacts", f"{model.name} of run {model.source_run_id}", size(), drop)
+
+
+# -- memos ------------------------------------------------------------------------------------------------
+
+
+def _features(workspace: Workspace, store: Store, fingerprints: Iterable[str], before: datetime) -> Iterator[Garbage]:
+    """Features under fingerprints that no model in use has, and of shards that are no longer in the data set."""
+    shards = {f"{shard.photos_digest}.npz" for shard in workspace.dataset().shards}
+    kept = {f"{fingerprint}/{name}" for fingerprint in fingerprints for name in shards}
+    for item in store.list("features/"):
+        name = item.key.removeprefix("features/")
+        if not item.key.endswith("/") and name not in kept and item.modified < before:
+            yield _remote(store, "features", item.key, item.size)
+    folder = workspace.private / "features"
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in kept and _age(path) < before:
+            yield _local("features", path)
+
+
+def _caches(workspace: Workspace, state: State, before: datetime) -> Iterator[Garbage]:
+    """Champions out of force, finished results, the memo of shards that are no longer in the data set."""
+    with workspace.snapshot() as snapshot:
+        shards = {f"{each.md5}.parquet" for each in snapshot.files(DATA)}
+    for name, kept in (("champions", {state.champion}), ("results", set()), ("shards", shards)):
+        for path in sorted((workspace.private / name).glob("*")):
+            if path.name not in kept and _age(path) < before:
+                yield _local("local caches", path)
