@@ -70,7 +70,7 @@ def main(photos: Path, batches: int) -> None:
         leave_user_settings()
         workspace = create(root, {"bucket": "ssclass", "s3_endpoint": endpoint})
         quiet_libraries(workspace.settings)
-        Store(workspace.settings).make_bucket()
+        workspace.store.make_bucket()
         from flows.retrain import retrain
 
         def timed() -> tuple[float, str]:
@@ -82,7 +82,7 @@ def main(photos: Path, batches: int) -> None:
         both: list[tuple[float, float]] = []
         everything = Path(scratch) / "all"
         for number, part in enumerate(split(photos, Path(scratch) / "parts", batches)):
-            submit(Store(workspace.settings), part, f"batch-{number}", workspace.params.dataset.classes)
+            submit(workspace.store, part, f"batch-{number}", workspace.at().params.dataset.classes)
             shutil.copytree(part, everything, symlinks=True, dirs_exist_ok=True)
             seconds, decision = timed()
             both.append((seconds, script(everything)))

@@ -119,21 +119,21 @@ def workspace(s3: Store, tmp_path: Path) -> Workspace:
 
 def test_each_role_may_do_what_the_code_does_for_it(workspace: Workspace, tmp_path: Path) -> None:
     bucket = workspace.settings.bucket
-    setup(Store(workspace.settings))
+    setup(workspace.store)
     draw(tmp_path / "one", CLASSES, 4, 1)
     junk(tmp_path / "one" / "sushi")
     with recorded(bucket) as calls:
         for _ in range(2):
-            submit(Store(workspace.settings), tmp_path / "one", "one", CLASSES)
+            submit(workspace.store, tmp_path / "one", "one", CLASSES)
     assert Call("s3:PutObject", "incoming/one/manifest.json") in calls
     assert refused(calls, bucket, "sender") == []
     assert refused(calls, bucket, "pipeline") != []
 
     with recorded(bucket) as calls:
         with workspace.turn():
-            for ref in waiting(Store(workspace.settings), workspace.state()):
+            for ref in waiting(workspace.store, workspace.at().state):
                 take_in(workspace, ref)
-        memo, spec = FeatureMemo(tmp_path / "memo", Store(workspace.settings)), FeatureSpec("b", "w", (32,), False)
+        memo, spec = FeatureMemo(tmp_path / "memo", workspace.store), FeatureSpec("b", "w", (32,), False)
         memo.get(spec, "digest", ())
         memo.put(spec, "digest", Features((), {}))
     assert Call("s3:PutObject", "quarantine/one/reasons.json") in calls

@@ -217,15 +217,15 @@ def test_it_is_one_model_all_the_way(
     workspace = pipeline.workspace(tmp_path / "workspace", sizes="[64]", crops="none", **params)
     _, batch, source = first
     assert pipeline.deliver(workspace, source, batch).decision == "PROMOTED"
-    champion = workspace.state().champion
-    event = workspace.state().decisions[champion].body
+    champion = workspace.at().state.champion
+    event = workspace.at().state.decisions[champion].body
     assert event["head"] == name
     kept = {path.name for path in (workspace.root / "candidate").iterdir()}
     assert kept == {"classifier.json", "training.json", *files}
 
     _, batch, source = more  # both are scored on the same photos
     pipeline.deliver(workspace, source, batch)
-    body = list(workspace.state().decisions.values())[-1].body
+    body = list(workspace.at().state.decisions.values())[-1].body
     assert body["champion"]["key"] == champion
     _, batch, source = flipped
     assert pipeline.deliver(workspace, source, batch).decision == "HELD"

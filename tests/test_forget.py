@@ -43,10 +43,10 @@ def workspace(s3: Store, tmp_path: Path) -> Workspace:
     for number in (1, 2):
         submit(s3, tmp_path / str(number), f"day-{number}", CLASSES)
         with made.turn():
-            for ref in waiting(s3, made.state()):
+            for ref in waiting(s3, made.at().state):
                 take_in(made, ref)
     memo = FeatureMemo(made.private, s3)
-    for shard in made.dataset().shards:
+    for shard in made.at().dataset.shards:
         memo.put(SPEC, shard.photos_digest, Features(tuple(row.sha256 for row in shard.rows), {}))
     body = {"decision": "REJECTED", "reason": "…", "key": "k1", "data_version": "data/2", "batches": ["day-1", "day-2"]}
     with made.turn():
@@ -76,7 +76,7 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(workspace, s
     picture = sorted((tmp_path / "1" / "sushi").iterdir())[0].read_bytes()
     sha256 = hashlib.sha256(picture).hexdigest()
     needles = [sha256.encode(), picture[len(picture) // 2 :][:200]]
-    before = workspace.dataset()
+    before = workspace.at().dataset
     assert sha256 in before.by_sha256
     where = "\n".join(found_in(workspace, s3, needles))
     for part in (
@@ -89,7 +89,7 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(workspace, s
     ):
         assert part in where
 
-    tracking = Tracking(workspace.settings)
+    tracking = Tracking.of(workspace)
     run = tracking.open_run("k1")
     for name in ("augmentation.png", "confusion.png"):  # photos can be seen in the first
         tracking.client.log_text(run, "…", f"figures/{name}")
@@ -108,14 +108,14 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(workspace, s
 
     assert [item.path for item in tracking.client.list_artifacts(run, "figures")] == ["figures/confusion.png"]
 
-    after = workspace.dataset()
+    after = workspace.at().dataset
     assert [row.sha256 for row in after.rows] == [row.sha256 for row in before.rows if row.sha256 != sha256]
-    assert workspace.data_version == "data/3"
-    assert waiting(s3, workspace.state()) == []
+    assert workspace.at().data_version == "data/3"
+    assert waiting(s3, workspace.at().state) == []
     clone = create(tmp_path / "clone", {}, git=workspace.git("remote", "get-url", "origin"))
     with repository(clone.root) as repo:
         repo.pull(targets=[str(clone.root / "data.dvc")])
-    assert clone.dataset().digest == after.digest
+    assert clone.at().dataset.digest == after.digest
     assert lineage(workspace, "day-1")["data_version"] == "data/1"
     with pytest.raises(NotFoundError, match="nothing to forget"):
         forget(workspace, [sha256], "again")

@@ -106,7 +106,7 @@ def test_no_report_has_it_and_an_export_has_it_only_unasked(s3: Store, tmp_path:
     (tmp_path / "photos" / "sushi" / "cut.jpg").write_bytes(telling("JPEG")[:-400])  # to quarantine, with a reason
     submit(s3, tmp_path / "photos", "one", CLASSES)
     with workspace.turn():
-        for ref in waiting(s3, workspace.state()):
+        for ref in waiting(s3, workspace.at().state):
             take_in(workspace, ref)
 
     dump = ["git", "-C", str(workspace.root), "cat-file", "--batch", "--batch-all-objects"]

@@ -42,9 +42,9 @@ from ssclass.retrain.train import decision_key
 from ssclass.store import Store
 workspace = workspace_at(Path(sys.argv[1]))
 with workspace.turn():
-    for ref in waiting(Store(workspace.settings), workspace.state()):
+    for ref in waiting(workspace.store, workspace.at().state):
         take_in(workspace, ref)
-    print(decision_key(workspace.dataset(), workspace.params))
+    print(decision_key(workspace.at().dataset, workspace.at().params))
 """
 
 
@@ -91,7 +91,7 @@ def test_a_result_made_elsewhere_is_adopted_without_tensorflow(workspace: Worksp
     outcome = json.loads(run(RETRAIN, workspace.root))
     assert outcome == {"decision": "PROMOTED", "tensorflow": False}
     assert not (workspace.private / "features").exists(), "features were fetched or computed"
-    event = workspace.state().decisions[key]
+    event = workspace.at().state.decisions[key]
     assert event.body["run_id"] == run_id
 
     again = json.loads(run(RETRAIN, workspace.root))

@@ -35,29 +35,29 @@ def workspace(s3: Store, tmp_path: Path, ssclass: Command) -> Workspace:
     done = ssclass("submit", tmp_path / "bought", *told)
     assert done.returncode == 0, done.stderr
     with made.turn():
-        for ref in waiting(Store(made.settings), made.state()):
+        for ref in waiting(Store(made.settings), made.at().state):
             take_in(made, ref)
     return made
 
 
 def test_what_a_source_brings_trains_only_where_params_say_so(workspace: Workspace) -> None:
-    everything = workspace.dataset()
-    key = decision_key(everything, workspace.params)
+    everything = workspace.at().dataset
+    key = decision_key(everything, workspace.at().params)
     assert len(everything.used) == 20
     assert set(everything.by_source()) == {"bought", "main"}
 
     set_params(workspace, sources="[main]")
-    own = workspace.dataset()
+    own = workspace.at().dataset
     assert len(own.rows) == 20, "the others are kept"
     assert own.by_source()["bought"] == {"train": 0, "holdout": 0, "unused": 8}
     (shard,) = (shard for shard in own.shards if shard.batch_id == "own")
     assert {row.sha256 for row in own.train + own.holdout} == {row.sha256 for row in shard.rows}
     assert own.digest == Dataset.of([shard]).digest, "as if the other batch had never come"
-    assert decision_key(own, workspace.params) != key
+    assert decision_key(own, workspace.at().params) != key
     assert story(workspace, "bought").receipt["source"] == "bought"  # type: ignore[index]
 
     set_params(workspace, sources="[main, bought, none-yet]")
-    assert decision_key(workspace.dataset(), workspace.params) == key, "the same rows are the same question"
+    assert decision_key(workspace.at().dataset, workspace.at().params) == key, "the same rows are the same question"
 
 
 def test_a_source_has_a_plain_name(s3: Store, drawings: Path) -> None:

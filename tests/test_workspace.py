@@ -36,12 +36,12 @@ def send(workspace: Workspace, tmp_path: Path, batch: str, seed: int, per_class:
     folder = tmp_path / f"photos-{seed}"
     if not folder.exists():
         draw(folder, CLASSES, per_class, seed)
-    submit(Store(workspace.settings), folder, batch, CLASSES)
+    submit(workspace.store, folder, batch, CLASSES)
 
 
 def take_all(workspace: Workspace) -> None:
     with workspace.turn():
-        for ref in waiting(Store(workspace.settings), workspace.state()):
+        for ref in waiting(workspace.store, workspace.at().state):
             take_in(workspace, ref)
 
 
@@ -53,7 +53,7 @@ def dvc_status(folder: Path, *targets: str) -> object:
 def test_a_new_workspace_is_clean(workspace):
     assert workspace.git("status", "--porcelain") == ""
     assert dvc_status(workspace.root) == {}
-    assert workspace.dataset().rows == ()
+    assert workspace.at().dataset.rows == ()
     assert workspace.git("rev-parse", "HEAD") == workspace.git("rev-parse", "origin/main")
 
 
@@ -72,12 +72,12 @@ def test_the_codes_own_checkout_is_a_clean_template(tmp_path):
 def test_ingest_is_one_pushed_commit_that_a_fresh_clone_can_pull(workspace, tmp_path):
     send(workspace, tmp_path, "day-1", 1)
     take_all(workspace)
-    assert workspace.data_version == "data/1"
+    assert workspace.at().data_version == "data/1"
     assert workspace.git("log", "-1", "--format=%an %s") == "ssclass Ingest day-1: 8 photos"
-    assert waiting(Store(workspace.settings), workspace.state()) == []
+    assert waiting(workspace.store, workspace.at().state) == []
 
     clone = other_clone(workspace, tmp_path)
-    assert [row.sha256 for row in clone.dataset().rows] == [row.sha256 for row in workspace.dataset().rows]
+    assert [row.sha256 for row in clone.at().dataset.rows] == [row.sha256 for row in workspace.at().dataset.rows]
     with repository(clone.root) as repo:
         repo.pull()
     name = "data/day-1.parquet"
@@ -94,8 +94,8 @@ def test_a_clone_without_the_old_shards_adds_only_its_own(workspace, tmp_path):
     take_all(clone)
     assert not (clone.root / "data" / "day-1.parquet").exists()
     take_all(workspace)
-    assert [shard.batch_id for shard in workspace.dataset().shards] == ["day-1", "day-2"]
-    assert workspace.dataset().digest == clone.dataset().digest
+    assert [shard.batch_id for shard in workspace.at().dataset.shards] == ["day-1", "day-2"]
+    assert workspace.at().dataset.digest == clone.at().dataset.digest
 
 
 def test_of_two_writers_one_wins_and_the_other_starts_over(workspace, tmp_path):
@@ -105,9 +105,9 @@ def test_of_two_writers_one_wins_and_the_other_starts_over(workspace, tmp_path):
         with pytest.raises(LostRaceError):
             clone.publish("second", [ledger.Event.now("freeze", reason="two")])
         assert clone.git("status", "--porcelain") == ""
-        assert clone.state().frozen is None
+        assert clone.at().state.frozen is None
     with clone.turn():
-        assert clone.state().frozen == "one"
+        assert clone.at().state.frozen == "one"
 
 
 def test_what_a_killed_turn_left_is_undone(workspace, tmp_path):
@@ -120,7 +120,7 @@ def test_what_a_killed_turn_left_is_undone(workspace, tmp_path):
     (workspace.root / ".git" / "index.lock").touch()
     take_all(workspace)
     assert workspace.git("rev-parse", "HEAD~1") == head
-    assert len(workspace.dataset().rows) == 8
+    assert len(workspace.at().dataset.rows) == 8
 
 
 def test_an_unpushed_commit_of_a_killed_turn_is_dropped(workspace, tmp_path):
@@ -129,7 +129,7 @@ def test_an_unpushed_commit_of_a_killed_turn_is_dropped(workspace, tmp_path):
     (workspace.root / "ledger.jsonl").write_text(ledger.Event.now("freeze", reason="never pushed").line())
     workspace.git("commit", "--quiet", "--all", "--message", "Freeze")
     with workspace.turn():
-        assert workspace.state().frozen is None
+        assert workspace.at().state.frozen is None
     assert workspace.git("rev-parse", "HEAD") == workspace.git("rev-parse", "origin/main")
 
 
@@ -145,7 +145,7 @@ def test_a_persons_changes_stop_the_pipeline_and_are_kept(workspace):
         pass
     subprocess.run([*git, "push", "-q", "origin", "main"], check=True)
     with workspace.turn():
-        assert workspace.params.train.seed == 1
+        assert workspace.at().params.train.seed == 1
 
 
 def test_an_origin_that_is_away_is_named(workspace, monkeypatch):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ssclass.cli.common import as_json, in_workspace, print_json, print_table, workspace_at
+from ssclass.cli.common import as_json, in_workspace, print_json, print_table, workspace_at, workspace_in_a_hurry
 
 if TYPE_CHECKING:
     from ssclass.history.batches import Story
@@ -37,15 +37,15 @@ def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None) -
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().name.removesuffix(".json")).strip("-") or "batch"
     batch = batch_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name[:60]}"
     if source.is_file():
-        count = submit_corrections(Store(workspace.settings), source, batch)
+        count = submit_corrections(workspace.store, source, batch)
         click.echo(f"batch {batch}: {count} corrections; `ssclass retrain` takes them in")
         return
     with progress.shown():
         count = upload(
-            Store(workspace.settings),
+            workspace.store,
             source,
             batch,
-            workspace.params.dataset.classes,
+            workspace.work_tree().params.dataset.classes,
             lambda done, total: progress.report(f"upload of {batch}", done, total),
             kind,
         )
@@ -79,10 +79,10 @@ def import_(source: str, name: str | None, size: int, kind: str, folder: Path | 
             local = Path(scratch)
             fetch(workspace.settings, source, local, lambda done, total: progress.report("download", done, total))
         sent = import_folder(
-            Store(workspace.settings),
+            workspace.store,
             local,
             called,
-            workspace.params.dataset.classes,
+            workspace.work_tree().params.dataset.classes,
             size,
             lambda done, total: progress.report("upload", done, total),
             kind,
@@ -186,9 +186,9 @@ def _telling(told: Story) -> list[str]:
 @in_workspace
 def admit(batch_id: str, folder: Path | None) -> None:
     """Let a HELD batch in with the next retrain."""
-    from ssclass.upkeep.decisions import answer_held
+    from ssclass.upkeep import decisions
 
-    answer_held(workspace_at(folder), batch_id, "admit")
+    decisions.admit(workspace_in_a_hurry(folder), batch_id)
     click.echo(f"{batch_id} joins with the next `ssclass retrain`")
 
 
@@ -196,10 +196,10 @@ def admit(batch_id: str, folder: Path | None) -> None:
 @click.argument("batch_id")
 @in_workspace
 def drop(batch_id: str, folder: Path | None) -> None:
-    """Keep a HELD batch out for good."""
-    from ssclass.upkeep.decisions import answer_held
+    """Keep a batch out for good, whether it is HELD or waits."""
+    from ssclass.upkeep import decisions
 
-    answer_held(workspace_at(folder), batch_id, "drop")
+    decisions.drop(workspace_in_a_hurry(folder), batch_id)
     click.echo(f"{batch_id} stays out; its photos remain in incoming/{batch_id}/")
 
 
@@ -212,11 +212,11 @@ def revoke(batch_id: str, reason: str, folder: Path | None) -> None:
     from ssclass.history.lineage import decisions_with
     from ssclass.upkeep.decisions import revoke as take_out
 
-    workspace = workspace_at(folder)
+    workspace = workspace_in_a_hurry(folder)
     event = take_out(workspace, batch_id, reason)
     click.echo(f"{batch_id} is out since data/{event.body['sequence']}; `ssclass retrain` learns without it")
-    state = workspace.state()
-    learnt = {each.body["key"] for each in decisions_with(workspace.events(), batch_id)}
+    state = workspace.at().state
+    learnt = {each.body["key"] for each in decisions_with(workspace.at().events, batch_id)}
     if state.champion in learnt:
         earlier = [number for number, key in enumerate(state.champions, 1) if key not in learnt]
         remedy = f"; `ssclass rollback {earlier[-1]}` goes back to one that has not" if earlier else ""

@@ -55,6 +55,14 @@ def workspace_at(folder: Path | None) -> Workspace:
     return Workspace(settings_at(folder))
 
 
+def workspace_in_a_hurry(folder: Path | None) -> Workspace:
+    """The workspace, for a command of an emergency: what is away is told after seconds."""
+    from ssclass.upkeep.decisions import impatient
+    from ssclass.workspace.workspace import Workspace
+
+    return Workspace(impatient(settings_at(folder)))
+
+
 def print_json(value: Any) -> None:
     """Print JSON to stdout."""
     click.echo(json.dumps(value, indent=1, default=str))

@@ -141,24 +141,31 @@ def list_batches(store: Store, known: Collection[str] = ()) -> list[BatchRef]:
 
     `known` ids are left out, and cost nothing: a year of batches is one listing, not a request each.
     """
+    names = [name for name in store.folders(f"{INCOMING}/") if name not in known]
+    return sorted(find_batches(store, names), key=lambda ref: (ref.time, ref.id))
+
+
+def find_batches(store: Store, names: Sequence[str]) -> list[BatchRef]:
+    """Those of these batches whose marker is there, in the order of the names."""
 
     def find(name: str) -> BatchRef | None:
         for marker in (MANIFEST, SUCCESS):
             if found := store.head(f"{INCOMING}/{name}/{marker}"):
-                return BatchRef(name, marker, found.etag, found.modified.astimezone(UTC).isoformat())
+                time = found.modified.astimezone(UTC).isoformat()
+                # _SUCCESS is always empty, and so its etag always the same: written again, it is another marker.
+                etag = found.etag if marker == MANIFEST else f"{found.etag}@{time}"
+                return BatchRef(name, marker, etag, time)
         return None
 
     with ThreadPoolExecutor(UPLOADS) as pool:
-        names = [name for name in store.folders(f"{INCOMING}/") if name not in known]
-        refs = [ref for ref in pool.map(find, names) if ref]
-    return sorted(refs, key=lambda ref: (ref.time, ref.id))
+        return [ref for ref in pool.map(find, names) if ref]
 
 
 def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
     """What the marker says; BatchError names the object, the field, and the remedy."""
     check_id(ref.id)
     at = f"s3://{store.bucket}/{ref.prefix}"
-    batch = _read_manifest(store, ref) if ref.marker == MANIFEST else Batch(ref, tuple(_class_folders(store, ref)))
+    batch = _read_manifest(store, ref) if ref.marker == MANIFEST else Batch(ref, tuple(class_folders(store, ref)))
     if not batch.entries and not batch.relabel and not batch.remove:
         raise BatchError(f"{at}: an empty batch; put photos in and write {ref.marker} again, or delete {ref.marker}")
     if batch.entries and not batch.relabel and not batch.remove and not {e.label for e in batch.entries} & set(classes):
@@ -193,7 +200,8 @@ def _parsed(data: bytes, at: str, remedy: str) -> _Manifest:
         raise BatchError(f"{at}: not readable as JSON ({error}); {remedy}") from error
 
 
-def _class_folders(store: Store, ref: BatchRef) -> Iterator[Entry]:
+def class_folders(store: Store, ref: BatchRef) -> Iterator[Entry]:
+    """The files of a batch that came in class folders; markers and hidden files are left out."""
     for found in store.list(ref.prefix):
         key = found.key.removeprefix(ref.prefix)
         name = key.rsplit("/", 1)[-1]

@@ -147,7 +147,7 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
             found = gather(staging / "drawings")
         say(f"workspace {root}: {', '.join(f'{len(files)} {name}' for name, files in found.items())}")
         _set_classes(workspace, list(found))
-        Store(workspace.settings).make_bucket()
+        workspace.store.make_bucket()
         say("starting Prefect …")
         from flows.retrain import retrain
 
@@ -156,7 +156,7 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
             say(f"{number}. {what}: batch {batch}")
             began = time.monotonic()
             submit(
-                Store(workspace.settings),
+                workspace.store,
                 source,
                 batch,
                 list(found),
@@ -177,7 +177,7 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
                     champion=f"{event['champion']['right']}/{event['holdout']['size']}"
                     if event and event["champion"]
                     else "",
-                    data_version=workspace.data_version,
+                    data_version=workspace.at().data_version,
                     seconds=round(time.monotonic() - began, 1),
                 )
             )
@@ -211,7 +211,7 @@ def _champion(workspace: Workspace) -> dict[str, Any] | None:
     from ssclass.retrain.train import Result, result_folder
     from ssclass.tracking.report import interval_of_folds
 
-    state = workspace.state()
+    state = workspace.at().state
     if state.champion is None:
         return None
     result = Result.read(result_folder(workspace, state.champion) / "result.json")

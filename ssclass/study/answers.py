@@ -48,10 +48,10 @@ def of_folder(folder: Path, model: Model) -> Photos:
 
 def of_holdout(workspace: Workspace) -> Photos:
     """The held-out photos of the data set as it is; BatchError when there are none."""
-    rows = workspace.dataset().holdout
+    rows = workspace.at().dataset.holdout
     if not rows:
         raise BatchError(f"{workspace.root}: no held-out photos yet; name a folder, or `ssclass retrain` first")
-    said = f"held-out photos of {workspace.data_version}"
+    said = f"held-out photos of {workspace.at().data_version}"
     return Photos({row.sha256: row.label for row in rows}, lambda wanted: read_photos(workspace, wanted), said)
 
 
@@ -132,13 +132,13 @@ def out_of_fold(
     measured = Measured.read(folder_of(workspace, model.key))
     if measured is not None:
         return np.array(measured.train_labels), np.array(measured.out_of_fold)
-    event = workspace.state().decisions.get(model.key)
+    event = workspace.at().state.decisions.get(model.key)
     if event is None:
         return f"{model.key} is no decision of this workspace"
     rev = f"run/{model.key}"
     params = parse_params(workspace.git("show", f"{rev}:params.yaml"), f"params.yaml of {rev}")
-    dataset = replace(workspace.dataset(rev), sources=params.dataset.sources)
-    gone = {row.sha256 for row in dataset.train} - {row.sha256 for row in workspace.dataset().rows}
+    dataset = replace(workspace.at(rev).dataset, sources=params.dataset.sources)
+    gone = {row.sha256 for row in dataset.train} - {row.sha256 for row in workspace.at().dataset.rows}
     if gone:
         return f"{len(gone)} of the photos that it learnt from are no longer in the data set"
     params = params.model_copy(update={"model": with_head(params.model, event.body["head"])})

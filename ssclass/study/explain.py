@@ -108,7 +108,7 @@ def log(workspace: Workspace, model: Model, folder: Path) -> str:
 
     if model.run_id is None:
         raise NotFoundError(f"{model.name}: a folder has no MLflow run; leave --log out, or name a version or a run")
-    tracking = Tracking(workspace.settings)
+    tracking = Tracking.of(workspace)
     with tracking.named():
         tracking.client.set_tag(model.run_id, LOOK_TAG, "yes")  # first: `ssclass forget` finds the pages by it
         tracking.client.log_artifacts(model.run_id, str(folder), LOOK)

@@ -138,7 +138,7 @@ def measure(workspace: Workspace, row: Row, dataset: Dataset, progress: Progress
         row=row.name,
         result=Result(
             key=key,
-            data_version=workspace.data_version,
+            data_version=workspace.at().data_version,
             classes=row.params.dataset.classes,
             head=trained.head,
             fingerprint=trained.classifier.fingerprint,

@@ -81,7 +81,7 @@ def load_rows(workspace: Workspace) -> dict[str, Row]:
     path = workspace.root / FILE
     if not path.exists():
         path = template_file(FILE)
-    base = workspace.params
+    base = workspace.at().params
     try:
         file = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except yaml.YAMLError as error:

@@ -30,9 +30,9 @@ def conduct(workspace: Workspace, names: Iterable[str] = (), progress: Progress 
     `say` hears a line about each row as it ends. TrackingError when MLflow is away: before a row is trained.
     """
     with FileLock(_made(workspace.private) / "study.lock"):
-        rows, dataset = load_rows(workspace), workspace.dataset()
+        rows, dataset = load_rows(workspace), workspace.at().dataset
         runs = StudyRuns(workspace)
-        parent = runs.parent(_key(workspace, dataset), f"{workspace.data_version} (running)")
+        parent = runs.parent(_key(workspace, dataset), f"{workspace.at().data_version} (running)")
         not_run = {}
         for row in choose(rows, names):
             try:
@@ -75,8 +75,8 @@ def survey(
     for name, row in rows.items():
         if row.auxiliary and not _has_auxiliary(dataset):
             measured.pop(name, None)  # one of the same params and data as another row
-    classes = workspace.params.dataset.classes
-    return Found(workspace.data_version, dataset, classes, rows, measured, not_run or {})
+    classes = workspace.at().params.dataset.classes
+    return Found(workspace.at().data_version, dataset, classes, rows, measured, not_run or {})
 
 
 def write(workspace: Workspace, found: Found) -> Path:
@@ -110,7 +110,7 @@ def _has_auxiliary(dataset: Dataset) -> bool:
 
 def _key(workspace: Workspace, dataset: Dataset) -> str:
     """Names a study: the data, the params that its rows change, the code."""
-    text = f"{replace(dataset, sources='all').digest} {workspace.params.result_digest} {code_digest()}"
+    text = f"{replace(dataset, sources='all').digest} {workspace.at().params.result_digest} {code_digest()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

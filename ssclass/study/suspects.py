@@ -46,7 +46,7 @@ class Suspect:
 
 def suspects(workspace: Workspace, progress: Progress = silent) -> list[Suspect]:
     """Every training photo, the most suspicious first; BatchError when there is too little to cross-validate."""
-    params, dataset = workspace.params, workspace.dataset()
+    params, dataset = workspace.at().params, workspace.at().dataset
     row = load_rows(workspace)[DEFAULT]
     measured = finished(workspace, row, dataset)
     if measured is not None and measured.train == tuple(each.sha256 for each in dataset.train):

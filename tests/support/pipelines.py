@@ -81,7 +81,7 @@ class Pipeline:
             "prefect_url": self.prefect,
         }
         workspace = create(folder, values)
-        Store(workspace.settings).make_bucket()
+        workspace.store.make_bucket()
         set_params(workspace, classes=f"[{', '.join(classes)}]", **params)
         return workspace
 
@@ -98,7 +98,7 @@ class Pipeline:
         """Submit a folder of class folders as a batch, and retrain."""
         from ssclass.data.batches import submit
 
-        submit(Store(workspace.settings), folder, batch, workspace.params.dataset.classes)
+        submit(workspace.store, folder, batch, workspace.at().params.dataset.classes)
         return self.retrain(workspace)
 
 
