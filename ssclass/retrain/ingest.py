@@ -24,8 +24,9 @@ from ssclass.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from ssclass.model.adopted import Adopted
-    from ssclass.model.classifier import Classifier, Look
-    from ssclass.model.features import Features, Spec
+    from ssclass.model.classifier import Classifier, FeaturesOf
+    from ssclass.model.features import Features
+    from ssclass.model.spec import Spec
 
 INGESTED = "INGESTED"
 
@@ -112,17 +113,17 @@ def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path)
     champion = champion_classifier(workspace, state.champion)
     memo = FeatureMemo(workspace.private, Store(workspace.settings))
 
-    def look(spec: Spec) -> Features:
+    def features_of(spec: Spec) -> Features:
         report = _reporter(f"features of {shard.batch_id}")
         return shard_features(spec, memo, shard, lambda: iter_photos(path), progress=report)
 
-    test = plausibility(champion, look, shard.rows, classes, *state.record_of(state.champion))
+    test = plausibility(champion, features_of, shard.rows, classes, *state.record_of(state.champion))
     return {"key": state.champion, **test}
 
 
 def plausibility(
     champion: Classifier | Adopted,
-    look: Look,
+    features_of: FeaturesOf,
     rows: Sequence[Row],
     classes: Sequence[str],
     champion_right: int,
@@ -130,9 +131,10 @@ def plausibility(
 ) -> dict[str, Any]:
     """How many of a batch's photos the champion has right, and `p`: how likely so few are, given its record.
 
-    `look` gives the features of `rows`, in order. Photos of a class that the champion does not know are not counted.
+    `features_of` gives the features of `rows`, in order. Photos of a class that the champion does not know are not
+    counted.
     """
-    called = predicted(champion.predict(look), champion.classes, classes)
+    called = predicted(champion.predict(features_of), champion.classes, classes)
     known = np.array([row.label in champion.classes for row in rows])
     hit = (called == label_index(rows, classes))[known]
     right, n = int(hit.sum()), len(hit)

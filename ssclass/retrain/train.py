@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from ssclass.model.adopted import Adopted
     from ssclass.model.classifier import Classifier
-    from ssclass.model.features import Features, FeatureSpec, Spec
+    from ssclass.model.features import Features
+    from ssclass.model.spec import FeatureSpec, Spec
     from ssclass.model.training import Trained
 
 Progress = Callable[[str, int, int], None]
@@ -148,12 +149,12 @@ def lessons(
     workspace: Workspace, spec: FeatureSpec, augment: AugmentParams, rows: Sequence[Row], progress: Progress = silent
 ) -> Features:
     """Features of training rows and of their altered copies, as many as `augment` asks for."""
-    from ssclass.model.augmentation import CopySpec
+    from ssclass.model.augmentation import AugmentedSpec
 
     sha256s = [row.sha256 for row in rows]
-    copies = [CopySpec(spec, augment, number) for number in range(augment.copies)]
+    copies = [AugmentedSpec(spec, augment, number) for number in range(augment.copies)]
     features = features_of(workspace, spec, progress).take(sha256s)
-    return features.with_copies([features_of(workspace, copy, progress).take(sha256s) for copy in copies])
+    return features.with_augmented([features_of(workspace, copy, progress).take(sha256s) for copy in copies])
 
 
 def contact_sheet(workspace: Workspace, photos: int = 8) -> dict[str, Figure]:
