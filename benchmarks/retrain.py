@@ -22,7 +22,6 @@ from ssclass.demo.run import s3_server
 from ssclass.environment import leave_user_settings, quiet_libraries
 from ssclass.model.backbones import find_backbone, import_keras
 from ssclass.model.weights import load_weights
-from ssclass.store import Store
 from ssclass.workspace.create import create
 
 NEW, EPOCHS, STUDY_EPOCHS, SIZE = 20, 2, 50, 224

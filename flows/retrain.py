@@ -89,9 +89,7 @@ def attempt(workspace: str, ingested: list[Ingested]) -> Outcome:
         raise
     if event.body["run_id"] != run_id:  # another writer answered the same question first
         step.discard(workspace, run_id)
-    return Outcome(
-        event.body["decision"], event.body["reason"], tuple(ingested), event.body, step.reconcile(workspace)
-    )
+    return Outcome(event.body["decision"], event.body["reason"], tuple(ingested), event.body, step.reconcile(workspace))
 
 
 def trained(workspace: str, commit: str, key: str) -> str:

@@ -17,14 +17,13 @@ import pytest
 from ssclass.data.batches import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.model.features import FeatureMemo, Features, FeatureSpec
-from ssclass.retrain.ingest import take_in, waiting
 from ssclass.store import Store
 from ssclass.upkeep.bucket import ROLES, plan, policy, setup
 from ssclass.upkeep.gc import collect
 from ssclass.workspace.create import create
 from ssclass.workspace.dvc import repository
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command
+from tests.support.pipelines import CLASSES, Command, ingest_all
 
 ACTIONS = {
     "GetObject": "s3:GetObject",
@@ -130,9 +129,7 @@ def test_each_role_may_do_what_the_code_does_for_it(workspace: Workspace, tmp_pa
     assert refused(calls, bucket, "pipeline") != []
 
     with recorded(bucket) as calls:
-        with workspace.turn():
-            for ref in waiting(workspace.store, workspace.at().state):
-                take_in(workspace, ref)
+        ingest_all(workspace)
         memo, spec = FeatureMemo(tmp_path / "memo", workspace.store), FeatureSpec("b", "w", (32,), False)
         memo.get(spec, "digest", ())
         memo.put(spec, "digest", Features((), {}))
@@ -148,7 +145,7 @@ def test_each_role_may_do_what_the_code_does_for_it(workspace: Workspace, tmp_pa
     assert refused(calls, bucket, "pipeline") == []
 
     clone = create(tmp_path / "clone", {}, git=workspace.git("remote", "get-url", "origin"))
-    with recorded(bucket) as calls, repository(clone.root) as repo:
+    with recorded(bucket) as calls, repository(clone.settings) as repo:
         repo.pull(targets=[str(clone.root / "data.dvc")])
     assert (clone.root / "data" / "one.parquet").exists()
     assert any(call.action == "s3:GetObject" for call in calls)

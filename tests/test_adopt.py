@@ -84,7 +84,7 @@ def workspace(pipeline: Pipeline, tmp_path_factory) -> Workspace:
 
 def adopt(ssclass: Command, workspace: Workspace, model: Path, *more: str, classes: str = "sandwich,sushi") -> Any:
     done = ssclass("adopt", model, "--classes", classes, "--preprocess", "0..1", *more, "--workspace", workspace.root)
-    workspace.refresh()
+    workspace.newest()
     return done
 
 
@@ -100,7 +100,6 @@ def test_without_photos_it_says_what_to_do(workspace, old, ssclass: Command):
 
 def test_a_model_whose_classes_are_told_the_wrong_way_round_is_rejected(workspace, old, sources, ssclass: Command):
     from ssclass.data.batches import submit
-    from ssclass.store import Store
 
     submit(workspace.store, sources / "first", "first", CLASSES)
     done = adopt(ssclass, workspace, old, classes="sushi,sandwich")
@@ -162,7 +161,7 @@ def test_it_tests_the_next_batch_and_is_scored_on_the_larger_set(workspace, pipe
     adopted = next(iter(workspace.at().state.champions))
     if workspace.at().state.champion != adopted:
         assert ssclass("rollback", "1", "--workspace", workspace.root).returncode == 0
-        workspace.refresh()
+        workspace.newest()
     for local in ("features", "champions"):  # a machine that has none of it
         shutil.rmtree(workspace.private / local, ignore_errors=True)
     outcome = pipeline.deliver(workspace, sources / "second", "second")

@@ -57,7 +57,9 @@ def right(workspace: Workspace, model: str, folder: Path, classes: tuple[str, ..
 def test_before_the_params_name_it_its_photos_are_refused_and_nothing_else(workspace, pipeline: Pipeline, sources):
     outcome = pipeline.deliver(workspace, sources / "flipped", "early")  # implausible as well, so nothing joins
     assert outcome.decision == "HELD"
-    receipt = workspace.at().state.held["early", next(etag for batch, etag in workspace.at().state.held)].body["receipt"]
+    receipt = (
+        workspace.at().state.held["early", next(etag for batch, etag in workspace.at().state.held)].body["receipt"]
+    )
     assert receipt["refused"] == {"unknown label": 12}
     assert receipt["accepted"] == 24
 
@@ -103,7 +105,7 @@ def test_lineage_of_a_photo_of_the_new_class(workspace):
 
 def test_the_guard_works_with_a_champion_that_lacks_the_class(workspace, pipeline: Pipeline, sources, ssclass: Command):
     assert ssclass("rollback", "1", "--workspace", workspace.root).returncode == 0
-    workspace.refresh()
+    workspace.newest()
     shutil.copytree(sources / "flipped", sources / "again")
     outcome = pipeline.deliver(workspace, sources / "again", "flipped")
     assert outcome.decision == "HELD"

@@ -11,11 +11,10 @@ from ssclass.data.submit import find_files, import_folder
 from ssclass.demo.drawings import draw
 from ssclass.errors import BatchError
 from ssclass.history.export import export
-from ssclass.retrain.ingest import take_in, waiting
 from ssclass.store import Store
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command, deal
+from tests.support.pipelines import CLASSES, Command, deal, ingest_all
 
 
 def workspace_in(folder: Path, s3: Store, bucket: str) -> Workspace:
@@ -26,9 +25,7 @@ def workspace_in(folder: Path, s3: Store, bucket: str) -> Workspace:
 
 
 def take_all(workspace: Workspace) -> None:
-    with workspace.turn():
-        for ref in waiting(workspace.store, workspace.at().state):
-            take_in(workspace, ref)
+    ingest_all(workspace)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -22,7 +22,6 @@ import pytest
 
 from ssclass.data.batches import submit
 from ssclass.demo.drawings import draw, junk
-from ssclass.store import Store
 from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline
@@ -123,7 +122,10 @@ class Ending:
         ]
         root = workspace.root
         return cls(
-            (root / "data.dvc").read_bytes(), workspace.at().dataset.digest, (root / "metrics.json").read_bytes(), ledger
+            (root / "data.dvc").read_bytes(),
+            workspace.at().dataset.digest,
+            (root / "metrics.json").read_bytes(),
+            ledger,
         )
 
 

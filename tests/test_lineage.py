@@ -12,15 +12,15 @@ from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError
 from ssclass.history.batches import story
 from ssclass.history.lineage import lineage
-from ssclass.retrain.ingest import take_in, waiting
-from ssclass.retrain.train import decision_key
+from ssclass.retrain.ingest import ingest, waiting
+from ssclass.retrain.key import pending_key
 from ssclass.store import Store
 from ssclass.upkeep.decisions import revoke
 from ssclass.workspace.create import create
 from ssclass.workspace.dvc import repository
 from ssclass.workspace.ledger import Event
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command
+from tests.support.pipelines import CLASSES, Command, ingest_all
 
 
 @pytest.fixture
@@ -37,20 +37,19 @@ def deliver(workspace: Workspace, folder: Path, batch: str, seed: int, decision:
     if not (folder / batch).exists():
         draw(folder / batch, CLASSES, 5, seed)
     submit(workspace.store, folder / batch, batch, CLASSES)
-    with workspace.turn():
-        for ref in waiting(workspace.store, workspace.at().state):
-            take_in(workspace, ref)
-        decide(workspace, decision)
+    ingest_all(workspace)
+    decide(workspace, decision)
 
 
 def decide(workspace: Workspace, decision: str) -> None:
-    state = workspace.at().state
-    key = decision_key(workspace.at().dataset, workspace.at().params, state.revoked)
-    assert key not in state.decisions
-    body = {"decision": decision, "reason": "…", "key": key, "data_version": workspace.at().data_version}
-    seen = {batch for event in state.decisions.values() for batch in event.body["batches"]}
-    body |= {"batches": [batch for batch in state.ingested if batch not in seen], "run_id": "r", "code": "c"}
-    workspace.publish(decision, [Event.now("decision", **body, params="p")], tags=[f"run/{key}"])
+    with workspace.transaction() as change:
+        version = change.version
+        key = pending_key(version)
+        assert key is not None
+        champion = version.state.champion and {"key": version.state.champion}
+        body = {"decision": decision, "reason": "…", "key": key, "data_version": version.data_version}
+        body |= {"batches": version.state.undecided(), "run_id": "r", "code": "c", "champion": champion}
+        change.publish(decision, [Event.now("decision", **body, params="p")], tags=[f"run/{key}"])
 
 
 def keys(found: list[dict[str, object]]) -> list[object]:
@@ -66,8 +65,7 @@ def test_revoking_the_newest_batch_gives_the_data_before_it_and_a_new_question(w
     told = story(workspace, "day-2")
     assert (told.status, told.reason, told.receipt["accepted"]) == ("revoked", "wrong restaurant", 10)
     assert waiting(workspace.store, workspace.at().state) == [], "it does not come back by itself"
-    with workspace.turn():
-        decide(workspace, "REJECTED")  # asserts that its key is new
+    assert pending_key(workspace.at()) is None, "the same photos, against no champion, as before day-2"
 
     deliver(workspace, tmp_path, "day-3", 3)
     assert workspace.at().data_version == "data/4"
@@ -89,7 +87,7 @@ def test_a_clone_without_shards_revokes_and_a_fresh_one_pulls_the_result(workspa
     revoke(create(tmp_path / "other", {}, git=origin), "day-1", "late")
     fresh = create(tmp_path / "fresh", {}, git=origin)
     assert [shard.batch_id for shard in fresh.at().dataset.shards] == ["day-2"]
-    with repository(fresh.root) as repo:
+    with repository(fresh.settings) as repo:
         repo.pull(targets=[str(fresh.root / "data.dvc")])
     assert [path.name for path in (fresh.root / "data").iterdir()] == ["day-2.parquet"]
     assert fresh.git("status", "--porcelain") == ""
@@ -104,14 +102,12 @@ def test_lineage_from_a_model_back_and_from_a_photo_on(workspace, tmp_path, sscl
     if photo.label == "sandwich":
         body["relabel"][0]["label"] = "sushi"
     workspace.store.put("incoming/fix/manifest.json", json.dumps(body).encode())
-    with workspace.turn():
-        (ref,) = waiting(workspace.store, workspace.at().state)
-        take_in(workspace, ref)
-        decide(workspace, "PROMOTED")
+    (ref,) = waiting(workspace.store, workspace.at().state)
+    ingest(workspace, ref)
+    decide(workspace, "PROMOTED")
     third = list(workspace.at().state.decisions)[2]
     revoke(workspace, "day-1", "…")
-    with workspace.turn():
-        decide(workspace, "REJECTED")
+    decide(workspace, "REJECTED")
 
     model = lineage(workspace, "1")
     assert (model["key"], model["data_version"], model["champion"]) == (third, "data/3", 1)

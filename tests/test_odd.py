@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.store import Store
 from tests.support.odd import odd_files, some_photos
 from tests.support.pipelines import CLASSES, Command, Pipeline, real_photos
 

@@ -55,7 +55,7 @@ class People:
     def run(self, *args: str) -> str:
         done = self.command(*args, "--workspace", self.workspace.root)
         assert done.returncode == 0, done.stderr
-        self.workspace.refresh()
+        self.workspace.newest()
         return done.stdout
 
     def alias(self) -> str:
@@ -128,7 +128,9 @@ def test_after_unfreeze_a_better_candidate_is_promoted(people):
     assert "goes on" in people.run("unfreeze")
     assert people.workspace.at().state.frozen is None
     outcome = people.pipeline.retrain(people.workspace)
-    assert outcome.decision == "SKIPPED", "the same key is never decided twice"
+    assert outcome.decision == "PROMOTED", "the question is asked again, now that promotion may go on"
+    assert people.alias() == "3"
+    assert people.pipeline.retrain(people.workspace).decision == "SKIPPED", "and the same question only once"
     people.run("rollback", "2")
     people.run("unfreeze")
     assert people.alias() == "2"

@@ -14,9 +14,9 @@ import pytest
 
 from ssclass.demo.drawings import draw
 from ssclass.demo.run import deliveries, gather
-from ssclass.retrain.train import Result, result_folder
+from ssclass.retrain.predict import result_folder
+from ssclass.retrain.result import Result
 from ssclass.serving.model import open_model, read_photo
-from ssclass.store import Store
 from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline
@@ -99,10 +99,15 @@ def test_a_good_batch_is_decided_on_the_same_photos(journey, name):
     ours, theirs = event["candidate"]["right"], event["champion"]["right"]
     assert event["decision"] == ("PROMOTED" if ours > theirs else "REJECTED")
     result = Result.read(result_folder(journey.workspace, event["key"]) / "result.json")
-    labels = np.array(result.labels)
-    assert len(labels) == event["holdout"]["size"] == len(result.candidate) == len(result.champion)
-    assert ours == (np.array(result.candidate).argmax(1) == labels).sum()
-    assert theirs == (np.array(result.champion).argmax(1) == labels).sum()
+    labels = result.candidate.labels
+    assert (
+        len(labels)
+        == event["holdout"]["size"]
+        == len(result.candidate.probabilities)
+        == len(result.champion.probabilities)
+    )
+    assert ours == (result.candidate.probabilities.argmax(1) == labels).sum()
+    assert theirs == (result.champion.probabilities.argmax(1) == labels).sum()
     assert event["wins"] - event["losses"] == ours - theirs
 
 

@@ -19,7 +19,6 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score,
 from ssclass.data.images import decode
 from ssclass.history.lineage import lineage
 from ssclass.serving.model import open_model
-from ssclass.store import Store
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline, deal
@@ -136,7 +135,7 @@ def test_revoke(hand: Hand):
     day_2 = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (hand.scratch / "day-2").rglob("*.jpg")}
     done = hand.command("batch", "revoke", "day-2", "--workspace", hand.workspace.root)
     assert done.returncode == 0, done.stderr
-    hand.workspace.refresh()
+    hand.workspace.newest()
     hand.labels = {sha256: label for sha256, label in hand.labels.items() if sha256 not in day_2}
     outcome = hand.pipeline.retrain(hand.workspace)
     hand.check(outcome.event, "data/5")
@@ -152,7 +151,7 @@ def test_forget(hand: Hand):
     told = json.loads(done.stdout)
     assert [each["key"] for each in told["models"]] == list(hand.workspace.at().state.decisions)
     assert {each["use"] for each in told["models"]} == {"scored on"}
-    hand.workspace.refresh()
+    hand.workspace.newest()
     del hand.labels[sha256]
     outcome = hand.pipeline.retrain(hand.workspace)
     hand.check(outcome.event, "data/6")
@@ -170,7 +169,7 @@ def test_a_disk_where_only_new_shards_are_works_the_same(hand: Hand):
     assert [path.name for path in (clone.root / "data").iterdir()] == ["day-3.parquet"]
     hand.labels |= new
     hand.bytes |= full.bytes
-    hand.workspace.refresh()
+    hand.workspace.newest()
     ours = Hand(clone, hand.pipeline, hand.command, hand.scratch, hand.labels, hand.bytes)
     ours.check(outcome.event, "data/7")
     hand.check_data("data/7", hand.labels)

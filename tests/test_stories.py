@@ -10,12 +10,12 @@ import pytest
 from ssclass.data.batches import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.history.batches import stories, story
-from ssclass.retrain.ingest import Taken, take_in, waiting
+from ssclass.retrain.ingest import Ingested
 from ssclass.store import Store
-from ssclass.upkeep.decisions import answer_held
+from ssclass.upkeep.decisions import admit, drop
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command, set_params
+from tests.support.pipelines import CLASSES, Command, ingest_all, set_params
 
 
 @pytest.fixture
@@ -24,9 +24,8 @@ def workspace(s3: Store, tmp_path: Path) -> Workspace:
     return create(tmp_path / "workspace", at)
 
 
-def take_all(workspace: Workspace) -> list[Taken]:
-    with workspace.turn():
-        return [take_in(workspace, ref) for ref in waiting(workspace.store, workspace.at().state)]
+def take_all(workspace: Workspace) -> list[Ingested]:
+    return ingest_all(workspace)
 
 
 def send(workspace: Workspace, folder: Path, batch: str, seed: int, **per_class: int) -> None:
@@ -83,7 +82,7 @@ def test_a_batch_of_many_corrections_is_held_until_somebody_answers(workspace, t
     assert "10 relabelled and 0 removed of 16 photos" in taken.reason
     assert workspace.at().dataset.digest == before.digest
     assert story(workspace, "flips").status == "held"
-    answer_held(workspace, "flips", "admit")
+    admit(workspace, "flips")
     assert story(workspace, "flips").status == "admitted"
     take_all(workspace)
     assert story(workspace, "flips").status == "ingested"
@@ -91,7 +90,7 @@ def test_a_batch_of_many_corrections_is_held_until_somebody_answers(workspace, t
 
     correct(workspace, "gone", remove=[{"sha256": sha256} for sha256 in sushi])
     assert take_all(workspace)[0].outcome == "HELD"
-    answer_held(workspace, "gone", "drop")
+    drop(workspace, "gone")
     assert take_all(workspace) == []
     told = story(workspace, "gone")
     assert told.status == "dropped"

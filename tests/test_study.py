@@ -22,7 +22,7 @@ from ssclass.model.backbones import import_keras
 from ssclass.model.classifier import Classifier, Member
 from ssclass.model.features import feature_spec
 from ssclass.params import FeatureParams
-from ssclass.retrain.ingest import take_in, waiting
+from ssclass.retrain.ingest import waiting
 from ssclass.serving.model import Model, open_model
 from ssclass.store import Store
 from ssclass.study import explain as looking
@@ -40,7 +40,7 @@ from ssclass.study.suspects import manifest, ranked
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
 from tests.support.models import needed_weights
-from tests.support.pipelines import CLASSES, Command
+from tests.support.pipelines import CLASSES, Command, ingest_all
 
 SMALL = {"features.crops": "none", "features.sizes": [64], "train.folds": 2}
 ROWS = {
@@ -54,12 +54,6 @@ ROWS = {
         "against": "linear",
     },
 }
-
-
-def ingest(workspace: Workspace) -> None:
-    with workspace.turn():
-        for ref in waiting(workspace.store, workspace.at().state):
-            take_in(workspace, ref)
 
 
 def rows_of(workspace: Workspace, rows: dict[str, object]) -> None:
@@ -77,7 +71,7 @@ def studied(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Works
     for source, seed, per_class in (("main", 1, 20), ("bought", 2, 8)):
         draw(folder / source, CLASSES, per_class, seed)
         submit(store, folder / source, source, CLASSES, source=source)
-    ingest(workspace)
+    ingest_all(workspace)
     rows_of(workspace, ROWS)
     conduct(workspace, ["linear", "rbf", "own"], say=lambda line: None)
     return workspace
@@ -141,7 +135,7 @@ def test_a_finished_row_is_not_trained_again_until_data_params_or_code_change(
     def never(*arguments: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(measuring.learning, "learnt", never)
+    monkeypatch.setattr(measuring, "fit", never)
     said: list[str] = []
     before = len(StudyRuns(studied).client.search_runs([StudyRuns(studied).experiment_id]))
     conduct(studied, ["linear", "rbf"], say=said.append)
@@ -170,7 +164,7 @@ def test_a_row_that_was_cut_off_is_taken_up_where_rows_are_whole(
     assert run is not None
     runs.discard(run)  # as if it had been killed between the training and MLflow
     said: list[str] = []
-    monkeypatch.setattr(measuring.learning, "learnt", None)
+    monkeypatch.setattr(measuring, "fit", None)
     conduct(studied, ["rbf"], say=said.append)
     assert said == ["rbf: finished before"]
     again = runs.child(parent, done)
@@ -199,7 +193,7 @@ def test_rows_whose_weights_cannot_be_had_are_told_and_the_rest_goes_on(
     def away(workspace: Workspace, params: object, *rest: object) -> None:
         raise WeightsError("weights of resnet50: out of reach; bring them")
 
-    monkeypatch.setattr(measuring.learning, "learnt", away)
+    monkeypatch.setattr(measuring, "fit", away)
     said: list[str] = []
     found = conduct(studied, ["away", "linear"], say=said.append)
     assert found.not_run == {"away": "weights of resnet50: out of reach; bring them"}

@@ -16,7 +16,7 @@ import pytest
 from ssclass.data.images import decode
 from ssclass.demo.drawings import draw, junk
 from ssclass.errors import NotFoundError, TrackingError
-from ssclass.retrain.train import champion_classifier
+from ssclass.retrain.predict import decided_classifier
 from ssclass.serving.model import open_model
 from ssclass.settings import Settings
 from ssclass.store import Store
@@ -174,7 +174,7 @@ def test_a_rejected_candidate_is_kept_without_the_backbone_and_answers_all_the_s
     for run in (rejected, champion):
         model = open_model(run.info.run_id, aged.workspace.settings)
         images = np.stack([decode(photo, model.size) for photo in photos])
-        whole = champion_classifier(aged.workspace, run.data.tags["decision_key"]).whole()
+        whole = decided_classifier(aged.workspace, run.data.tags["decision_key"]).whole()
         np.testing.assert_array_equal(model.predict(images), whole(images).numpy().astype(float))
 
 

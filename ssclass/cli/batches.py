@@ -31,7 +31,6 @@ def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None) -
     from ssclass import progress
     from ssclass.data.batches import submit as upload
     from ssclass.data.batches import submit_corrections
-    from ssclass.store import Store
 
     workspace = workspace_at(folder)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().name.removesuffix(".json")).strip("-") or "batch"
@@ -68,7 +67,6 @@ def import_(source: str, name: str | None, size: int, kind: str, folder: Path | 
 
     from ssclass import progress
     from ssclass.data.submit import fetch, import_folder
-    from ssclass.store import Store
 
     workspace = workspace_at(folder)
     called = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-")[:90] or "import"

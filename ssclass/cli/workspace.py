@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, settings_at, workspace_at, workspace_in_a_hurry
+from ssclass.cli.common import (
+    FOLDER,
+    as_json,
+    in_workspace,
+    print_json,
+    print_table,
+    settings_at,
+    workspace_at,
+    workspace_in_a_hurry,
+)
 
 
 @click.command()
@@ -47,7 +56,6 @@ def status(folder: Path | None, as_json: bool) -> None:
     from ssclass.errors import StoreError
     from ssclass.retrain.ingest import waiting
     from ssclass.stack.health import lines, loop
-    from ssclass.store import Store
 
     workspace = workspace_at(folder)
     state, dataset = workspace.at().state, workspace.at().dataset

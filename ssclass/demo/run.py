@@ -20,7 +20,6 @@ from ssclass.demo.drawings import draw, junk
 from ssclass.environment import free_port, leave_user_settings, quiet_libraries
 from ssclass.errors import BatchError
 from ssclass.settings import CHECKOUT, Settings
-from ssclass.store import Store
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
 
@@ -207,8 +206,9 @@ def _set_classes(workspace: Workspace, classes: Sequence[str]) -> None:
 
 
 def _champion(workspace: Workspace) -> dict[str, Any] | None:
+    from ssclass.retrain.predict import result_folder
+    from ssclass.retrain.result import Result
     from ssclass.retrain.statistics import clopper_pearson
-    from ssclass.retrain.train import Result, result_folder
     from ssclass.tracking.report import interval_of_folds
 
     state = workspace.at().state

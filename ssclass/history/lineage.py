@@ -13,8 +13,8 @@ from ssclass.data.dataset import Dataset, count
 from ssclass.data.shards import Shard
 from ssclass.data.split import TRAIN
 from ssclass.errors import NotFoundError
-from ssclass.workspace.ledger import HELD, Event, State
 from ssclass.workspace.dvc import DATA
+from ssclass.workspace.ledger import HELD, Event, State
 from ssclass.workspace.objects import Tracked
 from ssclass.workspace.workspace import Workspace
 

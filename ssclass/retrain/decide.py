@@ -61,7 +61,8 @@ def _descends(workspace: Workspace, version: Version) -> None:
         workspace.decided(champion).commit or "", version.commit or ""
     ):
         raise WorkspaceError(
-            f"{workspace.root}: main no longer descends from run/{champion}, the champion's decision; restore main from "
+            f"{workspace.root}: main no longer descends from run/{champion}, the champion's decision; restore "
+            "main from "
             "the reflog of origin, or `ssclass rollback NUMBER` to a champion that it contains"
         )
 

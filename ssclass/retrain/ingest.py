@@ -26,8 +26,9 @@ from ssclass.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from ssclass.model.adopted import Adopted
-    from ssclass.model.classifier import Classifier, Look
-    from ssclass.model.features import Features, Spec
+    from ssclass.model.classifier import Classifier, FeaturesOf
+    from ssclass.model.features import Features
+    from ssclass.model.spec import Spec
 
 INGESTED = "INGESTED"
 RECENT = 50
@@ -160,7 +161,9 @@ def _publish(change: Change, checked: Checked) -> Ingested:
         change.publish(f"Hold {ref.id}", [event])
         return Ingested(ref.id, HELD, reason=checked.held["reason"])
     batch, receipt, shard = checked.batch, checked.receipt, checked.shard
-    assert batch is not None and receipt is not None and shard is not None, "a batch that is not held has a shard"
+    assert batch, "a batch that is not held was read"
+    assert receipt, "and has a receipt"
+    assert shard, "and a shard"
     if receipt.refused:
         quarantine(change.store, batch, receipt, _reporter(f"quarantine of {ref.id}"))
     md5 = change.add_shards(shard)[shard.name]
@@ -197,7 +200,8 @@ def _corrects_what_is_held(receipt: Receipt, state: State) -> str | None:
         return None
     return (
         f"it corrects {unknown} photos that are not in the data set, and {', '.join(others[:5])} "
-        f"{'is' if len(others) == 1 else 'are'} held; decide on that first, then `ssclass batch admit {receipt.batch_id}`"
+        f"{'is' if len(others) == 1 else 'are'} held; decide on that first, then `ssclass batch admit "
+        f"{receipt.batch_id}`"
     )
 
 
@@ -210,18 +214,18 @@ def champion_test(workspace: Workspace, version: Version, shard: Shard, path: Pa
 
     champion, memo = decided_classifier(workspace, state.champion), memo_of(workspace)
 
-    def features(spec: Spec) -> Features:
+    def features_of(spec: Spec) -> Features:
         report = _reporter(f"features of {shard.batch_id}")
         return shard_features(spec, memo, shard, lambda: iter_photos(path), progress=report)
 
     classes = version.params.dataset.classes
-    test = plausibility(champion, features, shard.rows, classes, *state.record_of(state.champion))
+    test = plausibility(champion, features_of, shard.rows, classes, *state.record_of(state.champion))
     return {"key": state.champion, **test}
 
 
 def plausibility(
     champion: Classifier | Adopted,
-    features: Look,
+    features_of: FeaturesOf,
     rows: Sequence[Row],
     classes: Sequence[str],
     champion_right: int,
@@ -229,10 +233,10 @@ def plausibility(
 ) -> dict[str, Any]:
     """How many of a batch's photos the champion has right, and `p`: how likely so few are, given its record.
 
-    `features` gives the features of `rows`, in order. Photos of a class that the champion does not know are not
+    `features_of` gives the features of `rows`, in order. Photos of a class that the champion does not know are not
     counted.
     """
-    answered = predicted(champion.predict(features), champion.classes, classes)
+    answered = predicted(champion.predict(features_of), champion.classes, classes)
     known = np.array([row.label in champion.classes for row in rows])
     correct = (answered == label_index(rows, classes))[known]
     right, n = int(correct.sum()), len(correct)

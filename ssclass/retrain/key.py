@@ -8,7 +8,8 @@ promotion is allowed (or frozen)? All four are in the key. So the question is as
 - a person makes an earlier champion the champion;
 - promotion was frozen when the question was answered, and may go on now.
 
-It is not asked when the champion is itself the model that this data, these params and this code give.
+It is not asked when the champion is itself the model that this data, these params and this code give, nor when that
+model was the champion and a person rolled back from it.
 """
 
 from __future__ import annotations
@@ -44,19 +45,19 @@ def pending_key(version: Version) -> str | None:
     if not version.dataset.used:
         return None
     state, training = version.state, training_key(version)
-    if _champion_is(training, state):
+    if any(_is_model_of(training, champion, state) for champion in {state.champion, *state.withdrawn}):
         return None
     asked = decision_key(training, state.champion, state.frozen is not None)
     answered = {asked, decision_key(training, state.champion)}
     return None if answered & set(state.decisions) else asked
 
 
-def _champion_is(training: str, state: State) -> bool:
-    """Whether the champion in force is the model of this training."""
-    if state.champion is None:
+def _is_model_of(training: str, key: str | None, state: State) -> bool:
+    """Whether a champion is the model of this training."""
+    if key is None:
         return False
-    champion = state.decisions[state.champion].body["champion"]
-    return state.champion == decision_key(training, champion and champion["key"])
+    beaten = state.decisions[key].body.get("champion")
+    return key == decision_key(training, beaten and beaten["key"])
 
 
 def _hex(text: str) -> str:

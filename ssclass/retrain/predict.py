@@ -19,7 +19,8 @@ from ssclass.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from ssclass.model.adopted import Adopted
     from ssclass.model.classifier import Classifier
-    from ssclass.model.features import FeatureMemo, Features, Spec
+    from ssclass.model.features import FeatureMemo, Features
+    from ssclass.model.spec import Spec
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all)."""

@@ -184,7 +184,7 @@ def make_result(
     saved_alike: bool,
     seconds: Mapping[str, float],
 ) -> Result:
-    """The Result of answers on the held-out photos of a data set: for a retrain, an adopted model, a rebuild, a study."""
+    """The Result of answers on the held-out photos of a data set, for whoever asks a model there."""
     return Result(
         key=key,
         data_version=data_version,

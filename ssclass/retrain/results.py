@@ -49,7 +49,8 @@ def fetch(workspace: Workspace, key: str) -> bool:
     for name in files:
         if not _FILE.fullmatch(name):
             raise FailedError(
-                f"s3://{store.bucket}/{prefix}{name!a}: no file of a result has this name; find out who writes to results/, "
+                f"s3://{store.bucket}/{prefix}{name!a}: no file of a result has this name; find out who writes to "
+                "results/, "
                 "and delete it"
             )
     partial = folder.with_name(f"{key}.partial")

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
     from ssclass.model.adopted import Adopted
     from ssclass.model.classifier import Classifier
-    from ssclass.model.features import FeatureMemo, Features, FeatureSpec
+    from ssclass.model.features import FeatureMemo, Features
+    from ssclass.model.spec import FeatureSpec
     from ssclass.model.training import Trained
 
 METRICS = "metrics.json"
@@ -159,12 +160,12 @@ def training_features(
     progress: Progress = silent,
 ) -> Features:
     """Features of training rows and of their augmented copies, as many as `augment` asks for."""
-    from ssclass.model.augmentation import CopySpec
+    from ssclass.model.augmentation import AugmentedSpec
 
     sha256s = [row.sha256 for row in rows]
-    copies = [CopySpec(spec, augment, number) for number in range(augment.copies)]
+    specs = [AugmentedSpec(spec, augment, number) for number in range(augment.copies)]
     features = features_of(version, memo, spec, progress).take(sha256s)
-    return features.with_copies([features_of(version, memo, copy, progress).take(sha256s) for copy in copies])
+    return features.with_augmented([features_of(version, memo, copy, progress).take(sha256s) for copy in specs])
 
 
 def save_candidate(trained: Trained, dataset: Dataset, folder: Path) -> None:

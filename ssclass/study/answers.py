@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from ssclass.data.images import Refused, decode
 from ssclass.errors import BatchError
-from ssclass.params import parse_params
+from ssclass.retrain.predict import Progress, silent
+from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import align
-from ssclass.retrain.train import Progress, label_index, silent
 from ssclass.serving.model import Model, class_folders
 from ssclass.study.measure import Measured, cross_validated, folder_of, with_head
-from ssclass.workspace.photos import read_photos
+from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
 
 BATCH = 32  # photos at a time
@@ -48,11 +48,12 @@ def of_folder(folder: Path, model: Model) -> Photos:
 
 def of_holdout(workspace: Workspace) -> Photos:
     """The held-out photos of the data set as it is; BatchError when there are none."""
-    rows = workspace.at().dataset.holdout
+    version = workspace.at()
+    rows = version.dataset.holdout
     if not rows:
         raise BatchError(f"{workspace.root}: no held-out photos yet; name a folder, or `ssclass retrain` first")
-    said = f"held-out photos of {workspace.at().data_version}"
-    return Photos({row.sha256: row.label for row in rows}, lambda wanted: read_photos(workspace, wanted), said)
+    said = f"held-out photos of {version.data_version}"
+    return Photos({row.sha256: row.label for row in rows}, lambda wanted: photos_of(version, wanted), said)
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,8 @@ def out_of_fold(
     event = workspace.at().state.decisions.get(model.key)
     if event is None:
         return f"{model.key} is no decision of this workspace"
-    rev = f"run/{model.key}"
-    params = parse_params(workspace.git("show", f"{rev}:params.yaml"), f"params.yaml of {rev}")
-    dataset = replace(workspace.at(rev).dataset, sources=params.dataset.sources)
+    version = workspace.decided(model.key)
+    params, dataset = version.params, version.dataset
     gone = {row.sha256 for row in dataset.train} - {row.sha256 for row in workspace.at().dataset.rows}
     if gone:
         return f"{len(gone)} of the photos that it learnt from are no longer in the data set"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ssclass.data.images import decode, thumbnail
 from ssclass.errors import NotFoundError
+from ssclass.retrain.predict import Progress, silent
 from ssclass.retrain.scores import score
-from ssclass.retrain.train import Progress, silent
 from ssclass.serving.model import Model
 from ssclass.study.answers import Answers, Photos, ask, out_of_fold, threshold
 from ssclass.study.charts import charts

@@ -12,7 +12,7 @@ from filelock import FileLock
 from ssclass.code import code_digest
 from ssclass.data.dataset import Dataset
 from ssclass.errors import BatchError, WeightsError
-from ssclass.retrain.train import Progress, silent
+from ssclass.retrain.predict import Progress, silent
 from ssclass.study.experiment import StudyRuns
 from ssclass.study.measure import Measured, finished, folder_of, measure
 from ssclass.study.report import Found, pairs

@@ -64,7 +64,11 @@ class Tracking:
     @classmethod
     def of(cls, workspace: Workspace) -> Self:
         """The one of a workspace, made on first use: one MLflow client in a process."""
-        return _of_workspace(cls, workspace)
+        made = _made.setdefault(workspace, {})
+        if cls not in made:
+            made[cls] = cls(workspace.settings)
+        found: Self = made[cls]
+        return found
 
     @cached_property
     def client(self) -> Any:
@@ -459,13 +463,6 @@ class Tracking:
 
 
 _made: WeakKeyDictionary[Workspace, dict[type, Any]] = WeakKeyDictionary()
-
-
-def _of_workspace(kind: Any, workspace: Workspace) -> Any:
-    made = _made.setdefault(workspace, {})
-    if kind not in made:
-        made[kind] = kind(workspace.settings)
-    return made[kind]
 
 
 def _milliseconds(at: str) -> int:

@@ -104,7 +104,9 @@ def set_alias(
         if newest.champion == state.champion:
             return version, newest
         state = newest
-    raise FailedError(f"{workspace.root}: the champion changed {ROUNDS} times while the alias was set; see who else does")
+    raise FailedError(
+        f"{workspace.root}: the champion changed {ROUNDS} times while the alias was set; see who else does"
+    )
 
 
 def _newest(workspace: Workspace, state: State) -> State:

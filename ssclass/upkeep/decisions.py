@@ -42,7 +42,8 @@ def freeze(workspace: Workspace, reason: str) -> Event | None:
         if state.frozen == reason:
             return None
         raise InputError(
-            f"promotion is frozen already ({state.frozen}); `ssclass unfreeze` first, if it is to be frozen for another reason"
+            f"promotion is frozen already ({state.frozen}); `ssclass unfreeze` first, if it is to be frozen for "
+            "another reason"
         )
 
     return _append_unless(workspace, "freeze", f"Freeze: {reason}", body)
@@ -132,7 +133,8 @@ def admit(workspace: Workspace, batch: str) -> Event | None:
             raise InputError(f"{batch}: {held['reason']}")
         if "receipt" not in held:
             raise InputError(
-                f"{batch}: it cannot be read, so there is nothing to let in ({held['reason']}); correct it and write its marker "
+                f"{batch}: it cannot be read, so there is nothing to let in ({held['reason']}); correct it and "
+                "write its marker "
                 f"again, or `ssclass batch drop {batch}`"
             )
         return {"batch": batch, "etag": case[1]}

@@ -19,14 +19,14 @@ from typing import Any
 
 from ssclass.data.build import QUARANTINE
 from ssclass.errors import WorkspaceError
-from ssclass.model.augmentation import CopySpec
-from ssclass.model.features import FeatureSpec
+from ssclass.model.augmentation import AugmentedSpec
+from ssclass.model.spec import FeatureSpec
 from ssclass.params import AugmentParams
 from ssclass.store import Store
 from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
 from ssclass.workspace.dvc import CANDIDATE, DATA, outs
-from ssclass.workspace.objects import CACHE, EMPTY_DIR, REMOTE
 from ssclass.workspace.ledger import PROMOTED, State
+from ssclass.workspace.objects import CACHE, EMPTY_DIR, REMOTE
 from ssclass.workspace.transaction import Change
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
@@ -186,12 +186,14 @@ def _fingerprints(about: dict[str, Any], augment: AugmentParams) -> Iterator[str
         if "fingerprint" in member:
             yield member["fingerprint"]
         if "spec" in member:
-            told = {name: value for name, value in member["spec"].items() if name != "tail"}
-            spec = FeatureSpec(**told | {"sizes": tuple(told["sizes"])})
+            spec = FeatureSpec.from_about(member["spec"])
             blocks = member["spec"].get("tail", {}).get("blocks", 0)
-            for each in (spec, replace(spec, cut=blocks)):  # tuned blocks learn from the activations before them
+            for each in (
+                spec,
+                replace(spec, before_blocks=blocks),
+            ):  # tuned blocks are trained on the activations before them
                 yield each.fingerprint
-                yield from (CopySpec(each, augment, number).fingerprint for number in range(augment.copies))
+                yield from (AugmentedSpec(each, augment, number).fingerprint for number in range(augment.copies))
 
 
 # -- MLflow -----------------------------------------------------------------------------------------------

@@ -57,7 +57,9 @@ def create(folder: Path, values: Mapping[str, str], git: str | None = None) -> W
         shutil.copyfile(template_file(name), folder / name)
     (folder / ".gitignore").write_text(IGNORED)
     (folder / "ledger.jsonl").touch()
-    (folder / SETTINGS_FILE).write_text("".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()))
+    (folder / SETTINGS_FILE).write_text(
+        "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
+    )
     settings = load_settings(folder)
     _configure_dvc(settings)
     workspace = Workspace(settings)

@@ -29,13 +29,20 @@ _OF_ANOTHER_REPOSITORY = (
     "GIT_SHALLOW_FILE",
     "GIT_WORK_TREE",
 )
-"""What `git rev-parse --local-env-vars` lists: a hook or `git rebase --exec` sets them for the repository it runs in."""
+"""What `git rev-parse --local-env-vars` lists: a hook or `git rebase --exec` sets them for its own repository."""
 
 _OPTIONS = ("-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false")
 _URL = re.compile(r"(file|git|http|https|ssh)://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]*@")
 
-_MOVED = ("non-fast-forward", "fetch first", "stale info", "cannot lock ref", "failed to update ref", "incorrect old value")
+_MOVED = (
+    "non-fast-forward",
+    "fetch first",
+    "stale info",
+    "cannot lock ref",
+    "failed to update ref",
+    "incorrect old value",
+)
 """Words by which git says that origin has moved: another writer pushed first."""
 
 _BUSY = ("index.lock", "HEAD.lock", "Another git process seems to be running")
@@ -56,7 +63,10 @@ _FOR_GOOD = (
     ("returned error: 401", "give git a credential helper or a token for that host"),
     ("returned error: 403", "give this user the right to push there"),
     ("access denied", "give this user the right to push there"),
-    ("service not enabled", "let origin's server accept pushes (http.receivepack, or `git daemon --enable=receive-pack`)"),
+    (
+        "service not enabled",
+        "let origin's server accept pushes (http.receivepack, or `git daemon --enable=receive-pack`)",
+    ),
     ("unsupported protocol", "use a URL that begins with https://, ssh://, git:// or file://"),
     ("is not supported", "use a URL that begins with https://, ssh://, git:// or file://"),
     ("deny updating", "origin forbids this update; see receive.* in its configuration"),

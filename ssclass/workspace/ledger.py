@@ -61,15 +61,16 @@ class State:
     """What the events add up to.
 
     `champion` is the decision key of the champion's run, None before the first promotion. `rolled_back`: a person put
-    it in force, and promotion has not gone on since. A batch is held,
-    admitted, dropped or ingested by (id, marker etag): a batch sent again with another marker is another case.
-    `next_version` is the number of the next data version: revoked ones keep theirs.
+    it in force, and promotion has not gone on since. `withdrawn`: champions that a person rolled back from. A batch is
+    held, admitted or dropped by (id, marker etag): sent again with another marker it is another case. `next_version`
+    is the number of the next data version: revoked ones keep theirs.
     """
 
     champions: list[str] = field(default_factory=list)
     champion: str | None = None
     frozen: str | None = None
     rolled_back: bool = False
+    withdrawn: set[str] = field(default_factory=set)
     decisions: dict[str, Event] = field(default_factory=dict)
     ingested: dict[str, Event] = field(default_factory=dict)
     held: dict[tuple[str, str], Event] = field(default_factory=dict)
@@ -98,6 +99,7 @@ class State:
                     self.rolled_back = False
             case "admit":
                 self.admitted.add((body["batch"], body["etag"]))
+                self._settle(body["batch"])
             case "drop":
                 self.dropped.add((body["batch"], body["etag"]))
                 self._settle(body["batch"])
@@ -107,6 +109,9 @@ class State:
                 for batch, old, new in body.get("markers", ()):
                     self._rename((batch, old), (batch, new))
             case "rollback":
+                if self.champion is not None:
+                    self.withdrawn.add(self.champion)
+                self.withdrawn.discard(body["key"])
                 self.champion = body["key"]
                 self.rolled_back = True
                 self.frozen = f"rolled back to version {body['number']}"

@@ -76,11 +76,15 @@ class Objects:
             return ()
         data = self.read(md5)
         if data is None:
-            raise StoreError(f"{folder}: its listing {md5} is neither in DVC's cache nor in the bucket; `dvc pull` tells more")
+            raise StoreError(
+                f"{folder}: its listing {md5} is neither in DVC's cache nor in the bucket; `dvc pull` tells more"
+            )
         try:
             found = [Tracked(f"{folder}/{item['relpath']}", _checked(item["md5"])) for item in json.loads(data)]
         except (ValueError, KeyError, TypeError) as error:
-            raise WorkspaceError(f"DVC object {md5}: not a listing ({error}); restore {folder} from a backup") from error
+            raise WorkspaceError(
+                f"DVC object {md5}: not a listing ({error}); restore {folder} from a backup"
+            ) from error
         return tuple(sorted(found, key=lambda each: each.path))
 
     def open(self, md5: str) -> BinaryIO:
@@ -95,7 +99,8 @@ class Objects:
         found = self.store.head(self.key(md5))
         if found is None:
             raise StoreError(
-                f"s3://{self.store.bucket}/{self.key(md5)}: gone from DVC's cache and from the bucket; push it from a machine "
+                f"s3://{self.store.bucket}/{self.key(md5)}: gone from DVC's cache and from the bucket; push it "
+                "from a machine "
                 "that has it with `dvc push`"
             )
         if found.etag == md5[:32]:
@@ -108,7 +113,9 @@ class Objects:
         """Write an object to a file, checked; StoreError as in `read`, or when it is nowhere."""
         data = self.read(md5)
         if data is None:
-            raise StoreError(f"s3://{self.store.bucket}/{self.key(md5)}: gone; `ssclass gc` took it, or DVC never pushed it")
+            raise StoreError(
+                f"s3://{self.store.bucket}/{self.key(md5)}: gone; `ssclass gc` took it, or DVC never pushed it"
+            )
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(data)
 
@@ -119,7 +126,8 @@ class Objects:
 
     def _altered(self, md5: str) -> StoreError:
         return StoreError(
-            f"s3://{self.store.bucket}/{self.key(md5)}: its bytes are not what its name says; delete it, and push it again "
+            f"s3://{self.store.bucket}/{self.key(md5)}: its bytes are not what its name says; delete it, and push "
+            "it again "
             "from a machine that has it (`dvc push`)"
         )
 

@@ -121,7 +121,8 @@ class Change:
             there = self._git("rev-parse", "--verify", "--quiet", f"refs/tags/{name}", check=False)
             if there and self._git.run("merge-base", "--is-ancestor", there, commit).returncode == 0:
                 raise WorkspaceError(
-                    f"{self._settings.workspace}: the tag {name} is already on main, at {there[:12]}; `ssclass verify` tells more"
+                    f"{self._settings.workspace}: the tag {name} is already on main, at {there[:12]}; `ssclass "
+                    "verify` tells more"
                 )
             refs.append(f"{'+' if there else ''}{commit}:refs/tags/{name}")
             if there:
@@ -196,7 +197,8 @@ def _no_uncommitted_changes(root: Path, git: Git) -> None:
     if lines := changed.stdout.splitlines():
         name = lines[0][3:]
         raise WorkspaceError(
-            f"{root}: {name} has uncommitted changes; commit and push them, or undo them with `git -C {root} checkout {name}`"
+            f"{root}: {name} has uncommitted changes; commit and push them, or undo them with `git -C {root} "
+            f"checkout {name}`"
         )
 
 
@@ -233,12 +235,12 @@ def _put_back(root: Path, objects: Objects, made: Sequence[str]) -> None:
     """Make the folders that DVC tracks what this commit says again, as far as the local cache has it."""
     for name in made:
         folder = name.split("/")[0]
-        tracked = dict(
-            (each.path, each.md5)
+        tracked = {
+            each.path: each.md5
             for path, md5 in dvc.outs((root / ("data.dvc" if folder == DATA else "dvc.lock")).read_text(), folder)
             if md5 == EMPTY_DIR or objects.here(md5).exists()
             for each in objects.listing(md5, path)
-        )
+        }
         if folder == CANDIDATE:
             shutil.rmtree(root / CANDIDATE, ignore_errors=True)
             (root / CANDIDATE).mkdir()

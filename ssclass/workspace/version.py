@@ -1,4 +1,4 @@
-"""A version: one commit of the workspace, read only. Whoever only reads takes one, so that a signature says who writes."""
+"""A version: one commit of the workspace, read only. Whoever only reads takes one: a signature says who writes."""
 
 from __future__ import annotations
 
@@ -143,4 +143,3 @@ def photos_of(version: Version, wanted: Collection[str]) -> Iterator[tuple[str, 
         if here:
             yield from version.photos(shard.batch_id, here)
             left -= here
-

@@ -1,8 +1,8 @@
 """The workspace: the git repository that a pipeline writes to. Truth is git, and the push decides.
 
-    workspace.at(rev)                         one commit, to read
-    with workspace.transaction() as change:   the next commit, to write
-    workspace.write(task)                     the same, again from the start while other writers are faster
+workspace.at(rev)                         one commit, to read
+with workspace.transaction() as change:   the next commit, to write
+workspace.write(task)                     the same, again from the start while other writers are faster
 """
 
 from __future__ import annotations

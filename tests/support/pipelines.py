@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from ssclass.demo.drawings import draw
 from ssclass.settings import CHECKOUT
-from ssclass.store import Store
 
 if TYPE_CHECKING:
     from flows.retrain import Outcome
+    from ssclass.retrain.ingest import Ingested
     from ssclass.workspace.workspace import Workspace
 
 CLASSES = ("sandwich", "sushi")
@@ -100,6 +100,13 @@ class Pipeline:
 
         submit(workspace.store, folder, batch, workspace.at().params.dataset.classes)
         return self.retrain(workspace)
+
+
+def ingest_all(workspace: Workspace) -> list[Ingested]:
+    """Take in every batch that waits, without a training."""
+    from ssclass.retrain.ingest import ingest, waiting
+
+    return [ingest(workspace, ref) for ref in waiting(workspace.store, workspace.newest().state)]
 
 
 def set_params(workspace: Workspace, **params: object) -> None:
