@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ssclass.data.batches import file_sha256
 from ssclass.data.images import DECODE_VERSION, decode
 from ssclass.errors import InputError, NotFoundError
+from ssclass.files import file_sha256
 from ssclass.model.backbones import import_keras
 from ssclass.model.classifier import ABOUT_FILE, Classifier, Look, load_model, save_model
 from ssclass.model.extraction import Extractor, compiled

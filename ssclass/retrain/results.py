@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ssclass.files import write_whole
 from ssclass.retrain.train import result_folder
 from ssclass.store import Store
 from ssclass.tracking.client import Tracking
@@ -40,8 +41,7 @@ def fetch(workspace: Workspace, key: str) -> bool:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(store.get(listed.key) or b"")
-    (folder / RESULT).with_suffix(".new").write_bytes(last)
-    (folder / RESULT).with_suffix(".new").replace(folder / RESULT)
+    write_whole(folder / RESULT, last)
     return True
 
 

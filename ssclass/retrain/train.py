@@ -23,6 +23,7 @@ from ssclass.code import code_digest, code_json
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row, iter_photos
 from ssclass.errors import BatchError
+from ssclass.files import whole, write_whole
 from ssclass.params import AugmentParams, Params
 from ssclass.retrain.scores import Scores, align, predicted, score
 from ssclass.workspace.dvc import CANDIDATE, DATA
@@ -97,9 +98,7 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(self)))
-        new.replace(path)
+        write_whole(path, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> Result:
@@ -296,13 +295,10 @@ def champion_classifier(workspace: Workspace, key: str) -> Classifier | Adopted:
 
     folder = workspace.private / "champions" / key
     if not (folder / "classifier.json").exists():
-        new = folder.with_suffix(".new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        with workspace.snapshot(f"run/{key}") as snapshot:
+        with whole(folder) as new, workspace.snapshot(f"run/{key}") as snapshot:
+            new.mkdir()
             for each in snapshot.files(CANDIDATE):
                 snapshot.download(each.path, new / Path(each.path).name)
-        new.replace(folder)
     return open_classifier(folder)
 
 

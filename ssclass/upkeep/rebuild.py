@@ -22,6 +22,7 @@ from ssclass.retrain import results
 from ssclass.retrain import train as learning
 from ssclass.retrain.decide import right
 from ssclass.retrain.scores import align, predicted
+from ssclass.text import metric_word
 from ssclass.tracking.client import DECISION_TAG, Tracking
 from ssclass.tracking.report import model_card
 from ssclass.workspace.dvc import CANDIDATE
@@ -152,7 +153,7 @@ class _Past:
         told = json.loads(self.workspace.git("show", f"run/{body['key']}:metrics.json"))
         found = {name: told[name] for name in NUMBERS if name in told}
         for label, each in told.get("class", {}).items():
-            found |= {f"{name}_{label}": each[name] for name in ("recall", "precision", "f_measure")}
+            found |= {f"{name}_{metric_word(label)}": each[name] for name in ("recall", "precision", "f_measure")}
         found |= {"holdout_size": body["holdout"]["size"], "train_size": body["train_size"], "seconds": body["seconds"]}
         if body["champion"]:
             theirs = body["champion"]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ssclass.data.batches import MAIN
 from ssclass.data.dataset import Dataset
+from ssclass.data.manifest import MAIN
 from ssclass.data.shards import Shard, read_shard
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
 from ssclass.params import Params, load_params
