@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.run import s3_server
 from ssclass.environment import leave_user_settings, quiet_libraries
 from ssclass.model.backbones import find_backbone, import_keras

@@ -17,6 +17,7 @@ from typing import Any
 
 from ssclass.errors import FailedError
 from ssclass.settings import Settings
+from ssclass.text import message
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def tell(settings: Settings, event: str, resource: str, **payload: Any) -> None:
     if not (settings.prefect_url or os.environ.get("PREFECT__FLOW_RUN_ID")):
         return
     try:
-        post(event, resource, {"bucket": settings.bucket, "model": settings.model_name, **payload})
+        said = {name: message(value) if isinstance(value, str) else value for name, value in payload.items()}
+        post(event, resource, {"bucket": settings.bucket, "model": settings.model_name, **said})
     except FailedError as error:
         log.warning("%s", error)

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.model.features import FeatureMemo, Features, FeatureSpec
 from ssclass.store import Store

@@ -99,7 +99,7 @@ def test_without_photos_it_says_what_to_do(workspace, old, ssclass: Command):
 
 
 def test_a_model_whose_classes_are_told_the_wrong_way_round_is_rejected(workspace, old, sources, ssclass: Command):
-    from ssclass.data.batches import submit
+    from ssclass.data.submit import submit
 
     submit(workspace.store, sources / "first", "first", CLASSES)
     done = adopt(ssclass, workspace, old, classes="sushi,sandwich")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssclass.data.folders import labelled_files
 from ssclass.data.images import decode
 from ssclass.demo.drawings import draw
 from ssclass.demo.run import deliveries, gather
@@ -22,7 +23,6 @@ from ssclass.model.features import Features, FeatureSpec
 from ssclass.model.training import plan, train, train_planned
 from ssclass.model.weights import import_weights
 from ssclass.params import ModelParams, Params, load_params
-from ssclass.serving.model import class_folders
 from ssclass.settings import home
 from ssclass.workspace.create import template_file
 from tests.support.models import clouds, needed_weights, pictures, random_file, shard_of
@@ -154,7 +154,7 @@ def test_members_have_tuned_backbones_of_their_own(drawings: Path, tmp_path: Pat
     tuned = params.train.model_copy(update={"unfreeze_blocks": 1, "tune_epochs": 2, "folds": 2})
     params = params.model_copy(update={"train": tuned})
     planned = plan(params)
-    files = class_folders(drawings, CLASSES)
+    files = labelled_files(drawings, CLASSES)
     photos = [(f"{number:064x}", file.path.read_bytes()) for number, file in enumerate(files)]
     labels = np.array([CLASSES.index(file.label) for file in files])
 

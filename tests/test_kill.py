@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError
 from ssclass.history.batches import story

@@ -11,7 +11,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.environment import free_port
 from ssclass.errors import ParamsError
 from ssclass.settings import Settings

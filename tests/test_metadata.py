@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ssclass.data.batches import submit
 from ssclass.data.images import decode, inspect
 from ssclass.data.metadata import personal, strip
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.history.batches import story
 from ssclass.params import IngestParams

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.settings import CHECKOUT
 from ssclass.store import Store

@@ -9,9 +9,9 @@ import pyarrow.parquet as parquet
 import pytest
 from test_shards import photos, receipt, row
 
-from ssclass.data.batches import submit
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Shard, read_shard, write_shard
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import BatchError
 from ssclass.history.batches import story

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.history.batches import stories, story
 from ssclass.retrain.ingest import Ingested

@@ -13,9 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 from ssclass.cli import cli
-from ssclass.data.batches import submit
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError, ParamsError, WeightsError
 from ssclass.model.backbones import import_keras

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
 from ssclass.retrain.ingest import waiting

@@ -79,11 +79,14 @@ def listen(sqs: str | None, webhook: str | None, folder: Path | None) -> None:
 
     from ssclass.stack.listening import listen as run
     from ssclass.stack.webhook import server
+    from ssclass.text import OneLine
 
     settings = settings_at(folder)
     needs_prefect(settings)
     serve = server(webhook, os.environ.get("SSCLASS_WEBHOOK_SECRET") or None) if webhook else None
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(OneLine())
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -11,6 +11,7 @@ from ssclass.cli.common import (
     as_json,
     in_workspace,
     print_json,
+    print_line,
     print_table,
     settings_at,
     workspace_at,
@@ -92,16 +93,16 @@ def status(folder: Path | None, as_json: bool) -> None:
     else:
         click.echo("champion   none yet")
     if state.frozen:
-        click.echo(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
+        print_line(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
     photos = ", ".join(
         f"{sum(sides.values())} {name} ({sides['holdout']} held out)" for name, sides in dataset.counts().items()
     )
-    click.echo(f"data       {workspace.at().data_version}: {photos or 'empty'}")
+    print_line(f"data       {workspace.at().data_version}: {photos or 'empty'}")
     for (batch, _), event in state.held.items():
-        click.echo(
+        print_line(
             f"held       {batch}: {event.body['reason']}; `ssclass batch admit {batch}` or `ssclass batch drop {batch}`"
         )
-    click.echo(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
+    print_line(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
     for line in lines(running):
         click.echo(line)
 

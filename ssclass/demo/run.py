@@ -15,11 +15,13 @@ from typing import Any
 import yaml
 
 from ssclass import progress
-from ssclass.data.batches import submit
+from ssclass.data.folders import class_folders, files_in
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.environment import free_port, leave_user_settings, quiet_libraries
 from ssclass.errors import BatchError
 from ssclass.settings import CHECKOUT, Settings
+from ssclass.text import composed
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
 
@@ -72,14 +74,7 @@ def next_folder() -> Path:
 
 def gather(photos: Path) -> dict[str, list[Path]]:
     """Files by class folder; BatchError when there is not enough to show anything."""
-    if not photos.is_dir():
-        raise BatchError(f"{photos}: no such folder; name one that holds class folders, as in sushi/ and sandwich/")
-    folders = sorted(path for path in photos.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = {
-        folder.name: sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        for folder in folders
-    }
-    found = {name: files for name, files in found.items() if files}
+    found = {composed(folder.name): files for folder in class_folders(photos) if (files := files_in(folder))}
     if len(found) < 2:
         raise BatchError(
             f"{photos}: {len(found)} class folder(s) with photos; it needs two or more, as in sushi/ and sandwich/"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass import progress
-from ssclass.data.batches import SUCCESS, Batch, BatchRef, class_folders, find_batches, list_batches, read_batch
+from ssclass.data.batches import SUCCESS, Batch, BatchRef, find_batches, in_class_folders, list_batches, read_batch
 from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
 from ssclass.errors import BatchError
@@ -90,7 +90,7 @@ def _same_files(store: Store, state: State, ref: BatchRef) -> bool:
     """Whether class folders hold as many files as when they were taken in: then only _SUCCESS was written again."""
     told = state.ingested[ref.id].body.get("receipt", {})
     before = told.get("accepted", 0) + told.get("duplicates", 0) + sum(told.get("refused", {}).values())
-    return ref.marker == SUCCESS and sum(1 for _ in class_folders(store, ref)) == before
+    return ref.marker == SUCCESS and sum(1 for _ in in_class_folders(store, ref)) == before
 
 
 def ingest(workspace: Workspace, ref: BatchRef) -> Ingested:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.data.shards import Row
+from ssclass.files import whole
 from ssclass.retrain.result import Answers
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.version import Version
@@ -88,12 +88,9 @@ def decided_classifier(workspace: Workspace, key: str) -> Classifier | Adopted:
 
     folder = workspace.private / "champions" / key
     if not (folder / "classifier.json").exists():
-        new = folder.with_suffix(".new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        workspace.decided(key).copy(CANDIDATE, new)
-        shutil.rmtree(folder, ignore_errors=True)
-        new.replace(folder)
+        with whole(folder) as new:
+            new.mkdir()
+            workspace.decided(key).copy(CANDIDATE, new)
     return open_classifier(folder)
 
 

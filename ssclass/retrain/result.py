@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row
 from ssclass.errors import BatchError
+from ssclass.files import write_whole
 from ssclass.retrain.scores import Comparison, Scores, align, compare, predicted, score
 
 if TYPE_CHECKING:
@@ -123,9 +124,7 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(self.to_json()))
-        new.replace(path)
+        write_whole(path, json.dumps(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts and lists; probabilities are [n][classes]."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from ssclass.environment import free_port, prefect_login
 from ssclass.errors import FailedError
+from ssclass.files import write_whole
 from ssclass.settings import SETTINGS_FILE, STARTED_FILE, Settings, load_settings
 
 HOST = "127.0.0.1"
@@ -66,12 +67,7 @@ class Plan:
 
 def write_private(path: Path, text: str) -> None:
     """A file that only its owner reads, from its first byte on; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - with a mode
-        file.write(text)
-    new.replace(path)
+    write_whole(path, text, mode=0o600)
 
 
 def _is_free(port: int | None) -> bool:

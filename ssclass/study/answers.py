@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.folders import labelled_files
 from ssclass.data.images import Refused, decode
 from ssclass.errors import BatchError
 from ssclass.retrain.predict import Progress, silent
 from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import align
-from ssclass.serving.model import Model, class_folders
+from ssclass.serving.model import Model
 from ssclass.study.measure import Measured, cross_validated, folder_of, with_head
 from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
@@ -36,7 +37,7 @@ class Photos:
 
 def of_folder(folder: Path, model: Model) -> Photos:
     """The photos of class folders; BatchError when there are none, or a folder is no class of the model."""
-    files = {str(file.path.relative_to(folder)): file for file in class_folders(folder, model.classes)}
+    files = {str(file.path.relative_to(folder)): file for file in labelled_files(folder, model.classes, only=True)}
 
     def read(wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         for name, file in files.items():

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.data.dataset import Dataset
+from ssclass.files import write_whole
 from ssclass.model import compute
 from ssclass.retrain.predict import Progress, answer, memo_of, silent
 from ssclass.retrain.result import Result, label_index, make_result
@@ -78,9 +79,7 @@ class Measured:
         """Write to a folder; row.json last, whole or not at all."""
         self.result.write(folder / "result.json")
         body = {name: value for name, value in vars(self).items() if name != "result"} | {"result": None}
-        new = folder / "row.new"
-        new.write_text(json.dumps(body))
-        new.replace(folder / "row.json")
+        write_whole(folder / "row.json", json.dumps(body))
 
     @classmethod
     def read(cls, folder: Path) -> Measured | None:

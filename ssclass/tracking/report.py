@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ssclass.retrain.result import Result
 from ssclass.retrain.scores import METRICS, slices
 from ssclass.retrain.statistics import Interval
+from ssclass.text import chart_word, markdown_word, metric_word
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,9 +34,9 @@ def metrics(result: Result) -> dict[str, float]:
         found |= {"cv_accuracy": float(folds.mean()), "cv_accuracy_sd": float(folds.std(ddof=1))}
     for name, each in scores.per_class.items():
         found |= {
-            f"recall_{name}": each.recall,
-            f"precision_{name}": each.precision,
-            f"f_measure_{name}": each.f_measure,
+            f"recall_{metric_word(name)}": each.recall,
+            f"precision_{metric_word(name)}": each.precision,
+            f"f_measure_{metric_word(name)}": each.f_measure,
         }
     if champion is not None and compared is not None:
         found |= {
@@ -102,7 +103,7 @@ def card(result: Result, event: Event) -> str:
     ]
     correct, labels = result.candidate.correct, result.candidate.labels
     for kind, names in (("class", [result.classes[label] for label in labels]), ("batch", result.batches)):
-        lines += [f"| {kind} {name} | {a} | {n} |" for name, (a, n) in slices(correct, names).items()]
+        lines += [f"| {kind} {markdown_word(name)} | {a} | {n} |" for name, (a, n) in slices(correct, names).items()]
     if len(result.sources) > 1:
         lines += ["", "| source | train | held out | kept, neither |", "|---|---|---|---|"]
         for name, count in result.sources.items():
@@ -190,8 +191,8 @@ def figures(result: Result) -> dict[str, Figure]:
     axes.set(
         xticks=places,
         yticks=places,
-        xticklabels=result.classes,
-        yticklabels=result.classes,
+        xticklabels=[chart_word(name) for name in result.classes],
+        yticklabels=[chart_word(name) for name in result.classes],
         xlabel="called",
         ylabel="is",
         title=f"{scores.right} of {scores.n} right",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssclass.code import code_digest
-from ssclass.data.batches import file_sha256
 from ssclass.errors import InputError
+from ssclass.files import file_sha256
 from ssclass.model.adopted import HEAD_NAME, NAMES, Adopted, check_probabilities, wrap
 from ssclass.params import Params
 from ssclass.retrain.decide import OvertakenError, record

@@ -22,6 +22,7 @@ from ssclass.retrain import results
 from ssclass.retrain.predict import Progress, answer, decided_classifier, memo_of, result_folder, silent
 from ssclass.retrain.result import RESULT, Result, make_result
 from ssclass.retrain.train import contact_sheet
+from ssclass.text import metric_word
 from ssclass.tracking import publish
 from ssclass.tracking.client import DECISION_TAG, Tracking
 from ssclass.tracking.report import model_card
@@ -180,7 +181,7 @@ def _numbers(version: Version, event: Event) -> dict[str, float]:
     told = json.loads(version.text("metrics.json"))
     found = {name: told[name] for name in NUMBERS if name in told}
     for label, scores in told.get("class", {}).items():
-        found |= {f"{name}_{label}": scores[name] for name in ("recall", "precision", "f_measure")}
+        found |= {f"{name}_{metric_word(label)}": scores[name] for name in ("recall", "precision", "f_measure")}
     found |= {"holdout_size": body["holdout"]["size"], "train_size": body["train_size"], "seconds": body["seconds"]}
     if body["champion"]:
         theirs = body["champion"]

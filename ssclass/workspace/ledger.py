@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ssclass.errors import WorkspaceError
+from ssclass.text import message
 
 PROMOTED, REJECTED, SKIPPED, HELD = "PROMOTED", "REJECTED", "SKIPPED", "HELD"
 """What a retrain comes to, or what becomes of a batch."""
@@ -48,7 +49,9 @@ class Event:
 
     @classmethod
     def now(cls, kind: str, **body: Any) -> Event:
-        """An event that happens now."""
+        """An event that happens now; its reason, which may quote what a sender wrote, is one line."""
+        if isinstance(body.get("reason"), str):
+            body["reason"] = message(body["reason"])
         return cls(kind, datetime.now(UTC).isoformat(timespec="seconds"), body)
 
     def line(self) -> str:

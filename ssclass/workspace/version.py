@@ -8,8 +8,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from ssclass.data.batches import MAIN
 from ssclass.data.dataset import Dataset
+from ssclass.data.manifest import MAIN
 from ssclass.data.shards import Shard, copy_metadata, iter_photos, read_shard
 from ssclass.errors import WorkspaceError
 from ssclass.params import Params, parse_params

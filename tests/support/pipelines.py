@@ -96,7 +96,7 @@ class Pipeline:
 
     def deliver(self, workspace: Workspace, folder: Path, batch: str) -> Outcome:
         """Submit a folder of class folders as a batch, and retrain."""
-        from ssclass.data.batches import submit
+        from ssclass.data.submit import submit
 
         submit(workspace.store, folder, batch, workspace.at().params.dataset.classes)
         return self.retrain(workspace)
