@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from ssclass.environment import free_port
+from ssclass.environment import free_port, quiet_libraries
 from ssclass.settings import CHECKOUT, Settings
 from ssclass.stack.automations import NOTICES
 from ssclass.stack.manager import notify
@@ -48,6 +48,7 @@ def test_a_batch_becomes_a_decision_by_itself(delivered: Running):
     assert "webhook: day-1" in delivered.log("listener"), "S3 told of it"
     assert arrived["payload"]["count"] == 1
 
+    quiet_libraries(delivered.settings)
     tracking = Tracking(delivered.settings)
     assert tracking.alias() == "1"
     (run,) = tracking.runs(event.body["key"])
@@ -245,7 +246,9 @@ def test_an_event_that_prefect_lost_is_made_good_by_the_sweep(stack: Running):
         "resource": {"prefect.resource.id": f"ssclass.batch.{name}"},
         "payload": {"batch": name, "count": 1},
     }
-    answer = requests.post(f"{stack.settings.prefect_url}/events", json=[event], timeout=10)
+    answer = requests.post(
+        f"{stack.settings.prefect_url}/events", json=[event], auth=stack.login("prefect"), timeout=10
+    )
     os.kill(prefect, signal.SIGKILL)
     assert answer.status_code == 204
     stack.start("listener")

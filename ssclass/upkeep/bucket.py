@@ -1,7 +1,9 @@
 """The bucket for one's own AWS: its folders, its lifecycle rules, and what each role may do, no more.
 
-Three roles: a *sender* writes batches; the *pipeline* is everything that runs ssclass in a workspace; a *reader* pulls
-data versions and models with DVC. tests/test_access.py holds the policies against the calls that the code makes.
+A *sender* writes batches; the *pipeline* takes them in and decides; a *worker* trains for it; *tracking* is the MLflow
+server, with its own folder; a *reader* pulls data versions and models with DVC; the *owner* is the person at the
+workspace, who also forgets photos and prepares the bucket. tests/test_access.py holds the policies against the calls
+that the code makes.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from ssclass.data.batches import INCOMING
 from ssclass.data.build import QUARANTINE
 from ssclass.store import Store
 
-ROLES = ("sender", "pipeline", "reader")
+ROLES = ("sender", "pipeline", "worker", "tracking", "reader", "owner")
 FOLDERS = (INCOMING, QUARANTINE, "features", "results", "dvc")
 """Everything in the bucket. Only `dvc/` and `incoming/` cannot be made again by ssclass."""
+
+ARTIFACTS = "mlflow"
+"""Where a tracking server of ours keeps its artifacts, if it keeps them in the bucket."""
 
 QUARANTINE_DAYS, FEATURE_DAYS, RESULT_DAYS = 180, 365, 30
 PARTS_DAYS = 7  # of an upload that never ended
@@ -55,6 +60,38 @@ def policy(bucket: str, role: str) -> dict[str, Any]:
             ),
             listing(*FOLDERS),
             allow("Notice", ["s3:GetBucketNotification", "s3:GetBucketLocation"], [arn]),
+        ],
+        "worker": [
+            allow("Read", ["s3:GetObject"], objects("dvc", "features", "results")),
+            allow("Write", ["s3:PutObject", "s3:AbortMultipartUpload"], objects("features", "results")),
+            listing("dvc", "features", "results"),
+        ],
+        "tracking": [
+            allow(
+                "Artifacts",
+                ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+                objects(ARTIFACTS),
+            ),
+            listing(ARTIFACTS),
+        ],
+        "owner": [
+            allow(
+                "Everything",
+                [
+                    *("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"),
+                    *("s3:GetObjectVersion", "s3:DeleteObjectVersion"),
+                ],
+                objects(*FOLDERS, ARTIFACTS),
+            ),
+            allow(
+                "Prepare",
+                [
+                    *("s3:CreateBucket", "s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketLocation"),
+                    *("s3:GetBucketNotification", "s3:PutBucketNotification"),
+                    *("s3:GetLifecycleConfiguration", "s3:PutLifecycleConfiguration"),
+                ],
+                [arn],
+            ),
         ],
         "reader": [allow("Read", ["s3:GetObject"], objects("dvc")), listing("dvc")],
     }
