@@ -64,12 +64,14 @@ def test_prefect_hears_nobody_by_websocket(stack: Running):
 
     at = (stack.settings.prefect_url or "").replace("http", "ws")
     for protocols, first in ((None, None), (["prefect"], {"type": "auth", "token": "x"}), (["prefect"], {})):
-        with pytest.raises((ConnectionClosed, InvalidStatus)):
+        said = []
+        try:
             with connect(f"{at}/events/in", subprotocols=protocols) as socket:  # type: ignore[arg-type]
-                if first is not None:
-                    socket.send(json.dumps(first))
-                    socket.recv(10)
-                socket.recv(10)
+                socket.send(json.dumps(first))
+                said.append(socket.recv(10))
+        except (ConnectionClosed, InvalidStatus):
+            continue
+        pytest.fail(f"{protocols}: {said}")
 
 
 def test_prefect_lets_pages_of_its_own_only(stack: Running):
@@ -187,7 +189,8 @@ def allowed(call: Any, **arguments: Any) -> bool:
     try:
         call(**arguments)
     except ClientError as error:
-        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 403, error
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 403:
+            raise
         return False
     return True
 
