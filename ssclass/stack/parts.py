@@ -86,7 +86,6 @@ def _s3(plan: Plan, folder: Path) -> Part:
         f"{HOST}:{plan.ports['s3']}",
     )
     command += ("--multi-buckets", "--keep-etag", "--object-tag", "--object-meta", "--no-banner", "--no-usage-report")
-    command += ("--metrics", "")  # it would tell them to everybody on this machine
     command += ("--cache-dir", str(folder / "s3-cache"), "--cache-size", "1G", "--backup-meta", "0")
     environment = {
         "MINIO_ROOT_USER": plan.s3_user,
