@@ -17,9 +17,9 @@ from ssclass.errors import ParamsError
 from ssclass.settings import Settings
 from ssclass.stack import webhook
 from ssclass.stack.listening import Backoff, Hints, batches_in
-from ssclass.stack.manager import notify
 from ssclass.stack.queue import poll, queue_client
 from ssclass.store import Store
+from ssclass.upkeep.bucket import notify
 
 CLASSES = ("sandwich", "sushi")
 

@@ -21,12 +21,11 @@ import requests
 from ssclass.environment import LOGINS_FILE, free_port, quiet_libraries
 from ssclass.settings import CHECKOUT, Settings
 from ssclass.stack.automations import NOTICES
-from ssclass.stack.manager import notify
 from ssclass.stack.plan import credentials
 from ssclass.stack.queue import queue_client
 from ssclass.store import Store
 from ssclass.tracking.client import Tracking
-from ssclass.upkeep.bucket import ROLES
+from ssclass.upkeep.bucket import ROLES, notify
 from tests.support.running import Running, dump, eventually
 
 pytestmark = pytest.mark.timeout(900)

@@ -24,6 +24,7 @@ from ssclass.settings import Settings, load_settings
 from ssclass.stack.identities import make_identities
 from ssclass.stack.parts import NOTIFY_ARN, Part, format_s3, is_well, parts
 from ssclass.stack.plan import USER, Plan, brought, started, stopped
+from ssclass.upkeep.bucket import notify
 
 PATIENCE = 180.0  # seconds for a part to come up; Prefect's first start on a busy laptop takes 30
 ATTEMPTS = 3  # starts of a part after which it is given up, when bringing the stack up
@@ -296,24 +297,6 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def notify(store: Any, arn: str) -> None:
-    """Have the bucket tell `arn` of markers."""
-    rules = [
-        {
-            "Id": f"ssclass-{number}",
-            "QueueArn": arn,
-            "Events": ["s3:ObjectCreated:*"],
-            "Filter": {
-                "Key": {"FilterRules": [{"Name": "prefix", "Value": "incoming/"}, {"Name": "suffix", "Value": suffix}]}
-            },
-        }
-        for number, suffix in enumerate(("/manifest.json", "/_SUCCESS"), 1)
-    ]
-    store.client.put_bucket_notification_configuration(
-        Bucket=store.bucket, NotificationConfiguration={"QueueConfigurations": rules}
-    )
 
 
 def up(settings: Settings, say: Say, *, detach: bool) -> None:
