@@ -20,8 +20,8 @@ _NAMED = re.compile(r"(?:PASSWORD|PASSWD|SECRET|TOKEN|AUTH_STRING|API_KEY|ACCESS
 _LOGIN = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
     r"(?:"
-    # user:password@, special characters and all; a port is none
-    r"(?P<user>[^\s/:@?#'\"]*):(?!\d*(?:[/?#\s]|$))[^\s@'\"]*@(?:[^\s@/?#'\"]*@)*"
+    # user:password@, up to the last @ of the word, as people forget to quote / and @; a port is no password
+    r"(?P<user>[^\s/:@?#'\"]*):(?!\d*(?:[/?#\s]|$))[^\s'\"]*@"
     r"|(?P<only>[^\s/:@?#'\"]+)@"  # token@ of http; elsewhere it is a user's name
     r")"
 )
@@ -30,7 +30,7 @@ _QUERY = re.compile(
     r"[^\s&;#'\"]+",
     re.IGNORECASE,
 )
-_HEADER = re.compile(r"\b(?P<scheme>Basic|Bearer)\s+[A-Za-z0-9+/=._~-]{8,}")
+_HEADER = re.compile(r"\b(?P<scheme>Basic|Bearer)\s+(?=\S*[0-9=._])[A-Za-z0-9+/=._~-]{8,}")
 _known: set[str] = set()
 
 
