@@ -8,7 +8,6 @@ here; what is stored by content (keys in S3, labels in shards) stays as it came.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import unicodedata
 
@@ -60,15 +59,6 @@ def message(text: object, limit: int = LINE) -> str:
     if len(line) <= limit:
         return line
     return f"{line[: limit // 2]} … {line[-limit // 2 :]}"
-
-
-class OneLine(logging.Filter):
-    """Makes each record of a log one line, whatever names its arguments quote."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, its message as `message` has it."""
-        record.msg, record.args = message(record.getMessage()), ()
-        return True
 
 
 def composed(name: str) -> str:

@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from ssclass.environment import free_port
+from ssclass.environment import LOGINS_FILE, free_port, quiet_libraries
 from ssclass.settings import CHECKOUT, Settings
 from ssclass.stack.automations import NOTICES
-from ssclass.stack.manager import notify
+from ssclass.stack.plan import credentials
 from ssclass.stack.queue import queue_client
 from ssclass.store import Store
 from ssclass.tracking.client import Tracking
+from ssclass.upkeep.bucket import ROLES, notify
 from tests.support.running import Running, dump, eventually
 
 pytestmark = pytest.mark.timeout(900)
@@ -48,6 +49,7 @@ def test_a_batch_becomes_a_decision_by_itself(delivered: Running):
     assert "webhook: day-1" in delivered.log("listener"), "S3 told of it"
     assert arrived["payload"]["count"] == 1
 
+    quiet_libraries(delivered.settings)
     tracking = Tracking(delivered.settings)
     assert tracking.alias() == "1"
     (run,) = tracking.runs(event.body["key"])
@@ -200,9 +202,12 @@ def test_a_bucket_is_prepared_on_a_server_without_lifecycle_rules(stack: Running
 
 
 def test_secrets_are_their_owners(stack: Running):
-    for name in ("plan.json", "supervisord.conf", "aws"):
-        mode = (stack.manager.folder / name).stat().st_mode
-        assert stat.S_IMODE(mode) == 0o600, name
+    private = stack.settings.private
+    for path in (*(stack.manager.folder / name for name in ("plan.json", "supervisord.conf")), private / LOGINS_FILE):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for role in ROLES:
+        assert stat.S_IMODE(credentials(stack.manager.folder, role).stat().st_mode) == 0o600, role
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert stack.workspace().git("status", "--porcelain") == ""
 
 
@@ -245,7 +250,8 @@ def test_an_event_that_prefect_lost_is_made_good_by_the_sweep(stack: Running):
         "resource": {"prefect.resource.id": f"ssclass.batch.{name}"},
         "payload": {"batch": name, "count": 1},
     }
-    answer = requests.post(f"{stack.settings.prefect_url}/events", json=[event], timeout=10)
+    url = f"{stack.settings.prefect_url}/events"
+    answer = requests.post(url, json=[event], auth=stack.login("prefect"), timeout=10)
     os.kill(prefect, signal.SIGKILL)
     assert answer.status_code == 204
     stack.start("listener")

@@ -12,6 +12,7 @@ import click
 from ssclass import __version__
 from ssclass.cli import batches, data, demo, models, services, stack, stage, study, upkeep, weights, workspace
 from ssclass.errors import SsclassError
+from ssclass.secrets import without_secrets
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,5 +48,5 @@ def main() -> None:
     except SsclassError as error:
         if os.environ.get("SSCLASS_DEBUG"):
             raise
-        print(f"ssclass: {error}", file=sys.stderr)
+        print(f"ssclass: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -14,6 +14,7 @@ from ssclass import progress
 from ssclass.data.batches import SUCCESS, Batch, BatchRef, find_batches, in_class_folders, list_batches, read_batch
 from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
+from ssclass.environment import private_folder
 from ssclass.errors import BatchError
 from ssclass.retrain.predict import decided_classifier, memo_of
 from ssclass.retrain.result import label_index
@@ -98,8 +99,7 @@ def ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
 
     StoreError when S3 fails, LostRaceError when other writers were first ten times: then nothing has changed.
     """
-    workspace.private.mkdir(mode=0o700, exist_ok=True)
-    with TemporaryDirectory(prefix="ingest-", dir=workspace.private) as folder:
+    with TemporaryDirectory(prefix="ingest-", dir=private_folder(workspace.settings)) as folder:
         checked = [check(workspace, workspace.newest(), ref, Path(folder))]
 
         def write(change: Change) -> Ingested:

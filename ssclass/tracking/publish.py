@@ -5,7 +5,9 @@ from __future__ import annotations
 import uuid
 
 from ssclass import notices
+from ssclass.environment import private_folder
 from ssclass.errors import FailedError, StoreError, WorkspaceError
+from ssclass.files import write_whole
 from ssclass.retrain import results
 from ssclass.retrain.decide import ask_gate
 from ssclass.retrain.predict import decided_classifier, result_folder
@@ -57,10 +59,9 @@ def discard(workspace: Workspace, run_id: str) -> None:
 
 def clone_id(workspace: Workspace) -> str:
     """A name for this clone, made once: its own leftovers are told from other machines' work by it."""
-    path = workspace.private / "clone"
+    path = private_folder(workspace.settings) / "clone"
     if not path.exists():
-        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-        path.write_text(uuid.uuid4().hex)
+        write_whole(path, uuid.uuid4().hex)
     return path.read_text()
 
 

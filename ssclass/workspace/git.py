@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssclass.errors import FailedError, InputError, LostRaceError
+from ssclass.secrets import without_secrets
 
 AUTHOR = "pipeline@ssclass.invalid"
 """The e-mail address of the pipeline's commits; a person's commits have another."""
@@ -197,7 +198,7 @@ def message(stderr: str) -> str:
         for line in lines
         if line and not line.startswith(("hint:", "To ", "error: failed to push some refs", "Everything up-to-date"))
     ]
-    return _PASSWORD.sub("", " / ".join(dict.fromkeys(kept)))[:1000]
+    return without_secrets(" / ".join(dict.fromkeys(kept)))[:1000]
 
 
 def _mentions(stderr: str, words: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from ssclass.environment import private_folder
 from ssclass.errors import LostRaceError
 from ssclass.settings import Settings
 from ssclass.store import Store
@@ -93,13 +94,11 @@ class Workspace:
 
     @cached_property
     def _lock(self) -> Lock:
-        self.private.mkdir(mode=0o700, exist_ok=True)
-        return Lock(self.private / "lock")
+        return Lock(private_folder(self.settings) / "lock")
 
     @cached_property
     def _retrain_lock(self) -> Lock:
-        self.private.mkdir(mode=0o700, exist_ok=True)
-        return Lock(self.private / "retrain.lock")
+        return Lock(private_folder(self.settings) / "retrain.lock")
 
     @contextmanager
     def transaction(self, wait: float | None = None) -> Iterator[Change]:

@@ -18,7 +18,7 @@ import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ssclass.demo.drawings import draw
-from ssclass.environment import leave_user_settings
+from ssclass.environment import leave_user_settings, logins
 from ssclass.settings import CHECKOUT, Settings, load_settings
 from ssclass.stack.manager import Manager
 from ssclass.workspace.origin import Origin
@@ -86,6 +86,11 @@ class Running:
     def manager(self) -> Manager:
         return Manager(self.settings)
 
+    def login(self, part: str) -> tuple[str, str]:
+        """User and password of Prefect or MLflow."""
+        known = logins(self.settings)[part]
+        return known["user"], known["password"]
+
     def log(self, part: str) -> str:
         return (self.manager.folder / "logs" / f"{part}.log").read_text(errors="replace")
 
@@ -95,7 +100,8 @@ class Running:
     def api(self, path: str, body: Any = None) -> Any:
         """Prefect's answer; asked again while it is away, or says 503, as SQLite does under load."""
         url = f"{self.settings.prefect_url}/{path}"
-        answer = requests.get(url, timeout=20) if body is None else requests.post(url, json=body, timeout=20)
+        how: dict[str, Any] = {"timeout": 20, "auth": self.login("prefect")}
+        answer = requests.get(url, **how) if body is None else requests.post(url, json=body, **how)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
