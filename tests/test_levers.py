@@ -70,7 +70,7 @@ def test_a_tuned_champion_scores_what_comes_after_it(decided: tuple[Workspace, l
     assert first["decision"] == "PROMOTED"
     assert second["champion"]["key"] == first["key"]
     champion = champion_classifier(workspace, first["key"])
-    assert champion.specs[0].tail is not None
+    assert champion.specs[0].tuned_blocks is not None
     result = Result.read(result_folder(workspace, second["key"]) / "result.json")
     assert result.saved_alike
     found = answers(workspace, champion, workspace.dataset().holdout)

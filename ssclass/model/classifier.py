@@ -1,8 +1,8 @@
 """The classifier: classes, how features are made, and the heads fitted to them; one network and head, or several.
 
-It is kept in two forms. A folder with ``classifier.json`` and ``head.keras`` (``head_2.keras``, …) is small and predicts from
-features. The export is one Keras model, uint8 images in and probabilities out, for whoever serves it: plain
-``keras.models.load_model`` reads it where ssclass is not installed, since it holds standard Keras layers only.
+It is kept in two forms. A folder with ``classifier.json`` and ``head.keras`` (``head_2.keras``, …) is small and
+predicts from features. The export is one Keras model, uint8 images in and probabilities out, for whoever serves it:
+plain ``keras.models.load_model`` reads it where ssclass is not installed, since it holds standard Keras layers only.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Classifier:
         return cls(classes, found, combine)
 
     def whole(self) -> Any:
-        """The classifier as one Keras model: uint8 [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]."""
+        """The classifier as one Keras model: uint8 RGB [n, h, w, 3], any size, to probabilities [n, classes]."""
         keras = import_keras()
         images = keras.Input((None, None, 3), dtype="uint8", name="images")
         arrays = {
