@@ -35,7 +35,7 @@ from ssclass.study.maps import MappedModel
 from ssclass.study.measure import finished
 from ssclass.study.report import pair
 from ssclass.study.rows import choose, load_rows
-from ssclass.study.run import conduct
+from ssclass.study.run import run_study
 from ssclass.study.suspects import manifest, ranked
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
@@ -79,7 +79,7 @@ def studied(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Works
         submit(store, folder / source, source, CLASSES, source=source)
     ingest(workspace)
     rows_of(workspace, ROWS)
-    conduct(workspace, ["linear", "rbf", "own"], say=lambda line: None)
+    run_study(workspace, ["linear", "rbf", "own"], say=lambda line: None)
     return workspace
 
 
@@ -144,7 +144,7 @@ def test_a_finished_row_is_not_trained_again_until_data_params_or_code_change(
     monkeypatch.setattr(measuring.learning, "learnt", never)
     said: list[str] = []
     before = len(StudyRuns(studied).client.search_runs([StudyRuns(studied).experiment_id]))
-    conduct(studied, ["linear", "rbf"], say=said.append)
+    run_study(studied, ["linear", "rbf"], say=said.append)
     assert said == ["linear: finished before", "rbf: finished before"]
     assert len(StudyRuns(studied).client.search_runs([StudyRuns(studied).experiment_id])) == before
 
@@ -171,7 +171,7 @@ def test_a_row_that_was_cut_off_is_taken_up_where_rows_are_whole(
     runs.discard(run)  # as if it had been killed between the training and MLflow
     said: list[str] = []
     monkeypatch.setattr(measuring.learning, "learnt", None)
-    conduct(studied, ["rbf"], say=said.append)
+    run_study(studied, ["rbf"], say=said.append)
     assert said == ["rbf: finished before"]
     again = runs.child(parent, done)
     assert again is not None
@@ -201,7 +201,7 @@ def test_rows_whose_weights_cannot_be_had_are_told_and_the_rest_goes_on(
 
     monkeypatch.setattr(measuring.learning, "learnt", away)
     said: list[str] = []
-    found = conduct(studied, ["away", "linear"], say=said.append)
+    found = run_study(studied, ["away", "linear"], say=said.append)
     assert found.not_run == {"away": "weights of resnet50: out of reach; bring them"}
     assert said[-2:] == ["linear: finished before", "away: not run: weights of resnet50: out of reach; bring them"]
     assert "out of reach" in (studied.private / "study" / "report" / "study.md").read_text()

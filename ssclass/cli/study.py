@@ -32,7 +32,7 @@ def study(rows: tuple[str, ...], only_list: bool, folder: Path | None, as_json: 
     from ssclass import progress
     from ssclass.study.report import as_dict
     from ssclass.study.rows import choose, load_rows
-    from ssclass.study.run import conduct, survey, write
+    from ssclass.study.run import run_study, survey, write
 
     workspace = workspace_at(folder)
     chosen = [row.name for row in choose(load_rows(workspace), rows)]
@@ -40,7 +40,7 @@ def study(rows: tuple[str, ...], only_list: bool, folder: Path | None, as_json: 
         found = survey(workspace, load_rows(workspace), workspace.dataset())
     else:
         with progress.shown():
-            found = conduct(workspace, rows, progress.report, lambda line: click.echo(line, err=True))
+            found = run_study(workspace, rows, progress.report, lambda line: click.echo(line, err=True))
     record = as_dict(found)
     if as_json:
         print_json(record | {"rows": [row for row in record["rows"] if row["row"] in chosen]})

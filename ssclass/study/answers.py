@@ -125,9 +125,9 @@ def threshold(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) 
     labels: 0 or 1, [n]; probabilities: [n, 2].
     """
     of_second = probabilities[:, 1]
-    cuts = np.unique(of_second)
-    tries = np.unique(np.concatenate([[0.5], (cuts[1:] + cuts[:-1]) / 2]))
-    accuracy = np.array([((of_second > cut) == labels).mean() for cut in tries])
+    values = np.unique(of_second)
+    tries = np.unique(np.concatenate([[0.5], (values[1:] + values[:-1]) / 2]))
+    accuracy = np.array([((of_second > value) == labels).mean() for value in tries])
     best = np.flatnonzero(accuracy == accuracy.max())
     chosen = best[np.abs(tries[best] - 0.5).argmin()]
     half = float(((of_second > 0.5) == labels).mean())

@@ -22,7 +22,7 @@ def charts(model: Model, answers: Answers, error: float) -> dict[str, Picture]:
 
 
 def _one_against_rest(model: Model) -> list[int]:
-    """The classes whose curves are drawn: of two the second, whose curve says all; else every one."""
+    """The classes whose curves are drawn: the second of two, as the first has the same curve; else every one."""
     return [1] if len(model.classes) == 2 else list(range(len(model.classes)))
 
 

@@ -24,7 +24,7 @@ from ssclass.workspace.workspace import Workspace
 Say = Callable[[str], None]
 
 
-def conduct(workspace: Workspace, names: Iterable[str] = (), progress: Progress = silent, say: Say = print) -> Study:
+def run_study(workspace: Workspace, names: Iterable[str] = (), progress: Progress = silent, say: Say = print) -> Study:
     """Measure the rows that are not finished, and write the pages about all that are.
 
     `say` gets a line about each row as it ends. TrackingError when MLflow is away, before any row is trained.
