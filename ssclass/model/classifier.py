@@ -141,7 +141,7 @@ class Classifier:
         ]
         model = keras.Model(images, combine_tensors(answers, self.combine), name="ssclass")
         # Keras's Resizing takes training=True as its default, and a plain call of the model hands that on to the
-        # layers after it: frozen, the batch norms of the heads use their moving statistics, however the model is called.
+        # layers after it: frozen, the batch norms of the heads use their moving statistics, whatever the call.
         model.trainable = False
         return model
 
