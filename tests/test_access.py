@@ -16,7 +16,8 @@ import pytest
 
 from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
-from ssclass.model.features import FeatureMemo, Features, FeatureSpec
+from ssclass.model.features import FeatureMemo, Features
+from ssclass.model.spec import FeatureSpec
 from ssclass.store import Store
 from ssclass.upkeep.bucket import ROLES, plan, policy, setup
 from ssclass.upkeep.gc import collect

@@ -17,7 +17,8 @@ from ssclass.errors import ParamsError, WeightsError
 from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.classifier import Classifier
 from ssclass.model.extraction import extract, make_extractor
-from ssclass.model.features import Features, feature_spec
+from ssclass.model.features import Features
+from ssclass.model.spec import feature_spec
 from ssclass.model.training import train
 from ssclass.model.weights import import_weights, load_weights
 from ssclass.params import FeatureParams, Params

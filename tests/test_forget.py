@@ -16,7 +16,8 @@ from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import InputError, NotFoundError
 from ssclass.history.lineage import lineage
-from ssclass.model.features import FeatureMemo, Features, FeatureSpec
+from ssclass.model.features import FeatureMemo, Features
+from ssclass.model.spec import FeatureSpec
 from ssclass.retrain.ingest import waiting
 from ssclass.store import Store
 from ssclass.tracking.client import Tracking

@@ -197,14 +197,14 @@ def _without_chatter() -> Iterator[None]:
     """Drop what TensorFlow's C++ part writes to file descriptor 2 before its own log level holds."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            said.seek(0)
-            for line in said:
+            written.seek(0)
+            for line in written:
                 if not _CHATTER.match(line):
                     os.write(2, line)

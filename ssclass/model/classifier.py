@@ -129,7 +129,7 @@ class Classifier:
         return cls(classes, found, combine)
 
     def whole(self) -> Any:
-        """The whole as one Keras model: uint8 [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]."""
+        """The classifier as one Keras model: uint8 RGB [n, h, w, 3], any size, to probabilities [n, classes]."""
         keras = import_keras()
         images = keras.Input((None, None, 3), dtype="uint8", name="images")
         arrays = {
@@ -141,7 +141,7 @@ class Classifier:
         ]
         model = keras.Model(images, combine_tensors(answers, self.combine), name="ssclass")
         # Keras's Resizing takes training=True as its default, and a plain call of the model hands that on to the
-        # layers after it: frozen, the batch norms of the heads use what they learnt, however the model is called.
+        # layers after it: frozen, the batch norms of the heads use their moving statistics, whatever the call.
         model.trainable = False
         return model
 

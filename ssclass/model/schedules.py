@@ -1,4 +1,4 @@
-"""How a training by gradient goes on: the learning rate of each step, and when to stop.
+"""The schedule of a training by gradient: the learning rate of each step, and when to stop.
 
 A schedule is a function of where the training is and of the validation losses so far, so that the same training has
 the same rates whenever it is repeated.

@@ -88,13 +88,13 @@ class Tuner:
             chosen = draw.integers(count * len(views), size=order.shape)
             steps = []
             for photos, numbers in zip(order, chosen, strict=True):
-                seen = np.stack(
+                batch_views = np.stack(
                     [
                         views[number // count][photo, number % count]
                         for photo, number in zip(photos, numbers, strict=True)
                     ]
                 )
-                steps.append([float(value) for value in self._step(seen, labels[photos].astype(np.int32))])
+                steps.append([float(value) for value in self._step(batch_views, labels[photos].astype(np.int32))])
             for name, value in zip(curves, np.mean(steps, axis=0), strict=True):
                 curves[name].append(float(value))
         return TunedBlocks(self.spec.before_blocks, tuple(self._model.get_weights())), curves
