@@ -27,9 +27,11 @@ from ssclass.cli.common import (
 def retrain(folder: Path | None, as_json: bool) -> None:
     """Take in waiting batches, train if that is news, promote if better."""
     from ssclass import progress
+    from ssclass.environment import check_imports
     from ssclass.workspace.ledger import HELD
 
     settings = settings_at(folder)
+    check_imports()
     from flows.retrain import retrain as flow
 
     with progress.shown():
