@@ -336,7 +336,7 @@ class Tracking:
         """MLflow's fluent functions go by addresses of the whole process: ours while the block runs, then as before."""
         import mlflow
 
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None, mlflow.get_registry_uri()
         uri = self.settings.tracking_uri
         with _one_at_a_time:
             mlflow.set_tracking_uri(uri)
@@ -445,14 +445,15 @@ class Tracking:
             "head": event.body["head"],
             "accuracy": f"{event.body['candidate']['accuracy']:.4f}",
         }
-        self.client.create_model_version(
-            self.name,
-            f"models:/{model_id}",
-            run_id=run_id,
-            tags=tags,
-            description=description or event.body["reason"],
-            model_id=model_id,
-        )
+        with self._in_force():  # a registry in a database looks a logged model up at the address of the process
+            self.client.create_model_version(
+                self.name,
+                f"models:/{model_id}",
+                run_id=run_id,
+                tags=tags,
+                description=description or event.body["reason"],
+                model_id=model_id,
+            )
         self._keep_one(key)
 
     def _keep_one(self, key: str) -> None:
