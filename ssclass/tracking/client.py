@@ -8,6 +8,7 @@ a registered version exists only for a PROMOTED decision; the alias `champion` i
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,7 +80,7 @@ class Tracking:
         uri = self.settings.tracking_uri
         if not self.settings.mlflow_uri:
             (self.settings.private / "mlflow").mkdir(parents=True, exist_ok=True)
-        with self.named():
+        with self._errors():
             if urlparse(uri).scheme in ("http", "https"):
                 self._answers(uri)
             logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -134,7 +135,17 @@ class Tracking:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """MLflow's errors, and those of the way there, as TrackingError."""
+        """Use MLflow: its errors become TrackingError, and its fluent functions use the workspace's server.
+
+        Those, and addresses like ``models:/…``, go by a setting of the whole process: it is ours while the block runs,
+        one thread at a time, and afterwards as it was.
+        """
+        with _one_at_a_time, self._errors(), _server(self.settings.tracking_uri):
+            yield
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn MLflow's errors, and those of the way there, into TrackingError."""
         import requests
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -317,7 +328,7 @@ class Tracking:
             Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
             Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
         )
-        with self._in_force(), mlflow.start_run(run_id=run_id):
+        with self.named(), mlflow.start_run(run_id=run_id):
             mlflow.keras.log_model(
                 classifier.whole(),
                 name=MODEL,
@@ -330,22 +341,6 @@ class Tracking:
                     "data_version": data_version,
                 },
             )
-
-    @contextmanager
-    def _in_force(self) -> Iterator[None]:
-        """MLflow's fluent functions go by addresses of the whole process: ours while the block runs, then as before."""
-        import mlflow
-
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-        uri = self.settings.tracking_uri
-        with _one_at_a_time:
-            mlflow.set_tracking_uri(uri)
-            mlflow.set_registry_uri(uri)
-            try:
-                yield
-            finally:
-                mlflow.set_tracking_uri(before[0])
-                mlflow.set_registry_uri(before[1])
 
     def models_of(self, run: Any) -> dict[str, Any]:
         """The logged models of a run that are whole, by name: `candidate`, and `model` once it was promoted."""
@@ -460,6 +455,30 @@ class Tracking:
         found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{key}'")
         for extra in sorted(found, key=lambda version: int(version.version))[1:]:
             self.client.delete_model_version(self.name, extra.version)
+
+
+@contextmanager
+def _server(uri: str) -> Iterator[None]:
+    """Make an MLflow server the one of the whole process while the block runs; nothing of that is left afterwards."""
+    import mlflow
+    from mlflow.tracking._tracking_service import utils
+
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before, environment = utils._tracking_uri, {name: os.environ.get(name) for name in names}
+    if before == uri:  # within another block
+        yield
+        return
+    mlflow.set_tracking_uri(uri)
+    os.environ["MLFLOW_REGISTRY_URI"] = uri
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 _made: WeakKeyDictionary[Workspace, dict[type, Any]] = WeakKeyDictionary()
