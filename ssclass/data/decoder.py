@@ -1,7 +1,7 @@
 """One process that inspects photos of strangers: a loop that takes a photo from its parent and says what it is.
 
 Started by `ssclass.data.decoders`, with nothing of its parent's environment. A message is its length (8 bytes,
-big-endian) and so many bytes. For each photo the parent sends its limits (JSON) and its bytes. The answer is JSON:
+big-endian) and so many bytes. For each photo the parent sends its limits (JSON; `seconds`: of a processor) and its bytes. The answer is JSON:
 `{"picture": …}` or `{"refused": [reason, detail]}`; before a large picture is unpacked `{"room": pixels}`, to which the
 parent sends an empty message when there is room.
 """
@@ -22,7 +22,7 @@ from typing import Any
 from ssclass.data.images import LARGE, Refused, inspect
 
 CPU_SECONDS = 60
-"""Of one photo. The slowest that was accepted took a tenth of it (benchmarks/worst_file.py)."""
+"""Of a processor, for one photo. The slowest that was accepted took a tenth of it (benchmarks/worst_file.py)."""
 MEMORY = 256_000_000, 32
 """Bytes beyond those of the process with its libraries, and bytes a pixel of the header's size."""
 
@@ -71,7 +71,7 @@ def main(descriptor: int) -> None:
     with suppress(EOFError, ConnectionError):
         while True:
             limits, data = json.loads(receive(link)), receive(link)
-            with _processor(), _memory(taken + MEMORY[0] + 2 * len(data)):
+            with _processor(limits.pop("seconds")), _memory(taken + MEMORY[0] + 2 * len(data)):
                 answer = _answer(data, SimpleNamespace(**limits), room)
             send(link, json.dumps(answer).encode())
 
@@ -135,14 +135,14 @@ def _memory(limit: int) -> Iterator[None]:
 
 
 @contextmanager
-def _processor() -> Iterator[None]:
-    """The process ends by SIGXCPU when the block takes more than `CPU_SECONDS` of processor time."""
+def _processor(seconds: int) -> Iterator[None]:
+    """The process ends by SIGXCPU when the block takes more processor time than that."""
     if resource is None:
         yield
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    soft = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
+    soft = int(used.ru_utime + used.ru_stime) + 1 + seconds
     if hard != resource.RLIM_INFINITY:
         soft = min(soft, hard)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))

@@ -25,7 +25,7 @@ from ssclass.data.images import Limits, Picture, Refused
 from ssclass.errors import FailedError
 
 MOST = 4  # processes; each may take the memory of a large photo's frame, but only one at a time does
-WAIT = 4 * CPU_SECONDS  # seconds without a word: it hangs, or the machine has no time for it
+PATIENCE = 4  # times as long by the clock as by the processor: then it hangs, or the machine has no time for it
 _LIMITS = ("max_bytes", "max_pixels", "min_side", "animated")
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "TMPDIR")
 _START = (
@@ -45,7 +45,8 @@ class _Gone(Exception):
 class Decoders:
     """At most so many processes, started when they are needed. Safe to use from several threads, which wait in turn."""
 
-    def __init__(self, count: int | None = None) -> None:
+    def __init__(self, count: int | None = None, seconds: int = CPU_SECONDS) -> None:
+        self.seconds = seconds
         self._free: queue.LifoQueue[_Process | None] = queue.LifoQueue()
         for _ in range(count or max(1, min(MOST, os.cpu_count() or 1))):
             self._free.put(None)
@@ -60,7 +61,7 @@ class Decoders:
             from ssclass.data.images import inspect
 
             return inspect(data, params)  # says so, and unpacks nothing
-        limits = json.dumps({name: getattr(params, name) for name in _LIMITS}).encode()
+        limits = json.dumps({name: getattr(params, name) for name in _LIMITS} | {"seconds": self.seconds}).encode()
         try:
             return self._once(limits, data)
         except _Gone as gone:
@@ -75,7 +76,7 @@ class Decoders:
         process = self._free.get()
         try:
             if process is None or process.ended:
-                process = _Process()
+                process = _Process(self.seconds)
             return process.inspect(limits, data, self._one_large)
         except _Gone:
             process = None
@@ -104,7 +105,8 @@ def decoders() -> Decoders:
 class _Process:
     """One process, and the socket to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
         ours, theirs = socket.socketpair()
         self.link = ours
         here = str(Path(__file__).parents[2])
@@ -128,7 +130,7 @@ class _Process:
                 raise FailedError(
                     f"no process to decode photos in: {error.strerror}; close other programs, or allow more processes"
                 ) from error
-        self.link.settimeout(WAIT)
+        self.link.settimeout(PATIENCE * seconds)
 
     @property
     def ended(self) -> bool:
@@ -161,7 +163,7 @@ class _Process:
         self.link.close()
         code = self.process.wait()
         if late or -code == getattr(signal, "SIGXCPU", None):
-            return Refused("too costly", f"decoding it takes more than {CPU_SECONDS} seconds of a processor")
+            return Refused("too costly", f"decoding it takes more than {self.seconds} s of a processor")
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return Refused("corrupt", f"the decoder crashed on it, twice ({how})")
 

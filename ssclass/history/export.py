@@ -80,7 +80,8 @@ def file_name(row: Row, *, png: bool = False) -> str:
     """
     head = f"{row.sha256[:16]}-"
     name = _AWKWARD.sub("_", PurePosixPath(row.key).name).removeprefix(head)  # of an export that was imported
-    end = ".png" if png else PurePosixPath(name).suffix[:16]
+    end = ".png" if png else PurePosixPath(name).suffix
+    end = end if len(end) <= 16 else ""
     stem = name if png else name.removesuffix(end)
     room = _LONGEST - len(head) - len(end.encode("utf-8", "replace"))
     short = stem.encode("utf-8", "replace")[:room].decode("utf-8", "ignore")
