@@ -140,6 +140,15 @@ def setup(store: Store) -> bool:
     return store.set_lifecycle([*rules, *lifecycle()["Rules"]])
 
 
+def check_queue(arn: str) -> None:
+    """Stop where this is no ARN of a queue or webhook; ParamsError says what one looks like."""
+    if not QUEUE.fullmatch(arn):
+        raise ParamsError(
+            f"--notify {one_line(arn, 100)}: not the ARN of a queue; give one as in "
+            "arn:aws:sqs:eu-central-1:123456789012:batches, or arn:minio:sqs:us-east-1:BATCH:webhook"
+        )
+
+
 def notify(store: Store, arn: str) -> None:
     """Have the bucket tell the queue or webhook `arn` of markers; in the place of what it tells now.
 
@@ -147,11 +156,7 @@ def notify(store: Store, arn: str) -> None:
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    if not QUEUE.fullmatch(arn):
-        raise ParamsError(
-            f"--notify {one_line(arn, 100)}: not the ARN of a queue; give one as in "
-            "arn:aws:sqs:eu-central-1:123456789012:batches, or arn:minio:sqs:us-east-1:BATCH:webhook"
-        )
+    check_queue(arn)
     rules = []
     for number, suffix in enumerate(("/manifest.json", "/_SUCCESS"), 1):
         names = [{"Name": "prefix", "Value": f"{INCOMING}/"}, {"Name": "suffix", "Value": suffix}]
