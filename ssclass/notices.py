@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ssclass.errors import FailedError
+from ssclass.names import resource_of
 from ssclass.secrets import one_line, without_secrets
 from ssclass.settings import Settings
 
@@ -61,10 +62,15 @@ def _shown(value: Any) -> Any:
 
 
 def tell(settings: Settings, event: str, resource: str, **payload: Any) -> None:
-    """Post a notice where there is a server to post to. A notice that fails is logged: the ledger has it all."""
+    """Post a notice about ``ssclass.<kind>.<id>``, under this workspace's name, where there is a server to post to.
+
+    A notice that fails is logged: the ledger has it all.
+    """
     if not (settings.prefect_url or os.environ.get("PREFECT__FLOW_RUN_ID")):
         return
     try:
-        post(event, resource, {"bucket": settings.bucket, "model": settings.model_name, **payload})
+        post(
+            event, resource_of(settings, resource), {"bucket": settings.bucket, "model": settings.model_name, **payload}
+        )
     except FailedError as error:
         log.warning("%s", error)

@@ -24,6 +24,7 @@ from ssclass.errors import ParamsError, WorkspaceError
 SETTINGS_FILE = "ssclass.toml"
 STARTED_FILE = ".ssclass/started.toml"
 """Where `ssclass up` writes what it started; untracked."""
+DEFAULT_NAME = "ssclass"
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
 
@@ -46,6 +47,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SSCLASS_", extra="forbid", frozen=True)
 
     workspace: Path
+    name: str = Field(
+        default=DEFAULT_NAME,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
+        description="what deployments, pools, events and automations on a shared Prefect server are called by",
+    )
     bucket: str = "ssclass"
     s3_endpoint: str | None = Field(default=None, description="S3-compatible server; none: AWS")
     s3_region: str | None = None
