@@ -8,6 +8,7 @@ or a role give them.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -25,6 +26,7 @@ SETTINGS_FILE = "ssclass.toml"
 STARTED_FILE = ".ssclass/started.toml"
 """Where `ssclass up` writes what it started; untracked."""
 DEFAULT_NAME = "ssclass"
+NAME = r"^[a-z0-9][a-z0-9-]{0,39}$"
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
 
@@ -49,7 +51,7 @@ class Settings(BaseSettings):
     workspace: Path
     name: str = Field(
         default=DEFAULT_NAME,
-        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
+        pattern=NAME,
         description="what deployments, pools, events and automations on a shared Prefect server are called by",
     )
     bucket: str = "ssclass"
@@ -98,6 +100,12 @@ class Settings(BaseSettings):
             TomlConfigSettingsSource(settings_cls, file),
             TomlConfigSettingsSource(settings_cls, started),
         )
+
+
+def check_name(name: str) -> None:
+    """Stop where a workspace cannot be called so; ParamsError says what names are like."""
+    if not re.fullmatch(NAME, name):
+        raise ParamsError(f"--name {name!r}: not a name; take up to 40 of a-z, 0-9 and -, as in shop or shop-2")
 
 
 def find_workspace(given: Path | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import uuid
@@ -167,4 +166,18 @@ def test_a_name_that_is_none_is_named(tmp_path: Path, bad: str):
     (tmp_path / SETTINGS_FILE).write_text(f'name = "{bad}"\n')
     with pytest.raises(ParamsError, match="name"):
         load_settings(tmp_path)
-    assert os.environ.get("SSCLASS_NAME") is None
+    made = tmp_path / "made"
+    command = [sys.executable, "-m", "ssclass", "init", str(made), "--name", bad]
+    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "--name" in line
+    assert "as in shop" in line
+    assert not made.exists()
+
+
+def test_init_gives_the_name_to_all_that_is_shared(tmp_path: Path):
+    command = [sys.executable, "-m", "ssclass", "init", str(tmp_path / "x"), "--name", "shop-2"]
+    subprocess.run(command, env=clean_environment(), capture_output=True, check=True)
+    settings = load_settings(tmp_path / "x")
+    assert (settings.name, settings.model_name) == ("shop-2", "shop-2")

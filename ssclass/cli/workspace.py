@@ -11,6 +11,7 @@ from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_
 
 @click.command()
 @click.argument("folder", type=FOLDER)
+@click.option("--name", help="What it is called on servers that others use too, as in shop; default: ssclass.")
 @click.option("--bucket", default="ssclass", show_default=True, help="Bucket, or s3://bucket.")
 @click.option("--git", "git_url", help="URL of origin; default: a bare repository beside FOLDER.")
 @click.option("--endpoint", help="URL of an S3-compatible server; default: AWS.")
@@ -18,8 +19,9 @@ from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_
 @click.option("--profile", help="Name of a profile in your AWS configuration.")
 @click.option("--mlflow", help="MLflow tracking URI; default: SQLite in the workspace.")
 @click.option("--prefect", help="Prefect API URL; default: a temporary server per run.")
-def init(folder: Path, bucket: str, git_url: str | None, **services: str | None) -> None:
+def init(folder: Path, name: str | None, bucket: str, git_url: str | None, **services: str | None) -> None:
     """Make a workspace in FOLDER, or clone the one at --git."""
+    from ssclass.settings import check_name
     from ssclass.workspace.create import create
 
     names = {
@@ -30,7 +32,10 @@ def init(folder: Path, bucket: str, git_url: str | None, **services: str | None)
         "prefect": "prefect_url",
     }
     values = {"bucket": bucket.removeprefix("s3://").rstrip("/")}
-    values |= {names[name]: value for name, value in services.items() if value}
+    if name is not None:
+        check_name(name)
+        values |= {"name": name, "model_name": name}
+    values |= {names[option]: value for option, value in services.items() if value}
     workspace = create(folder.resolve(), values, git_url)
     click.echo(f"workspace {workspace.root}, origin {workspace.git('remote', 'get-url', 'origin')}")
     click.echo(
