@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ssclass.errors import FailedError
+from ssclass.files import write_whole
 from ssclass.secrets import hide
 from ssclass.settings import PACKAGE, SETTINGS_FILE, Settings, home
 
@@ -32,11 +33,7 @@ def private_folder(settings: Settings) -> Path:
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner reads, from its first byte on; whole or not at all."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - with a mode
-        file.write(text)
-    new.replace(path)
+    write_whole(path, text, mode=0o600)
 
 
 def quiet_libraries(settings: Settings) -> None:

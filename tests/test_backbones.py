@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ssclass.data.folders import labelled_files
 from ssclass.errors import ParamsError, WeightsError
 from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.classifier import Classifier
 from ssclass.model.extraction import extract, make_extractor
-from ssclass.model.features import Features, feature_spec
+from ssclass.model.features import Features
+from ssclass.model.spec import feature_spec
 from ssclass.model.training import train
 from ssclass.model.weights import import_weights, load_weights
 from ssclass.params import FeatureParams, Params
 from ssclass.retrain.scores import score
 from ssclass.serving.evaluate import evaluate_folder
-from ssclass.serving.model import class_folders, open_model
+from ssclass.serving.model import open_model
 from ssclass.settings import CHECKOUT
 from tests.support.models import random_file
 from tests.support.pipelines import CLASSES
@@ -117,7 +119,7 @@ def test_from_photos_to_a_served_model(name: str, own_home: Path, drawings: Path
     )
     spec = feature_spec(params.features, maps=True)
     assert spec.weights_sha256 == weights.sha256
-    files = class_folders(drawings, CLASSES)
+    files = labelled_files(drawings, CLASSES)
     photos = [(f"{number:064x}", file.path.read_bytes()) for number, file in enumerate(files)]
     features = Features(*extract(spec, photos, make_extractor(spec)))
     assert features.arrays[f"{size}.out.mean"].shape == (len(files), 2, BACKBONES[name].channels)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ssclass.data.batches import BatchRef, list_batches, read_batch, submit
+from ssclass.data.batches import BatchRef, list_batches, read_batch
+from ssclass.data.submit import submit
 from ssclass.errors import BatchError
 from ssclass.store import Store
 

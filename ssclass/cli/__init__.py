@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -30,6 +31,9 @@ for module in (workspace, batches, data, models, study, weights, services, upkee
 
 def main() -> None:
     """Run a command; an error on purpose is one line on stderr, exit code 2 (bad input) or 1 (failed)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or a pipe may lack letters that a label has
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what it started ends with it
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)

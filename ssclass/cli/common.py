@@ -55,6 +55,21 @@ def workspace_at(folder: Path | None) -> Workspace:
     return Workspace(settings_at(folder))
 
 
+def workspace_in_a_hurry(folder: Path | None) -> Workspace:
+    """The workspace, for a command of an emergency: what is away is told after seconds."""
+    from ssclass.upkeep.decisions import impatient
+    from ssclass.workspace.workspace import Workspace
+
+    return Workspace(impatient(settings_at(folder)))
+
+
+def print_line(line: str, *, err: bool = False) -> None:
+    """Print a line that may quote what others wrote, to stdout or stderr; it stays one line, and moves no cursor."""
+    from ssclass.text import printable
+
+    click.echo(printable(line), err=err)
+
+
 def print_json(value: Any) -> None:
     """Print JSON to stdout."""
     click.echo(json.dumps(value, indent=1, default=str))
@@ -65,9 +80,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from ssclass.text import printable
 
     table = Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     console = Console()
     Console(width=None if console.is_terminal else 160).print(table)

@@ -10,14 +10,16 @@ from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 
-from ssclass.data.batches import Batch, Entry, Progress
+from ssclass.data.batches import Batch, Progress
 from ssclass.data.checks import warnings
 from ssclass.data.dataset import Dataset, correct, count
 from ssclass.data.images import Picture, Refused, inspect
+from ssclass.data.manifest import Entry
 from ssclass.data.shards import Receipt, Refusal, Row, write_shard
 from ssclass.data.split import Place, Torn, assign
 from ssclass.params import Params
 from ssclass.store import Store
+from ssclass.text import quoted, shown
 
 QUARANTINE = "quarantine"
 THREADS = 8  # each holds one photo: at most ingest.max_bytes, and 4 million pixels (images.LARGE)
@@ -151,7 +153,9 @@ def _fetch(
             if known := present.get(sha256):
                 if known.label == entry.label:
                     return None
-                detail = f"labelled {entry.label}, but in the data set as {known.label}; a relabel would correct that"
+                detail = (
+                    f"labelled {shown(entry.label)}, but in the data set as {known.label}; a relabel would correct that"
+                )
                 return refuse("label conflict", detail)
         picture = inspect(data, params.ingest)
     except Refused as error:
@@ -161,7 +165,7 @@ def _fetch(
 
 
 def _no_class(label: str, classes: Sequence[str]) -> str:
-    said = f"{label!r} is" if label else "not in a class folder, so"
+    said = f"{quoted(label)} is" if label else "not in a class folder, so"
     return f"{said} none of dataset.classes ({', '.join(classes)})"
 
 

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ssclass import progress
-from ssclass.data.shards import Row, iter_photos
+from ssclass.data.shards import Row
 from ssclass.errors import NotFoundError, WorkspaceError
-from ssclass.workspace.dvc import DATA
+from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
 
 
@@ -32,28 +32,21 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_met
     """
     from ssclass.data.metadata import personal, strip
 
-    check_version(workspace, rev)
     if folder.exists() and any(folder.iterdir()):
         raise WorkspaceError(f"{folder}: not empty; name a new folder")
-    dataset = workspace.dataset(None if rev == "HEAD" else rev)
-    rows = dataset.by_sha256
+    version = workspace.at(check_version(workspace, rev))
+    rows = version.dataset.by_sha256
     done = telling = 0
-    with workspace.snapshot(None if rev == "HEAD" else rev) as snapshot:
-        for shard in dataset.shards:
-            wanted = {row.sha256 for row in shard.rows if row.sha256 in rows}
-            if not wanted:
-                continue
-            with snapshot.open(f"{DATA}/{shard.batch_id}.parquet") as source:
-                for sha256, data in iter_photos(source, wanted):
-                    row = rows[sha256]
-                    name = PurePosixPath(row.key).name.removeprefix(f"{sha256[:16]}-")  # of an export that was imported
-                    path = folder / row.split / row.label / f"{sha256[:16]}-{name}"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    tells = personal(data)
-                    telling += tells
-                    path.write_bytes(strip(data) if tells and without_metadata else data)
-                    done += 1
-                    progress.report("export", done, len(rows))
+    for sha256, data in photos_of(version, set(rows)):
+        row = rows[sha256]
+        name = PurePosixPath(row.key).name.removeprefix(f"{sha256[:16]}-")  # of an export that was imported
+        path = folder / row.split / row.label / f"{sha256[:16]}-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tells = personal(data)
+        telling += tells
+        path.write_bytes(strip(data) if tells and without_metadata else data)
+        done += 1
+        progress.report("export", done, len(rows))
     return done, telling
 
 
@@ -76,8 +69,8 @@ class Difference:
 
 def difference(workspace: Workspace, before: str, after: str) -> Difference:
     """Compare two data versions, photo by photo."""
-    old = workspace.dataset(check_version(workspace, before)).by_sha256
-    new = workspace.dataset(check_version(workspace, after)).by_sha256
+    old = workspace.at(check_version(workspace, before)).dataset.by_sha256
+    new = workspace.at(check_version(workspace, after)).dataset.by_sha256
     return Difference(
         tuple(row for sha256, row in new.items() if sha256 not in old),
         tuple(row for sha256, row in old.items() if sha256 not in new),

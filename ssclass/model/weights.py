@@ -17,7 +17,6 @@ import urllib.request
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ssclass.errors import WeightsError
+from ssclass.files import whole
 from ssclass.model.backbones import BACKBONES, Backbone, find_backbone, import_keras
 from ssclass.settings import home
 
@@ -41,39 +41,6 @@ class Weights:
     backbone: str
     tensors: tuple[np.ndarray, ...]
     sha256: str
-
-
-@dataclass(frozen=True, eq=False)
-class Tail:
-    """The last `blocks` of a backbone, with weights of their own: `tensors` float32, in the order of their layers."""
-
-    blocks: int
-    tensors: tuple[np.ndarray, ...]
-
-    @cached_property
-    def sha256(self) -> str:
-        """Digest of the tensors (:func:`ssclass.model.weights.digest`)."""
-        return digest(self.tensors)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Tail) and (self.blocks, self.sha256) == (other.blocks, other.sha256)
-
-    def __hash__(self) -> int:
-        return hash((self.blocks, self.sha256))
-
-    def save(self, path: Path) -> None:
-        """Write the tensors, so that the same ones give the same bytes."""
-        with path.open("wb") as file:
-            np.savez(file, **{f"{i:04d}": tensor for i, tensor in enumerate(self.tensors)})  # type: ignore[arg-type]
-
-    @classmethod
-    def load(cls, path: Path, blocks: int, sha256: str) -> Tail:
-        """What :meth:`save` wrote; OSError, ValueError or BadZipFile when it is not that."""
-        with np.load(path, allow_pickle=False) as file:
-            found = cls(blocks, tuple(file[name] for name in sorted(file.files)))
-        if found.sha256 != sha256:
-            raise ValueError(f"{path.name} has other tensors than it says")
-        return found
 
 
 def load_weights(name: str) -> Weights:
@@ -151,10 +118,8 @@ def _write(backbone: Backbone, tensors: Sequence[np.ndarray]) -> Weights:
         )
     arrays: dict[str, Any] = {f"{i:04d}": tensor for i, tensor in enumerate(tensors)}
     target = _cache_file(backbone.name)
-    part = target.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
+    with whole(target) as new, new.open("wb") as file:
         np.savez(file, sha256=np.array(sha256), **arrays)
-    part.replace(target)
     return Weights(backbone.name, tuple(tensors), sha256)
 
 

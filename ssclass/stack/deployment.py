@@ -13,10 +13,11 @@ import yaml
 from ssclass.environment import check_imports
 from ssclass.errors import FailedError, ParamsError
 from ssclass.names import automation_of, deployment_of, pool_of, resource_of
-from ssclass.secrets import one_line, without_secrets
+from ssclass.secrets import without_secrets
 from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.automations import crash_automations, notice_automations
 from ssclass.stack.owner import LABEL, check_owner, owner_id
+from ssclass.text import shown
 from ssclass.workspace.create import template_file
 
 FILE = "prefect.yaml"
@@ -73,7 +74,7 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
         with get_client(sync_client=True) as client:
             return _Deployer(client, settings).all(read_deployments(path, where), notify)
     except PrefectHTTPStatusError as error:
-        said = one_line(without_secrets(error.response.text), 300)
+        said = shown(without_secrets(error.response.text), 300)
         if error.response.status_code in (401, 403):
             raise FailedError(
                 f"Prefect at {settings.prefect_url} wants a login; set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"

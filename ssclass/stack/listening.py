@@ -22,9 +22,9 @@ from ssclass.errors import SsclassError
 from ssclass.names import RETRAIN, resource_of, retrain_deployment
 from ssclass.notices import post
 from ssclass.retrain.ingest import waiting
-from ssclass.secrets import one_line
 from ssclass.settings import Settings
 from ssclass.store import Store
+from ssclass.text import shown
 from ssclass.workspace.origin import Origin
 
 QUIET = 30.0  # seconds between two events: batches that arrive meanwhile share the second, a minute's cause three
@@ -129,7 +129,7 @@ class Backoff:
 
 def tell(settings: Settings, batches: dict[str, str]) -> None:
     """One event for all these batches; FailedError when Prefect did not take it."""
-    names = sorted(one_line(batch, LONGEST_NAME) for batch in batches)
+    names = sorted(shown(batch, LONGEST_NAME) for batch in batches)
     post(
         "ssclass.batch.arrived",
         resource_of(settings, f"ssclass.batch.{names[0]}"),

@@ -2,38 +2,43 @@
 
 The ledger is the truth; what is here is told by it. A run is open (no decision) until its decision is pushed;
 a registered version exists only for a PROMOTED decision; the alias `champion` is set from the ledger by
-:func:`reconcile`, which can be repeated at any time.
+`ssclass.tracking.publish.reconcile`, which can be repeated at any time.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlparse
+from weakref import WeakKeyDictionary
 
 from ssclass.errors import TrackingError
 from ssclass.settings import Settings
 from ssclass.workspace.ledger import Event, State
+from ssclass.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ssclass.model.adopted import Adopted
     from ssclass.model.classifier import Classifier
-    from ssclass.retrain.train import Result
+    from ssclass.retrain.result import Result
 
 ALIAS = "champion"
-KEY_TAG, DECISION_TAG = "decision_key", "decision"
+KEY_TAG, DECISION_TAG, OWNER_TAG = "decision_key", "decision", "clone"
 CANDIDATE, MODEL = "candidate", "model"
 """Names of the logged models of a run: what was trained, of every candidate; the whole, of what is promoted."""
 VIEW = "decisions"
+_one_at_a_time = threading.RLock()
 COLUMNS = (
     "tags.`decision`",
     "metrics.`accuracy`",
@@ -57,6 +62,15 @@ class Tracking:
         self.settings = settings
         self.name = settings.model_name
 
+    @classmethod
+    def of(cls, workspace: Workspace) -> Self:
+        """The one of a workspace, made on first use: one MLflow client in a process."""
+        made = _made.setdefault(workspace, {})
+        if cls not in made:
+            made[cls] = cls(workspace.settings)
+        found: Self = made[cls]
+        return found
+
     @cached_property
     def client(self) -> Any:
         """MLflow's client at the workspace's tracking URI; nobody's default is used."""
@@ -66,7 +80,7 @@ class Tracking:
         uri = self.settings.tracking_uri
         if not self.settings.mlflow_uri:
             (self.settings.private / "mlflow").mkdir(parents=True, exist_ok=True)
-        with self.named():
+        with self._errors():
             if urlparse(uri).scheme in ("http", "https"):
                 self._answers(uri)
             logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -74,8 +88,6 @@ class Tracking:
             warnings.filterwarnings("ignore", module="mlflow")
             import mlflow
 
-            mlflow.set_tracking_uri(uri)
-            mlflow.set_registry_uri(uri)
             return mlflow.MlflowClient(uri, uri)
 
     def _answers(self, uri: str) -> None:
@@ -123,7 +135,17 @@ class Tracking:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """MLflow's errors, and those of the way there, as TrackingError."""
+        """Use MLflow: its errors become TrackingError, and its fluent functions use the workspace's server.
+
+        Those, and addresses like ``models:/…``, go by a setting of the whole process: it is ours while the block runs,
+        one thread at a time, and afterwards as it was.
+        """
+        with _one_at_a_time, self._errors(), _server(self.settings.tracking_uri):
+            yield
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn MLflow's errors, and those of the way there, into TrackingError."""
         import requests
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -154,22 +176,46 @@ class Tracking:
             )
 
     def run_of(self, event: Event) -> Any | None:
-        """The run of a decision: the one that the ledger names, or where MLflow was rebuilt the one with its key."""
-        found = {str(run.info.run_id): run for run in self.runs(event.body["key"])}
-        return found.get(event.body["run_id"]) or next(
-            (run for run in found.values() if DECISION_TAG in run.data.tags), None
-        )
+        """The run of a decision: the one that the ledger names, or where MLflow was rebuilt the one with its key.
 
-    def open_run(self, key: str, decided: Event | None = None) -> str:
-        """A run for a key, without a decision yet; one that a killed retrain left open is thrown away.
+        A run that the ledger names is nobody's garbage: where it lies in the trash, it is taken out again.
+        """
+        from mlflow.exceptions import MlflowException
 
-        `decided`: the decision long made that the run is to tell of, with its own time and code.
+        with self.named():
+            try:
+                run = self.client.get_run(event.body["run_id"])
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                run = None
+            if run is not None and run.info.lifecycle_stage == "deleted":
+                self.client.restore_run(run.info.run_id)
+            if run is not None and run.info.experiment_id == self.experiment_id:
+                return run
+        return next((run for run in self.runs(event.body["key"]) if DECISION_TAG in run.data.tags), None)
+
+    def open_runs(self) -> list[Any]:
+        """Runs without a decision: those of retrains under way, or killed; oldest first."""
+        with self.named():
+            found = self.client.search_runs(
+                [self.experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]
+            )
+            return [run for run in found if DECISION_TAG not in run.data.tags]
+
+    def open_run(self, key: str, owner: str, decided: Event | None = None) -> str:
+        """A run for a key, without a decision yet.
+
+        `owner` names the clone that opens it: one that it left open for the same key, killed, is thrown away. Those of
+        others stay, as they may be under way. `decided`: the decision long made that the run is to tell of, with its
+        own time and code.
         """
         for run in self.runs(key):
-            if DECISION_TAG not in run.data.tags:
+            if DECISION_TAG not in run.data.tags and run.data.tags.get(OWNER_TAG) == owner:
                 self.discard(run.info.run_id)
         with self.named():
-            tags = {KEY_TAG: key, **_source_tags()} if decided is None else {KEY_TAG: key, "code": decided.body["code"]}
+            tags = {KEY_TAG: key, OWNER_TAG: owner}
+            tags |= _source_tags() if decided is None else {"code": decided.body["code"]}
             began = None if decided is None else _milliseconds(decided.at)
             run = self.client.create_run(self.experiment_id, began, tags, run_name=f"{key} (running)")
             return str(run.info.run_id)
@@ -188,7 +234,7 @@ class Tracking:
         return there
 
     def discard(self, run_id: str) -> None:
-        """Take back a run whose decision another writer made first."""
+        """Throw a run away. Ask the ledger first: `publish.discard` does."""
         with self.named():
             self.client.delete_run(run_id)
 
@@ -282,7 +328,7 @@ class Tracking:
             Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
             Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
         )
-        with mlflow.start_run(run_id=run_id):
+        with self.named(), mlflow.start_run(run_id=run_id):
             mlflow.keras.log_model(
                 classifier.whole(),
                 name=MODEL,
@@ -331,7 +377,7 @@ class Tracking:
         """The registered version of a decision key."""
         with self.named():
             found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{key}'")
-            return min(found, key=lambda each: int(each.version)) if found else None
+            return min(found, key=lambda version: int(version.version)) if found else None
 
     def alias(self) -> str | None:
         """The version that the alias points at; None when there is no model or no alias yet."""
@@ -340,13 +386,12 @@ class Tracking:
             aliases = found[0].aliases if found else {}
             return str(aliases[ALIAS]) if ALIAS in aliases else None
 
-    def reconcile(
+    def register(
         self, state: State, classifier_of: Callable[[str], Classifier | Adopted], cards: dict[str, str] | None = None
     ) -> str | None:
-        """Make the registry say what the ledger says: a version for each champion, the alias on the champion.
+        """Make a version for each champion of the ledger that has none; the version of the champion in force.
 
-        Returns the champion's version. `classifier_of` gives the classifier of a decision key that has none yet,
-        `cards` descriptions for versions that are new.
+        `classifier_of` gives the classifier of a decision key that has none yet, `cards` descriptions for new versions.
         """
         if not state.champions:
             return None
@@ -357,10 +402,12 @@ class Tracking:
                     self._register(key, state.decisions[key], classifier_of, (cards or {}).get(key, ""))
             wanted = self.version_of(state.champion or "")
             assert wanted is not None, "each champion has a version by now"
-            aliases = self.client.get_registered_model(self.name).aliases
-            if str(aliases.get(ALIAS)) != str(wanted.version):
-                self.client.set_registered_model_alias(self.name, ALIAS, wanted.version)
             return str(wanted.version)
+
+    def set_alias(self, version: str) -> None:
+        """Point the alias at a version."""
+        with self.named():
+            self.client.set_registered_model_alias(self.name, ALIAS, version)
 
     def _ensure_registered(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -401,6 +448,40 @@ class Tracking:
             description=description or event.body["reason"],
             model_id=model_id,
         )
+        self._keep_one(key)
+
+    def _keep_one(self, key: str) -> None:
+        """Where two machines registered one champion at once, the first version stays."""
+        found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{key}'")
+        for extra in sorted(found, key=lambda version: int(version.version))[1:]:
+            self.client.delete_model_version(self.name, extra.version)
+
+
+@contextmanager
+def _server(uri: str) -> Iterator[None]:
+    """Make an MLflow server the one of the whole process while the block runs; nothing of that is left afterwards."""
+    import mlflow
+    from mlflow.tracking._tracking_service import utils
+
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before, environment = utils._tracking_uri, {name: os.environ.get(name) for name in names}
+    if before == uri:  # within another block
+        yield
+        return
+    mlflow.set_tracking_uri(uri)
+    os.environ["MLFLOW_REGISTRY_URI"] = uri
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+_made: WeakKeyDictionary[Workspace, dict[type, Any]] = WeakKeyDictionary()
 
 
 def _milliseconds(at: str) -> int:
