@@ -195,6 +195,7 @@ def unfreeze(folder: Path | None) -> None:
 def ui(port: int, folder: Path | None) -> None:
     """Open the MLflow UI on this workspace's runs."""
     import os
+    import secrets
     import subprocess
     import sys
 
@@ -206,24 +207,17 @@ def ui(port: int, folder: Path | None) -> None:
     if settings.mlflow_uri and settings.mlflow_uri.startswith("http"):
         click.echo(tracking.page(settings.mlflow_uri))
         return
-    port = port or free_port()
+    port, password = port or free_port(), secrets.token_hex(8)
     click.echo(f"MLflow UI: {tracking.page(f'http://127.0.0.1:{port}')}  (Ctrl-C ends it)")
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        settings.tracking_uri,
-        "--host",
-        "127.0.0.1",
-        "--workers",
-        "1",
-        "--port",
-        str(port),
-    ]
+    click.echo(f"it asks once: user ssclass, password {password}")
+    names = f"127.0.0.1:{port},localhost:{port}"
+    python = (sys.executable, "-P", "-m")
+    command = [*python, "ssclass.stack.guard", f"127.0.0.1:{port}", names]
+    command += [*python, "mlflow", "server", "--uvicorn-opts", "--uds {socket}", "--workers", "1"]
+    command += ["--backend-store-uri", settings.tracking_uri, "--allowed-hosts", names]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "GUARD_LOGIN": f"ssclass:{password}"}
     try:
-        sys.exit(subprocess.call(command, env={**os.environ, "PYTHONWARNINGS": "ignore"}))
+        sys.exit(subprocess.call(command, env=environment))
     except KeyboardInterrupt:
         sys.exit(0)
 
