@@ -172,6 +172,26 @@ def test_efficientnet_lite_takes_pixels_about_their_middle() -> None:
     np.testing.assert_allclose(found, [-127 / 128, 0, 1], atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_efficientnet_lite_runs_in_litert_by_its_own_operations() -> None:
+    import tensorflow as tf
+
+    keras, backbone = import_keras(), BACKBONES["efficientnet_lite0"]
+    trunk = backbone.trunk(needed_weights(backbone.name).tensors, 64)
+    images = keras.Input((64, 64, 3), batch_size=1)
+    model = keras.Model(images, trunk(backbone.preprocess(images)))
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    runner = tf.lite.Interpreter(model_content=converter.convert())
+    runner.allocate_tensors()
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype(np.float32)
+    runner.set_tensor(runner.get_input_details()[0]["index"], pixels)
+    runner.invoke()
+    found = runner.get_tensor(runner.get_output_details()[0]["index"])
+    np.testing.assert_allclose(found, model(pixels).numpy(), atol=1e-4)
+
+
 def test_the_table_in_the_docs_is_true() -> None:
     text = (CHECKOUT / "docs" / "models.md").read_text(encoding="utf-8")
     for each in BACKBONES.values():
