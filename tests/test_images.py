@@ -127,7 +127,7 @@ def test_every_mode_that_pillow_knows_shows_the_picture(scene: Image.Image, mode
     made = shrunk(in_mode(large, mode), 64)
     assert (made.mode, made.width >= 128) == ("RGB", True)
     bands = Image.getmodebands(mode)
-    grey = bands == 1 and mode != "P" or mode in ("LA", "La")
+    grey = (bands == 1 and mode != "P") or mode in ("LA", "La")
     expected = scene.convert("1" if mode == "1" else "L") if grey else scene
     shown = [
         np.asarray(each.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR), float) for each in (made, expected)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 
-
 LONGEST = 300  # letters of a detail; what a decoder says may hold as much of the file as it likes
 
 
