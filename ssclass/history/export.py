@@ -36,8 +36,8 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_met
     from ssclass.data.refusals import Refused
 
     check_version(workspace, rev)
-    if folder.exists() and any(folder.iterdir()):
-        raise WorkspaceError(f"{folder}: not empty; name a new folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WorkspaceError(f"{folder}: not an empty folder; name a new one")
     dataset = workspace.dataset(None if rev == "HEAD" else rev)
     rows = dataset.by_sha256
     done = telling = 0
