@@ -22,7 +22,8 @@ import numpy as np
 from ssclass.data.images import Picture, Refused, inspect
 from ssclass.data.split import Place, assign
 from ssclass.model.extraction import extract, make_extractor
-from ssclass.model.features import Features, FeatureSpec, feature_spec
+from ssclass.model.features import Features
+from ssclass.model.spec import FeatureSpec, feature_spec
 from ssclass.model.training import plan, train
 from ssclass.params import FeatureParams, ModelParams, Params, load_params
 from ssclass.retrain.statistics import mcnemar_exact

@@ -14,14 +14,20 @@
         └── LostRaceError     another writer pushed first; start over from its commit
 
 A message names the thing, says what is wrong with it, and what to do. The command line prints that
-one line; the traceback shows only with ``--debug``.
+one line; the traceback shows only with ``--debug``. What others wrote and a message quotes (keys, labels, answers of
+servers) can neither end the line nor act on a terminal: `ssclass.text` spells and cuts it.
 """
+
+from ssclass.text import message
 
 
 class SsclassError(Exception):
     """Base of all errors of this package."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return message(super().__str__())
 
 
 class InputError(SsclassError):

@@ -116,6 +116,15 @@ class Store:
             with found["Body"] as body:
                 return bytes(body.read(limit))
 
+    def get_range(self, key: str, start: int, length: int, etag: str) -> bytes:
+        """`length` bytes from `start`; StoreError when the object is gone, or is no longer the one with this ETag."""
+        with self._named(key):
+            found = self.client.get_object(
+                Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + length - 1}", IfMatch=f'"{etag}"'
+            )
+            with found["Body"] as body:
+                return bytes(body.read())
+
     def put(self, key: str, body: bytes | BinaryIO) -> None:
         """Write an object, from memory or from an open file."""
         with self._named(key):

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from ssclass.data.images import decode
-from ssclass.model.augmentation import CopySpec, alter, contact_sheet, copy
+from ssclass.model.augmentation import AugmentedSpec, augment, augmented_copy, contact_sheet
 from ssclass.model.extraction import extract, make_extractor
-from ssclass.model.features import FeatureMemo, Features, feature_spec, shard_features
+from ssclass.model.features import FeatureMemo, Features, shard_features
 from ssclass.model.folds import grouped_folds
 from ssclass.model.heads import kernel
-from ssclass.model.heads.heads import HEADS, log_loss
+from ssclass.model.heads.base import log_loss
 from ssclass.model.heads.linear import fit_path
+from ssclass.model.heads.registry import HEADS
+from ssclass.model.spec import feature_spec
 from ssclass.params import AugmentParams, FeatureParams, TrainParams
 from tests.support.models import clouds, needed_weights, pictures, shard_of
 
@@ -29,7 +31,7 @@ def photo(side: int = 96) -> np.ndarray:
 
 
 def altered(seed: int = 0, **amounts: object) -> np.ndarray:
-    return alter(photo(), STILL.model_validate(STILL.model_dump() | amounts), np.random.default_rng(seed))
+    return augment(photo(), STILL.model_validate(STILL.model_dump() | amounts), np.random.default_rng(seed))
 
 
 def test_with_all_amounts_at_nought_a_copy_is_the_photo() -> None:
@@ -49,7 +51,7 @@ def test_a_crop_is_a_part_of_the_photo() -> None:
     image = np.full((96, 96, 3), 100, np.uint8)
     image[:20, :20] = 200
     given = STILL.model_validate(STILL.model_dump() | {"crop": 0.5, "fill": "constant"})
-    crops = [alter(image, given, np.random.default_rng(seed)) for seed in range(30)]
+    crops = [augment(image, given, np.random.default_rng(seed)) for seed in range(30)]
     assert min(crop.min() for crop in crops) == 100
     assert {200} <= {int(crop.max()) for crop in crops}
     assert any(crop.max() == 100 for crop in crops)
@@ -70,7 +72,7 @@ def test_fill_says_what_is_beyond_the_edges() -> None:
 
     def darkest(fill: str) -> int:
         given = STILL.model_validate(STILL.model_dump() | {"shift": 0.4, "fill": fill})
-        return int(alter(image, given, np.random.default_rng(0)).min())
+        return int(augment(image, given, np.random.default_rng(0)).min())
 
     assert darkest("constant") == 0
     assert {darkest(fill) for fill in ("reflect", "nearest", "wrap")} == {200}
@@ -80,7 +82,7 @@ def test_a_copy_depends_on_photo_number_and_params_alone() -> None:
     given = AugmentParams(copies=3)
 
     def bytes_of(sha256: str, number: int, params: AugmentParams) -> bytes:
-        return copy(sha256, number, photo(), params).tobytes()
+        return augmented_copy(sha256, number, photo(), params).tobytes()
 
     one = bytes_of("a" * 64, 0, given)
     assert bytes_of("a" * 64, 0, given) == one
@@ -97,15 +99,15 @@ def test_a_copy_depends_on_photo_number_and_params_alone() -> None:
 def test_copies_have_a_fingerprint_of_their_own() -> None:
     spec = feature_spec(FeatureParams(sizes=(96,), crops="none")) if needed_weights() else None
     assert spec is not None
-    first = CopySpec(spec, AugmentParams(copies=2), 0)
+    first = AugmentedSpec(spec, AugmentParams(copies=2), 0)
     others = [
-        CopySpec(spec, AugmentParams(copies=2), 1),
-        CopySpec(spec, AugmentParams(copies=2, seed=1), 0),
-        CopySpec(spec, AugmentParams(copies=2, fill="wrap"), 0),
-        CopySpec(replace(spec, flip=True), AugmentParams(copies=2), 0),
+        AugmentedSpec(spec, AugmentParams(copies=2), 1),
+        AugmentedSpec(spec, AugmentParams(copies=2, seed=1), 0),
+        AugmentedSpec(spec, AugmentParams(copies=2, fill="wrap"), 0),
+        AugmentedSpec(replace(spec, flip=True), AugmentParams(copies=2), 0),
     ]
     assert len({spec.fingerprint, first.fingerprint, *(each.fingerprint for each in others)}) == 6
-    assert CopySpec(spec, AugmentParams(copies=9), 0).fingerprint == first.fingerprint
+    assert AugmentedSpec(spec, AugmentParams(copies=9), 0).fingerprint == first.fingerprint
 
 
 def test_features_of_copies_are_of_training_photos_only_and_remembered(tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_features_of_copies_are_of_training_photos_only_and_remembered(tmp_path:
     held_out, *rest = SHARD.rows
     shard = replace(SHARD, rows=(replace(held_out, split="holdout"), *rest))
     memo = FeatureMemo(tmp_path, None)
-    copies = CopySpec(spec, AugmentParams(), 0)
+    copies = AugmentedSpec(spec, AugmentParams(), 0)
     found = shard_features(copies, memo, shard, lambda: LISTED)
     assert found.sha256s == tuple(row.sha256 for row in rest)
 
@@ -130,12 +132,12 @@ def test_features_of_copies_are_of_training_photos_only_and_remembered(tmp_path:
     again = shard_features(copies, memo, shard, never)
     assert again.sha256s == found.sha256s
     np.testing.assert_array_equal(again.arrays["96.out.mean"], found.arrays["96.out.mean"])
-    whole = photos.with_copies([found, again])
-    assert whole.copies["96.out.mean"].shape == (3, 2, 1, 1024)
-    np.testing.assert_array_equal(whole.rows([2, 0]).copies["96.out.mean"][0, 1], found.arrays["96.out.mean"][2])
+    whole = photos.with_augmented([found, again])
+    assert whole.augmented["96.out.mean"].shape == (3, 2, 1, 1024)
+    np.testing.assert_array_equal(whole.rows([2, 0]).augmented["96.out.mean"][0, 1], found.arrays["96.out.mean"][2])
 
 
-def lessons(copies: int, far: float = 0.0) -> tuple[Features, np.ndarray]:
+def training_features(copies: int, far: float = 0.0) -> tuple[Features, np.ndarray]:
     """Clouds whose copies are the photos, moved by `far` (of a standard deviation) times another cloud."""
     features, labels = clouds(40, 2, apart=1.0)
     draw = np.random.default_rng(9)
@@ -147,7 +149,7 @@ def lessons(copies: int, far: float = 0.0) -> tuple[Features, np.ndarray]:
                 features.sha256s, {name: each.astype(features.arrays[name].dtype) for name, each in arrays.items()}
             )
         )
-    return features.with_copies(moved), labels
+    return features.with_augmented(moved), labels
 
 
 @pytest.mark.parametrize("name", ["linear", "rbf", "bilinear"])
@@ -155,7 +157,7 @@ def test_copies_that_are_the_photos_change_nothing(name: str) -> None:
     """Each photo counts as much as before, the penalty as well, and leave-one-out leaves its copies out too."""
     answers = []
     for count in (0, 3):
-        features, labels = lessons(count)
+        features, labels = training_features(count)
         folds = grouped_folds(labels, features.sha256s, ("a", "b"), 3, 0)
         head = HEADS[name](224, 2, TrainParams())
         found = head.cross_validate(features, labels, folds, lambda: None)
@@ -167,10 +169,10 @@ def test_copies_that_are_the_photos_change_nothing(name: str) -> None:
 
 def test_leaving_a_photo_out_leaves_its_copies_out() -> None:
     """The closed form is what fitting without each photo gives (ridge in the space that all photos span)."""
-    features, labels = lessons(2, far=0.5)
+    features, labels = training_features(2, far=0.5)
     z = kernel.unit_roots(np.abs(features.arrays["224.out.mean"].mean(axis=1, dtype=np.float64)))
-    copies = kernel.unit_roots(np.abs(features.copies["224.out.mean"].mean(axis=2, dtype=np.float64)))
-    (fit,) = kernel.fit_strengths(z, labels, 2, 0, [0.1], copies)
+    copies = kernel.unit_roots(np.abs(features.augmented["224.out.mean"].mean(axis=2, dtype=np.float64)))
+    (fit,) = kernel.fit_path(z, labels, 2, 0, [0.1], copies)
 
     targets = 2.0 * np.eye(2)[labels] - 1
     targets -= targets.mean(axis=0)
@@ -194,7 +196,7 @@ def test_heads_learn_from_copies_and_are_judged_on_photos(name: str) -> None:
     features, labels = clouds(40, 2, apart=6.0)
     head = HEADS[name](224, 2, TrainParams(epochs=10, learning_rate=0.03))
     folds = grouped_folds(labels, features.sha256s, ("a", "b"), 3, 0)
-    misled = features.with_copies([features.rows(np.random.default_rng(0).permutation(len(labels)))])
+    misled = features.with_augmented([features.rows(np.random.default_rng(0).permutation(len(labels)))])
     alone, found = (head.cross_validate(each, labels, folds, lambda: None) for each in (features, misled))
     assert log_loss(found.probabilities, labels) > log_loss(alone.probabilities, labels) + 0.01
 
@@ -205,7 +207,7 @@ def test_a_contact_sheet_shows_each_photo_beside_its_copies() -> None:
     (shown,) = (image.get_array() for image in figure.axes[0].get_images())
     assert shown.shape == (64, 96, 3)
     np.testing.assert_array_equal(shown[32:, :32], decode(LISTED[1][1], 32))
-    np.testing.assert_array_equal(shown[:32, 64:], copy(LISTED[0][0], 1, decode(LISTED[0][1], 32), given))
+    np.testing.assert_array_equal(shown[:32, 64:], augmented_copy(LISTED[0][0], 1, decode(LISTED[0][1], 32), given))
 
 
 def test_the_linear_path_sees_rows_alike() -> None:

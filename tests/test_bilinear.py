@@ -11,11 +11,14 @@ from ssclass.data.images import decode
 from ssclass.model.backbones import import_keras
 from ssclass.model.classifier import Classifier
 from ssclass.model.extraction import extract, make_extractor
-from ssclass.model.features import Features, feature_spec
+from ssclass.model.features import Features
+from ssclass.model.folds import grouped_folds
 from ssclass.model.heads import bilinear
-from ssclass.model.heads.heads import HEADS, BilinearHead
+from ssclass.model.heads.bilinear import BilinearHead
 from ssclass.model.heads.kernel import unit_roots
-from ssclass.model.training import grouped_folds, train
+from ssclass.model.heads.registry import HEADS
+from ssclass.model.spec import feature_spec
+from ssclass.model.training import train
 from ssclass.params import FeatureParams, Params, TrainParams
 from tests.support.models import clouds, needed_weights, pictures, shard_of
 

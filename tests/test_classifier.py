@@ -13,9 +13,11 @@ from ssclass.data.images import decode
 from ssclass.errors import BatchError, NotFoundError
 from ssclass.model.classifier import ABOUT_FILE, Classifier
 from ssclass.model.extraction import extract, make_extractor
-from ssclass.model.features import Features, FeatureSpec, feature_spec
-from ssclass.model.heads.heads import HEADS
-from ssclass.model.training import grouped_folds, train
+from ssclass.model.features import Features
+from ssclass.model.folds import grouped_folds
+from ssclass.model.heads.registry import HEADS
+from ssclass.model.spec import FeatureSpec, feature_spec
+from ssclass.model.training import train
 from ssclass.params import DatasetParams, ModelParams, Params, TrainParams
 from tests.support.models import clouds, needed_weights, pictures, shard_of
 
@@ -107,13 +109,6 @@ def _values(node: object, key: str) -> list[str | None]:
     return [each for value in node for each in _values(value, key)] if isinstance(node, list) else []
 
 
-def test_the_head_comes_back_out_of_an_export(exported: tuple[Classifier, Path]) -> None:
-    classifier, folder = exported
-    again = Classifier.from_export(folder / "model.keras", folder / ABOUT_FILE)
-    features, _ = clouds(5, len(classifier.classes), apart=3.0, channels=1024, seed=2)
-    np.testing.assert_array_equal(again.predict(lambda spec: features), classifier.predict(lambda spec: features))
-
-
 def test_a_classifier_of_the_first_format_is_still_read(tmp_path: Path) -> None:
     classifier = trained("linear")
     classifier.save(tmp_path)
@@ -192,9 +187,9 @@ def test_folds_keep_groups_together() -> None:
     groups = [f"g{index // 4}" for index in range(60)]
     folds = grouped_folds(labels, groups, CLASSES, 5, 0)
     assert len(folds) == 5
-    assert sorted(np.concatenate([judge for _, judge in folds])) == list(range(60))
-    for learn, judge in folds:
-        assert {groups[row] for row in learn}.isdisjoint(groups[row] for row in judge)
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(60))
+    for train_rows, test_rows in folds:
+        assert {groups[row] for row in train_rows}.isdisjoint(groups[row] for row in test_rows)
 
 
 def test_few_photos_make_few_folds_and_too_few_say_so() -> None:

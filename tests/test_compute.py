@@ -59,7 +59,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 sys.path.insert(0, sys.argv[1])
 from tests.support.models import clouds
 from ssclass.params import TrainParams
-from ssclass.model.heads.dense import DenseTrainer
+from ssclass.model.heads.gradient import DenseTrainer
 features, labels = clouds(20, 2, apart=1.0)
 rows, moments = np.arange(40), (features.arrays["224.out.mean"], features.arrays["224.out.square"])
 weights = []
@@ -88,7 +88,7 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 tf.debugging.set_log_device_placement(True)
 from ssclass.model.extraction import make_extractor
-from ssclass.model.features import feature_spec
+from ssclass.model.spec import feature_spec
 from ssclass.params import FeatureParams
 with tf.device("CPU:1"):
     make_extractor(feature_spec(FeatureParams(crops="none")))(np.zeros((2, 224, 224, 3), np.uint8))

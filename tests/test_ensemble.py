@@ -10,19 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssclass.data.folders import labelled_files
 from ssclass.data.images import decode
 from ssclass.demo.drawings import draw
 from ssclass.demo.run import deliveries, gather
 from ssclass.errors import ParamsError
 from ssclass.model.backbones import BACKBONES, import_keras
-from ssclass.model.classifier import ABOUT_FILE, Classifier
+from ssclass.model.classifier import Classifier
 from ssclass.model.ensemble import combine_tensors, combined
 from ssclass.model.extraction import extract, make_extractor
-from ssclass.model.features import Features, FeatureSpec
+from ssclass.model.features import Features
+from ssclass.model.spec import FeatureSpec
 from ssclass.model.training import plan, train, train_planned
 from ssclass.model.weights import import_weights
 from ssclass.params import ModelParams, Params, load_params
-from ssclass.serving.model import class_folders
 from ssclass.settings import home
 from ssclass.workspace.create import template_file
 from tests.support.models import clouds, needed_weights, pictures, random_file, shard_of
@@ -98,25 +99,23 @@ def test_saved_and_exported_it_gives_the_same_answers(tmp_path: Path) -> None:
     planned = plan(params)
     assert len({spec for spec, _ in planned}) == 2  # T2.0 alone needs the maps
     _, photos = shard_of(pictures())
-    looked = {spec: Features(*extract(spec, photos, make_extractor(spec))) for spec, _ in planned}
+    by_spec = {spec: Features(*extract(spec, photos, make_extractor(spec))) for spec, _ in planned}
     labels = np.array([0, 1] * 6)
     groups = [str(row) for row in range(12)]
-    learn = {spec: found.rows([0, 1, 2, 3] * 3) for spec, found in looked.items()}
-    classifier = train_planned(learn.__getitem__, labels, groups, planned, params).classifier
+    for_training = {spec: found.rows([0, 1, 2, 3] * 3) for spec, found in by_spec.items()}
+    classifier = train_planned(for_training.__getitem__, labels, groups, planned, params).classifier
 
     classifier.save(tmp_path)
     again = Classifier.load(tmp_path)
-    expected = classifier.predict(looked.__getitem__)
+    expected = classifier.predict(by_spec.__getitem__)
     assert again.specs == classifier.specs
     assert again.head_name == classifier.head_name
-    np.testing.assert_array_equal(again.predict(looked.__getitem__), expected)
+    np.testing.assert_array_equal(again.predict(by_spec.__getitem__), expected)
 
     classifier.export(tmp_path / "model.keras")
     model = import_keras().models.load_model(tmp_path / "model.keras")
     pixels = np.stack([decode(data, classifier.size) for _, data in photos])
     np.testing.assert_allclose(model(pixels).numpy(), expected, atol=2e-3)  # maps are remembered in half precision
-    inside = Classifier.from_export(tmp_path / "model.keras", tmp_path / ABOUT_FILE)
-    np.testing.assert_array_equal(inside.predict(looked.__getitem__), expected)
     config = json.dumps(model.get_config(), default=str)
     assert "Lambda" not in config
 
@@ -137,14 +136,14 @@ def test_members_of_different_sizes_see_photos_decoded_alike(tmp_path: Path, mon
     assert planned[0][0].fingerprint != alone.fingerprint
 
     _, photos = shard_of(pictures())
-    looked = {each: Features(*extract(each, photos, make_extractor(each))) for each, _ in planned}
-    learn = {each: found.rows([0, 1, 2, 3] * 3) for each, found in looked.items()}
+    by_spec = {each: Features(*extract(each, photos, make_extractor(each))) for each, _ in planned}
+    for_training = {each: found.rows([0, 1, 2, 3] * 3) for each, found in by_spec.items()}
     labels, groups = np.array([0, 1] * 6), [str(row) for row in range(12)]
-    classifier = train_planned(learn.__getitem__, labels, groups, planned, params).classifier
+    classifier = train_planned(for_training.__getitem__, labels, groups, planned, params).classifier
     classifier.export(tmp_path / "model.keras")
     model = import_keras().models.load_model(tmp_path / "model.keras")
     pixels = np.stack([decode(data, classifier.size) for _, data in photos])
-    np.testing.assert_allclose(model(pixels).numpy(), classifier.predict(looked.__getitem__), atol=1e-4)
+    np.testing.assert_allclose(model(pixels).numpy(), classifier.predict(by_spec.__getitem__), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -154,18 +153,18 @@ def test_members_have_tuned_backbones_of_their_own(drawings: Path, tmp_path: Pat
     tuned = params.train.model_copy(update={"unfreeze_blocks": 1, "tune_epochs": 2, "folds": 2})
     params = params.model_copy(update={"train": tuned})
     planned = plan(params)
-    files = class_folders(drawings, CLASSES)
+    files = labelled_files(drawings, CLASSES)
     photos = [(f"{number:064x}", file.path.read_bytes()) for number, file in enumerate(files)]
     labels = np.array([CLASSES.index(file.label) for file in files])
 
-    def look(spec: FeatureSpec) -> Features:
+    def features_of(spec: FeatureSpec) -> Features:
         return Features(*extract(spec, photos, make_extractor(spec)))
 
-    classifier = train_planned(look, labels, [name for name, _ in photos], planned, params).classifier
-    assert all(spec.tail for spec in classifier.specs)
+    classifier = train_planned(features_of, labels, [name for name, _ in photos], planned, params).classifier
+    assert all(spec.tuned_blocks for spec in classifier.specs)
     classifier.save(tmp_path)
-    expected = classifier.predict(look)
-    np.testing.assert_array_equal(Classifier.load(tmp_path).predict(look), expected)
+    expected = classifier.predict(features_of)
+    np.testing.assert_array_equal(Classifier.load(tmp_path).predict(features_of), expected)
     classifier.export(tmp_path / "model.keras")
     pixels = np.stack([decode(data, classifier.size) for _, data in photos])
     model = import_keras().models.load_model(tmp_path / "model.keras")
@@ -217,15 +216,15 @@ def test_it_is_one_model_all_the_way(
     workspace = pipeline.workspace(tmp_path / "workspace", sizes="[64]", crops="none", **params)
     _, batch, source = first
     assert pipeline.deliver(workspace, source, batch).decision == "PROMOTED"
-    champion = workspace.state().champion
-    event = workspace.state().decisions[champion].body
+    champion = workspace.at().state.champion
+    event = workspace.at().state.decisions[champion].body
     assert event["head"] == name
     kept = {path.name for path in (workspace.root / "candidate").iterdir()}
     assert kept == {"classifier.json", "training.json", *files}
 
     _, batch, source = more  # both are scored on the same photos
     pipeline.deliver(workspace, source, batch)
-    body = list(workspace.state().decisions.values())[-1].body
+    body = list(workspace.at().state.decisions.values())[-1].body
     assert body["champion"]["key"] == champion
     _, batch, source = flipped
     assert pipeline.deliver(workspace, source, batch).decision == "HELD"

@@ -14,7 +14,8 @@ from ssclass.errors import WeightsError
 from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.compute import batch_size
 from ssclass.model.extraction import Extractor, extract, make_extractor
-from ssclass.model.features import FeatureMemo, Features, FeatureSpec, concat, feature_spec, shard_features
+from ssclass.model.features import FeatureMemo, Features, concat, shard_features
+from ssclass.model.spec import FeatureSpec, feature_spec
 from ssclass.params import FeatureParams
 from ssclass.settings import Settings
 from ssclass.store import Store

@@ -19,11 +19,12 @@ from ssclass.demo.drawings import draw
 from ssclass.demo.run import DRAWN, deliveries, gather
 from ssclass.errors import WeightsError
 from ssclass.model.classifier import Classifier
-from ssclass.model.features import FeatureMemo, Features, FeatureSpec, feature_spec
+from ssclass.model.features import FeatureMemo, Features
+from ssclass.model.spec import FeatureSpec, feature_spec
 from ssclass.params import DatasetParams, ModelParams, Params, TrainParams
 from ssclass.retrain.ingest import plausibility
+from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import predicted
-from ssclass.retrain.train import label_index
 from ssclass.settings import home
 from tests.support.pipelines import CLASSES, REAL, real_photos
 

@@ -5,10 +5,12 @@ import pytest
 
 from ssclass.model.backbones import import_keras
 from ssclass.model.features import Features
-from ssclass.model.heads.dense import EPSILON, HIDDEN, DenseTrainer
-from ssclass.model.heads.heads import HEADS, CrossValidation, Head
-from ssclass.model.heads.linear import STRENGTHS, fit_path
-from ssclass.model.training import grouped_folds
+from ssclass.model.folds import grouped_folds
+from ssclass.model.heads.base import CrossValidation, Head
+from ssclass.model.heads.dense import HIDDEN
+from ssclass.model.heads.gradient import EPSILON, DenseTrainer
+from ssclass.model.heads.linear import L2S, fit_path
+from ssclass.model.heads.registry import HEADS
 from ssclass.params import TrainParams
 from tests.support.models import clouds
 
@@ -19,7 +21,7 @@ def head_named(name: str, classes: int, params: TrainParams = QUICK) -> Head:
     return HEADS[name](224, classes, params)
 
 
-def judged(head: Head, features: Features, labels: np.ndarray) -> CrossValidation:
+def cross_validated(head: Head, features: Features, labels: np.ndarray) -> CrossValidation:
     classes = [str(each) for each in range(int(labels.max()) + 1)]
     folds = grouped_folds(labels, features.sha256s, classes, 3, 0)
     return head.cross_validate(features, labels, folds, lambda: None)
@@ -33,10 +35,10 @@ def test_the_linear_head_is_scikit_learns_logistic_regression(classes: int) -> N
     features, labels = clouds(40, classes, apart=1.0)
     x = features.arrays["224.out.mean"].mean(axis=1, dtype=np.float64)
     scale = np.sqrt(x.var(axis=0).mean())
-    for strength, fit in zip(STRENGTHS, fit_path(x, labels, classes, STRENGTHS), strict=True):
+    for l2, fit in zip(L2S, fit_path(x, labels, classes, L2S), strict=True):
         # scikit-learn sums the losses and, of two classes, penalises the difference of the two columns, ||w||^2 / 4.
         halved = 2 if classes == 2 else 1
-        reference = LogisticRegression(C=halved / (strength * len(x)), max_iter=5000, tol=1e-8).fit(x / scale, labels)
+        reference = LogisticRegression(C=halved / (l2 * len(x)), max_iter=5000, tol=1e-8).fit(x / scale, labels)
         expected = reference.predict_proba(x / scale)
         np.testing.assert_allclose(softmax(x @ fit.kernel + fit.bias, axis=1), expected, atol=2e-3)
         np.testing.assert_allclose(fit.probabilities(x), expected, atol=2e-3)
@@ -64,7 +66,7 @@ def test_moments_are_normalised_as_keras_does_the_maps() -> None:
 def test_a_head_learns_what_can_be_learnt(name: str, classes: int) -> None:
     features, labels = clouds(40, classes, apart=6.0)
     head = head_named(name, classes)
-    found = judged(head, features, labels)
+    found = cross_validated(head, features, labels)
     assert found.mean > 0.9
     assert found.probabilities.shape == (len(labels), classes)
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
@@ -78,7 +80,7 @@ def test_a_head_learns_what_can_be_learnt(name: str, classes: int) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_finds_nothing_where_there_is_nothing(name: str) -> None:
     features, labels = clouds(100, 2, apart=0.0)
-    assert judged(head_named(name, 2), features, labels).mean < 0.65
+    assert cross_validated(head_named(name, 2), features, labels).mean < 0.65
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -88,7 +90,8 @@ def test_the_same_photos_and_seed_give_the_same_bits(name: str) -> None:
     def weights(seed: int) -> list[bytes]:
         head = head_named(name, 2, TrainParams(epochs=5, seed=seed))
         return [
-            value.tobytes() for value in head.fit(features, labels, judged(head, features, labels)).model.get_weights()
+            value.tobytes()
+            for value in head.fit(features, labels, cross_validated(head, features, labels)).model.get_weights()
         ]
 
     assert weights(0) == weights(0)
@@ -102,7 +105,7 @@ def test_what_was_trained_before_leaves_no_trace(name: str) -> None:
     head = head_named(name, 2)
     nothing = CrossValidation((), np.empty((0, 2)))
     alone = head.fit(features, labels, nothing).model.get_weights()
-    judged(head, features, labels)
+    cross_validated(head, features, labels)
     after = head.fit(features, labels, nothing).model.get_weights()
     assert all(np.array_equal(one, other) for one, other in zip(alone, after, strict=True))
 
@@ -146,23 +149,23 @@ def test_the_studys_heads_have_the_layers_and_the_weights_that_they_are_said_to_
 @pytest.mark.parametrize("name", ["T1", "T2.0", "T2.1"])
 def test_curves_are_per_epoch(name: str) -> None:
     features, labels = clouds(30, 2, apart=6.0)
-    curves = judged(head_named(name, 2), features, labels).curves
+    curves = cross_validated(head_named(name, 2), features, labels).curves
     assert {curve: len(values) for curve, values in curves.items()} == dict.fromkeys(
         ("learning_rate", "loss", "accuracy", "cv_loss", "cv_accuracy"), QUICK.epochs
     )
     assert curves["loss"][-1] < curves["loss"][0]
 
 
-def test_curves_are_per_strength_for_linear() -> None:
+def test_curves_are_per_penalty_for_linear() -> None:
     features, labels = clouds(30, 2, apart=2.0)
-    linear = judged(head_named("linear", 2), features, labels)
-    assert linear.curves["strength"] == list(STRENGTHS)
-    assert linear.strength == STRENGTHS[int(np.argmin(linear.curves["cv_loss"]))]
+    linear = cross_validated(head_named("linear", 2), features, labels)
+    assert linear.curves["strength"] == list(L2S)
+    assert linear.l2 == L2S[int(np.argmin(linear.curves["cv_loss"]))]
 
 
 def test_heads_hold_standard_layers_only() -> None:
     features, labels = clouds(10, 2, apart=2.0)
     for name in HEADS:
         head = head_named(name, 2)
-        model = head.fit(features, labels, CrossValidation((), np.empty((0, 2)), strength=0.1)).model
+        model = head.fit(features, labels, CrossValidation((), np.empty((0, 2)), l2=0.1)).model
         assert all(type(layer).__module__.startswith("keras.src.layers") for layer in model.layers)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ssclass.model.features import Features
+from ssclass.model.folds import grouped_folds
 from ssclass.model.heads import kernel
-from ssclass.model.heads.heads import RbfHead, log_loss
-from ssclass.model.training import grouped_folds
+from ssclass.model.heads.base import log_loss
+from ssclass.model.heads.kernel import RbfHead
 from ssclass.params import TrainParams
 from tests.support.models import clouds
 
@@ -18,19 +19,19 @@ def rows(per_class: int, classes: int, apart: float, seed: int = 0) -> tuple[np.
     return kernel.unit_roots(features.arrays["224.out.mean"].mean(axis=1)), labels
 
 
-def ridge(z: np.ndarray, targets: np.ndarray, at: np.ndarray, strength: float) -> np.ndarray:
+def ridge(z: np.ndarray, targets: np.ndarray, at: np.ndarray, l2: float) -> np.ndarray:
     """Kernel ridge regression as in the books."""
     distance = ((z[:, None] - z[None]) ** 2).sum(axis=2)
-    alike = np.exp(-kernel.WIDTH * distance)
-    there = np.exp(-kernel.WIDTH * ((at[:, None] - z[None]) ** 2).sum(axis=2))
-    return np.asarray(there @ np.linalg.solve(alike + strength * np.eye(len(z)), targets))
+    alike = np.exp(-kernel.GAMMA * distance)
+    there = np.exp(-kernel.GAMMA * ((at[:, None] - z[None]) ** 2).sum(axis=2))
+    return np.asarray(there @ np.linalg.solve(alike + l2 * np.eye(len(z)), targets))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_it_is_kernel_ridge_regression_and_its_residuals_are_those_of_leaving_one_out(classes: int) -> None:
     z, labels = rows(15, classes, apart=2.0)
     fresh, _ = rows(5, classes, apart=2.0, seed=1)
-    (fit,) = kernel.fit_strengths(z, labels, classes, 0, [0.1])
+    (fit,) = kernel.fit_path(z, labels, classes, 0, [0.1])
     targets = 2.0 * np.eye(classes)[labels] - 1
     targets -= targets.mean(axis=0)
     found = kernel.kernel(fresh, fit.landmarks) @ fit.weights
@@ -47,7 +48,7 @@ def test_few_landmarks_do_nearly_as_well(monkeypatch: pytest.MonkeyPatch) -> Non
     z, labels = rows(100, 2, apart=6.0)
     fresh, truth = rows(50, 2, apart=6.0, seed=1)
     monkeypatch.setattr(kernel, "LANDMARKS", 40)
-    fit = kernel.best(list(kernel.fit_strengths(z, labels, 2, 0)))
+    fit = kernel.best(list(kernel.fit_path(z, labels, 2, 0)))
     assert fit.landmarks.shape == (40, 16)
     assert (fit.probabilities(fresh).argmax(axis=1) == truth).mean() > 0.95
 
@@ -55,7 +56,7 @@ def test_few_landmarks_do_nearly_as_well(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_copies_of_one_photo_do_no_harm() -> None:
     z, labels = rows(20, 2, apart=6.0)
     twice = np.concatenate([z, z])
-    fit = kernel.best(list(kernel.fit_strengths(twice, np.concatenate([labels, labels]), 2, 0)))
+    fit = kernel.best(list(kernel.fit_path(twice, np.concatenate([labels, labels]), 2, 0)))
     assert (fit.probabilities(z).argmax(axis=1) == labels).all()
 
 
@@ -76,7 +77,7 @@ def test_the_exported_head_answers_as_the_formula_does() -> None:
     folds = grouped_folds(labels, features.sha256s, ["a", "b", "c"], 3, 0)
     model = head.fit(features, labels, head.cross_validate(features, labels, folds, lambda: None)).model
     z = kernel.unit_roots(features.arrays["224.out.mean"].mean(axis=1, dtype=np.float64))
-    expected = kernel.best(list(kernel.fit_strengths(z, labels, 3, 0))).probabilities(z)
+    expected = kernel.best(list(kernel.fit_path(z, labels, 3, 0))).probabilities(z)
     np.testing.assert_allclose(model({"224.out.mean": features.arrays["224.out.mean"]}), expected, atol=1e-5)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssclass.model.folds import set_aside
-from ssclass.model.heads.heads import CrossValidation, Fitted, T1Head
+from ssclass.model.folds import grouped_folds, split_validation
+from ssclass.model.heads.base import CrossValidation, Fitted
+from ssclass.model.heads.dense import T1Head
 from ssclass.model.schedules import CYCLE, DROP, LOWEST, WAIT, learning_rates, plateaus
-from ssclass.model.training import grouped_folds
 from ssclass.params import TrainParams
 from tests.support.models import clouds
 
@@ -90,9 +90,9 @@ def test_a_training_that_gets_no_better_stops_and_gives_its_best_weights() -> No
     best = int(np.argmin(losses))
     assert len(losses) == best + 1 + 4 < 200
 
-    _, watch = set_aside(labels, features.sha256s, np.arange(len(labels)), params.seed)
-    found = fitted.model({"224.out.mean": features.arrays["224.out.mean"][watch]}).numpy()
-    loss = -np.log(found[np.arange(len(watch)), labels[watch]]).mean()
+    _, validation = split_validation(labels, features.sha256s, np.arange(len(labels)), params.seed)
+    found = fitted.model({"224.out.mean": features.arrays["224.out.mean"][validation]}).numpy()
+    loss = -np.log(found[np.arange(len(validation)), labels[validation]]).mean()
     assert loss == pytest.approx(losses[best], abs=1e-5)
 
 
@@ -106,13 +106,13 @@ def test_curves_of_folds_that_stop_at_different_epochs_are_averaged_over_those_t
     assert np.isfinite(list(curves.values())).all()
 
 
-def test_what_is_set_aside_is_whole_groups_of_the_training_rows() -> None:
+def test_validation_photos_are_whole_groups_of_the_training_rows() -> None:
     labels = np.array([0, 1] * 40)
     groups = [f"g{row // 4}" for row in range(80)]
-    learn = np.arange(60)
-    kept, watched = set_aside(labels, groups, learn, 0)
-    assert sorted([*kept, *watched]) == list(range(60))
-    assert {groups[row] for row in kept}.isdisjoint(groups[row] for row in watched)
-    assert 5 <= len(watched) <= 15
-    assert set(labels[watched]) == {0, 1}
-    assert len(set_aside(labels, ["one"] * 80, learn, 0)[1]) == 0  # too few groups: all are learnt from
+    train = np.arange(60)
+    kept, validation = split_validation(labels, groups, train, 0)
+    assert sorted([*kept, *validation]) == list(range(60))
+    assert {groups[row] for row in kept}.isdisjoint(groups[row] for row in validation)
+    assert 5 <= len(validation) <= 15
+    assert set(labels[validation]) == {0, 1}
+    assert len(split_validation(labels, ["one"] * 80, train, 0)[1]) == 0  # too few groups: all are trained on

@@ -13,34 +13,34 @@ import yaml
 from click.testing import CliRunner
 
 from ssclass.cli import cli
-from ssclass.data.batches import submit
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError, ParamsError, WeightsError
-from ssclass.model.backbones import import_keras
+from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.classifier import Classifier, Member
-from ssclass.model.features import feature_spec
+from ssclass.model.spec import feature_spec
 from ssclass.params import FeatureParams
-from ssclass.retrain.ingest import take_in, waiting
+from ssclass.retrain.ingest import waiting
 from ssclass.serving.model import Model, open_model
 from ssclass.store import Store
-from ssclass.study import explain as looking
+from ssclass.study import explain as explaining
 from ssclass.study import measure as measuring
-from ssclass.study.answers import ask, of_folder, of_holdout, out_of_fold, threshold
+from ssclass.study.answers import answer_photos, of_folder, of_holdout, out_of_fold, threshold
 from ssclass.study.erase import clean
 from ssclass.study.experiment import StudyRuns
-from ssclass.study.filters import favourites, layers
-from ssclass.study.maps import Seen
+from ssclass.study.filters import shown_layers, visualise_channels
+from ssclass.study.maps import MappedModel
 from ssclass.study.measure import finished
 from ssclass.study.report import pair
 from ssclass.study.rows import choose, load_rows
-from ssclass.study.run import conduct
+from ssclass.study.run import run_study
 from ssclass.study.suspects import manifest, ranked
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
 from tests.support.models import needed_weights
-from tests.support.pipelines import CLASSES, Command
+from tests.support.pipelines import CLASSES, Command, ingest_all
 
 SMALL = {"features.crops": "none", "features.sizes": [64], "train.folds": 2}
 ROWS = {
@@ -56,12 +56,6 @@ ROWS = {
 }
 
 
-def ingest(workspace: Workspace) -> None:
-    with workspace.turn():
-        for ref in waiting(Store(workspace.settings), workspace.state()):
-            take_in(workspace, ref)
-
-
 def rows_of(workspace: Workspace, rows: dict[str, object]) -> None:
     (workspace.root / "study.yaml").write_text(yaml.safe_dump({"repeats": 2, "rows": rows}, sort_keys=False))
 
@@ -72,14 +66,14 @@ def studied(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Works
     needed_weights()
     folder = tmp_path_factory.mktemp("study")
     workspace = create(folder / "workspace", {"bucket": "study", "s3_endpoint": s3_endpoint, "s3_region": "us-east-1"})
-    store = Store(workspace.settings)
+    store = workspace.store
     store.make_bucket()
     for source, seed, per_class in (("main", 1, 20), ("bought", 2, 8)):
         draw(folder / source, CLASSES, per_class, seed)
         submit(store, folder / source, source, CLASSES, source=source)
-    ingest(workspace)
+    ingest_all(workspace)
     rows_of(workspace, ROWS)
-    conduct(workspace, ["linear", "rbf", "own"], say=lambda line: None)
+    run_study(workspace, ["linear", "rbf", "own"], say=lambda line: None)
     return workspace
 
 
@@ -115,7 +109,7 @@ def test_each_row_is_a_child_run_with_the_metrics_of_a_retrain_and_of_the_study(
 
 def test_the_study_writes_nothing_that_decides(studied: Workspace) -> None:
     assert studied.git("status", "--porcelain") == "M study.yaml", "written by hand above"
-    assert not studied.state().decisions
+    assert not studied.at().state.decisions
     assert [event.kind for event in studied.events()] == ["ingest", "ingest"]
     assert not StudyRuns(studied).client.search_registered_models()
 
@@ -123,7 +117,7 @@ def test_the_study_writes_nothing_that_decides(studied: Workspace) -> None:
 def test_the_report_has_every_row_and_says_which_were_not_run(studied: Workspace) -> None:
     folder = studied.private / "study" / "report"
     text, html = (folder / "study.md").read_text(), (folder / "study.html").read_text()
-    linear = finished(studied, load_rows(studied)["linear"], studied.dataset())
+    linear = finished(studied, load_rows(studied)["linear"], studied.at().dataset)
     assert linear is not None
     assert f"{linear.scores.right} of {linear.scores.n}" in text
     assert "| 90.00 |" in text.replace("**", "")
@@ -141,10 +135,10 @@ def test_a_finished_row_is_not_trained_again_until_data_params_or_code_change(
     def never(*arguments: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(measuring.learning, "learnt", never)
+    monkeypatch.setattr(measuring, "fit", never)
     said: list[str] = []
     before = len(StudyRuns(studied).client.search_runs([StudyRuns(studied).experiment_id]))
-    conduct(studied, ["linear", "rbf"], say=said.append)
+    run_study(studied, ["linear", "rbf"], say=said.append)
     assert said == ["linear: finished before", "rbf: finished before"]
     assert len(StudyRuns(studied).client.search_runs([StudyRuns(studied).experiment_id])) == before
 
@@ -153,7 +147,7 @@ def test_a_finished_row_is_not_trained_again_until_data_params_or_code_change(
     try:
         params.write_text(text.replace("  seed: 0", "  seed: 1"))
         row = load_rows(studied)["linear"]
-        assert finished(studied, row, studied.dataset()) is None
+        assert finished(studied, row, studied.at().dataset) is None
     finally:
         params.write_text(text)
 
@@ -162,7 +156,7 @@ def test_a_row_that_was_cut_off_is_taken_up_where_rows_are_whole(
     studied: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = StudyRuns(studied)
-    row, dataset = load_rows(studied)["rbf"], studied.dataset()
+    row, dataset = load_rows(studied)["rbf"], studied.at().dataset
     done = finished(studied, row, dataset)
     assert done is not None
     parent = next(r for r in runs.client.search_runs([runs.experiment_id]) if "study_key" in r.data.tags).info.run_id
@@ -170,8 +164,8 @@ def test_a_row_that_was_cut_off_is_taken_up_where_rows_are_whole(
     assert run is not None
     runs.discard(run)  # as if it had been killed between the training and MLflow
     said: list[str] = []
-    monkeypatch.setattr(measuring.learning, "learnt", None)
-    conduct(studied, ["rbf"], say=said.append)
+    monkeypatch.setattr(measuring, "fit", None)
+    run_study(studied, ["rbf"], say=said.append)
     assert said == ["rbf: finished before"]
     again = runs.child(parent, done)
     assert again is not None
@@ -180,7 +174,7 @@ def test_a_row_that_was_cut_off_is_taken_up_where_rows_are_whole(
 
 
 def test_rows_of_other_sources_are_compared_on_the_photos_that_both_have(studied: Workspace) -> None:
-    rows, dataset = load_rows(studied), studied.dataset()
+    rows, dataset = load_rows(studied), studied.at().dataset
     linear, own = (finished(studied, rows[name], dataset) for name in ("linear", "own"))
     assert linear is not None
     assert own is not None
@@ -199,9 +193,9 @@ def test_rows_whose_weights_cannot_be_had_are_told_and_the_rest_goes_on(
     def away(workspace: Workspace, params: object, *rest: object) -> None:
         raise WeightsError("weights of resnet50: out of reach; bring them")
 
-    monkeypatch.setattr(measuring.learning, "learnt", away)
+    monkeypatch.setattr(measuring, "fit", away)
     said: list[str] = []
-    found = conduct(studied, ["away", "linear"], say=said.append)
+    found = run_study(studied, ["away", "linear"], say=said.append)
     assert found.not_run == {"away": "weights of resnet50: out of reach; bring them"}
     assert said[-2:] == ["linear: finished before", "away: not run: weights of resnet50: out of reach; bring them"]
     assert "out of reach" in (studied.private / "study" / "report" / "study.md").read_text()
@@ -248,10 +242,10 @@ def test_the_shipped_rows_fit_the_shipped_params(empty: Workspace) -> None:
 
 
 def test_flipped_labels_are_at_the_top_of_the_suspects_and_a_manifest_corrects_them(studied: Workspace) -> None:
-    linear = finished(studied, load_rows(studied)["linear"], studied.dataset())
+    linear = finished(studied, load_rows(studied)["linear"], studied.at().dataset)
     assert linear is not None
-    dataset, odds = studied.dataset(), np.array(linear.out_of_fold)
-    sure = [at for at in np.argsort(-odds.max(axis=1)) if linear.cv_right[at]][:4]
+    dataset, probabilities = studied.at().dataset, np.array(linear.out_of_fold)
+    sure = [at for at in np.argsort(-probabilities.max(axis=1)) if linear.cv_correct[at]][:4]
     flipped = {linear.train[at] for at in sure}
     wrong = {"sandwich": "sushi", "sushi": "sandwich"}
 
@@ -259,7 +253,7 @@ def test_flipped_labels_are_at_the_top_of_the_suspects_and_a_manifest_corrects_t
         return replace(row, label=wrong[row.label]) if row.sha256 in flipped else row
 
     shards = [replace(shard, rows=tuple(map(as_flipped, shard.rows))) for shard in dataset.shards]
-    found = ranked(Dataset.of(shards), odds, CLASSES)
+    found = ranked(Dataset.of(shards), probabilities, CLASSES)
     assert {each.sha256 for each in found[:4]} == flipped
     assert all(each.issue for each in found[:4])
     assert [each.quality for each in found] == sorted(each.quality for each in found)
@@ -293,7 +287,7 @@ def test_the_command_shows_suspects_and_their_manifest_can_be_submitted(
         sent = ssclass("submit", corrections, "--id", "corrections", *at)
         assert sent.returncode == 0, sent.stderr
         assert "1 corrections" in sent.stdout
-        assert [ref.id for ref in waiting(Store(studied.settings), studied.state())] == ["corrections"]
+        assert [ref.id for ref in waiting(Store(studied.settings), studied.at().state)] == ["corrections"]
         Store(studied.settings).delete("incoming/corrections/manifest.json")
         (tmp_path / "odd.json").write_text(json.dumps({"schema": 1, "photos": [{"key": "a.jpg", "label": "sushi"}]}))
         odd = ssclass("submit", tmp_path / "odd.json", *at)
@@ -307,7 +301,7 @@ def test_the_command_shows_suspects_and_their_manifest_can_be_submitted(
 
 
 def model_of(workspace: Workspace, row: str) -> Model:
-    """A row's model, as `ssclass look --model <run>` opens it."""
+    """A row's model, as `ssclass explain --model <run>` opens it."""
     runs = StudyRuns(workspace)
     (run,) = runs.client.search_runs([runs.experiment_id], f"tags.row = '{row}'")
     return open_model(run.info.run_id, workspace.settings)
@@ -315,60 +309,62 @@ def model_of(workspace: Workspace, row: str) -> Model:
 
 def test_the_map_of_a_linear_head_adds_up_to_its_score(studied: Workspace) -> None:
     model = model_of(studied, "linear")
-    seen = Seen(model)
+    mapped = MappedModel(model)
     images = np.random.default_rng(0).integers(0, 256, (3, model.size, model.size, 3), dtype=np.uint8)
     classes = np.array([0, 1, 1])
-    places, channels, odds = seen.worths(images, classes)
+    places, channels, probabilities = mapped.contributions(images, classes)
     dense = model.keras.get_layer("head").get_layer("probabilities")
     kernel, bias = (value.numpy() for value in dense.weights)
-    maps = seen.before(images).numpy()
+    maps = mapped.before(images).numpy()
     for at, own in enumerate(classes):
         exact = maps[at] @ (kernel[:, own] - kernel[:, 1 - own]) / (maps.shape[1] * maps.shape[2])
         assert np.allclose(places[0][at], exact, atol=1e-4), "the class-activation map of Zhou et al."
-        score = np.log(odds[at, own] / odds[at, 1 - own])
+        score = np.log(probabilities[at, own] / probabilities[at, 1 - own])
         assert places[0][at].sum() + bias[own] - bias[1 - own] == pytest.approx(score, abs=1e-3)
         assert channels[0][at].sum() == pytest.approx(places[0][at].sum(), abs=1e-3)
 
 
 def test_a_place_is_worth_what_a_head_on_directions_loses_without_it(studied: Workspace) -> None:
     model = model_of(studied, "rbf")
-    seen = Seen(model)
+    mapped = MappedModel(model)
     images = np.random.default_rng(0).integers(0, 256, (2, model.size, model.size, 3), dtype=np.uint8)
-    places, _, odds = seen.worths(images, np.array([0, 1]))
-    maps = seen.before(images).numpy()
+    places, _, probabilities = mapped.contributions(images, np.array([0, 1]))
+    maps = mapped.before(images).numpy()
     changed = maps.copy()
     changed[:, 1, 0] = maps.mean(axis=(0, 1, 2))
-    left = seen.after(changed).numpy()
+    left = mapped.after(changed).numpy()
     for at, own in enumerate((0, 1)):
-        loss = np.log(odds[at, own] / odds[at, 1 - own]) - np.log(left[at, own] / left[at, 1 - own])
+        loss = np.log(probabilities[at, own] / probabilities[at, 1 - own]) - np.log(left[at, own] / left[at, 1 - own])
         assert loss != 0
         assert places[0][at, 1, 0] == pytest.approx(loss, rel=1e-2, abs=1e-5)
 
 
-def test_views_of_five_mirrored_crops_are_where_they_were_cut(tmp_path: Path) -> None:
-    needed_weights()
-    spec = feature_spec(FeatureParams(sizes=(64,), crops="five", flip=True))
+@pytest.mark.parametrize("backbone", ["mobilenet", "efficientnet_lite0"])
+def test_views_of_five_mirrored_crops_are_where_they_were_cut(backbone: str, tmp_path: Path) -> None:
+    needed_weights(backbone)
+    spec = feature_spec(FeatureParams(backbone=backbone, sizes=(64,), crops="five", flip=True))
     keras = import_keras()
-    views = keras.Input((None, 1024), name="64.out.mean")
+    views = keras.Input((None, BACKBONES[backbone].channels), name="64.out.mean")
     dense = keras.layers.Dense(2, activation="softmax", kernel_initializer="ones")
     head = keras.Model({views.name: views}, dense(keras.layers.GlobalAveragePooling1D()(views)), name="head")
     Classifier(CLASSES, (Member(spec, "linear", head),)).export(tmp_path / "model.keras")
-    seen = Seen(Model("crops", CLASSES, spec.size, keras.models.load_model(tmp_path / "model.keras")))
-    assert [(view.top, view.left) for view in seen.views] == list(spec.corners(64)) * 2
-    assert [view.flipped for view in seen.views] == [False] * 5 + [True] * 5
-    places = [np.zeros((1, 2, 2), np.float32) for _ in seen.views]
+    mapped = MappedModel(Model("crops", CLASSES, spec.size, keras.models.load_model(tmp_path / "model.keras")))
+    assert [(view.top, view.left) for view in mapped.views] == list(spec.corners(64)) * 2
+    assert [view.flipped for view in mapped.views] == [False] * 5 + [True] * 5
+    assert shown_layers(mapped.trunk().network), "channels to be visualised"
+    places = [np.zeros((1, 2, 2), np.float32) for _ in mapped.views]
     places[5][0, 0, 1] = 1  # top right of the mirrored top left view: the photo's top left corner
-    shown = seen.photo_maps(places, 85)[0]
+    shown = mapped.photo_maps(places, 85)[0]
     assert np.unravel_index(shown.argmax(), shown.shape) < (30, 30)
     assert shown[50:].max() == 0
 
 
 def test_a_channel_is_shown_what_it_answers_to(studied: Workspace) -> None:
-    trunk = Seen(model_of(studied, "linear")).trunk()
+    trunk = MappedModel(model_of(studied, "linear")).trunk()
     network = trunk.network
-    layer = layers(network)[0]
-    pictures = favourites(trunk, layer, [0, 5])
-    again = favourites(trunk, layer, [0, 5])
+    layer = shown_layers(network)[0]
+    pictures = visualise_channels(trunk, layer, [0, 5])
+    again = visualise_channels(trunk, layer, [0, 5])
     assert pictures.shape == (2, 128, 128, 3)
     assert np.array_equal(pictures, again), "seeded"
     keras = import_keras()
@@ -390,7 +386,7 @@ def test_a_threshold_is_the_one_with_the_most_photos_right() -> None:
     found = threshold(labels, np.stack([1 - second, second], axis=1))
     assert found.value == pytest.approx(0.325)
     assert found.accuracy == 1
-    assert found.half == pytest.approx(4 / 6)
+    assert found.accuracy_at_half == pytest.approx(4 / 6)
     tied = threshold(np.array([0, 1]), np.array([[0.6, 0.4], [0.4, 0.6]]))
     assert tied.value == 0.5, "of equals the plain one"
 
@@ -400,18 +396,20 @@ def test_the_page_shows_mistakes_maps_curves_and_a_threshold(
 ) -> None:
     monkeypatch.setattr("ssclass.study.filters.STEPS", 2)
     model = model_of(studied, "rbf")
-    page = looking.write(looking.look(model, of_holdout(studied), studied), tmp_path / "look").read_text()
-    rbf = finished(studied, load_rows(studied)["rbf"], studied.dataset())
+    page = explaining.write(explaining.explain(model, of_holdout(studied), studied), tmp_path / "explained").read_text()
+    rbf = finished(studied, load_rows(studied)["rbf"], studied.at().dataset)
     assert rbf is not None
     mistakes = rbf.scores.n - rbf.scores.right
     assert f"{rbf.scores.right} of {rbf.scores.n} right" in page
-    assert len(list((tmp_path / "look").glob("mistake-*.jpg"))) == mistakes
-    assert len(list((tmp_path / "look").glob("channel-*.png"))) >= 20
-    assert {"roc.png", "precision-recall.png", "calibration.png"} <= {p.name for p in (tmp_path / "look").iterdir()}
+    assert len(list((tmp_path / "explained").glob("mistake-*.jpg"))) == mistakes
+    assert len(list((tmp_path / "explained").glob("channel-*.png"))) >= 20
+    assert {"roc.png", "precision-recall.png", "calibration.png"} <= {
+        p.name for p in (tmp_path / "explained").iterdir()
+    }
     assert "what the score loses" in page
     assert f"right of {len(rbf.train)} training photos" in page
     assert 'src="http' not in page
-    run = looking.log(studied, model, tmp_path / "look")
+    run = explaining.log(studied, model, tmp_path / "explained")
     runs = StudyRuns(studied)
     assert "look/index.html" in {each.path for each in runs.client.list_artifacts(run, "look")}
     assert clean(studied, ["f" * 64]) == [f"run {run}: look/"], "any photo may be seen there"
@@ -420,7 +418,7 @@ def test_the_page_shows_mistakes_maps_curves_and_a_threshold(
 
 
 def test_forgetting_a_photo_takes_the_rows_that_name_it(studied: Workspace, tmp_path: Path) -> None:
-    done = finished(studied, load_rows(studied)["own"], studied.dataset())
+    done = finished(studied, load_rows(studied)["own"], studied.at().dataset)
     assert done is not None
     copy = Workspace(studied.settings.model_copy(update={"workspace": tmp_path}))
     shutil.copytree(studied.private / "study", copy.private / "study")
@@ -431,13 +429,13 @@ def test_forgetting_a_photo_takes_the_rows_that_name_it(studied: Workspace, tmp_
     assert not list((copy.private / "study").glob("*/row.json"))
 
 
-def test_class_folders_are_looked_at_and_what_cannot_be_read_is_named(studied: Workspace, tmp_path: Path) -> None:
+def test_class_folders_are_answered_and_what_cannot_be_read_is_named(studied: Workspace, tmp_path: Path) -> None:
     draw(tmp_path / "photos", CLASSES, 2, 9)
     (tmp_path / "photos" / "sushi" / "notes.jpg").write_text("lunch")
     model = model_of(studied, "linear")
-    answers = ask(model, of_folder(tmp_path / "photos", model))
+    answers = answer_photos(model, of_folder(tmp_path / "photos", model))
     assert len(answers.names) == 4
     assert list(answers.unreadable) == ["sushi/notes.jpg"]
     assert out_of_fold(None, replace(model, key=None)).startswith("it is of no decision")  # type: ignore[union-attr]
     with pytest.raises(NotFoundError, match="no MLflow run"):
-        looking.log(studied, replace(model, run_id=None), tmp_path)
+        explaining.log(studied, replace(model, run_id=None), tmp_path)

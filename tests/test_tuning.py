@@ -16,11 +16,12 @@ from ssclass.model import compute
 from ssclass.model.backbones import BACKBONES
 from ssclass.model.classifier import Classifier
 from ssclass.model.extraction import extract, make_extractor
-from ssclass.model.features import FeatureMemo, Features, FeatureSpec, feature_spec, shard_features
+from ssclass.model.features import FeatureMemo, Features, shard_features
 from ssclass.model.folds import grouped_folds
-from ssclass.model.heads.heads import AUTO, HEADS
+from ssclass.model.heads.registry import AUTO, HEADS
+from ssclass.model.spec import FeatureSpec, feature_spec
 from ssclass.model.training import train
-from ssclass.model.tuning import Tuner, through_tail, tuned_lessons
+from ssclass.model.tuning import Tuner, through_tuned_blocks, tune_folds
 from ssclass.params import DatasetParams, FeatureParams, ModelParams, Params, TrainParams
 from tests.support.models import needed_weights, shard_of
 
@@ -39,7 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
 @pytest.fixture(scope="module")
 def spec() -> FeatureSpec:
     needed_weights()
-    return feature_spec(FeatureParams(sizes=(64,), crops="none", flip=True), maps=True, cut=1)
+    return feature_spec(FeatureParams(sizes=(64,), crops="none", flip=True), maps=True, before_blocks=1)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_the_cut_is_where_the_last_block_begins(spec: FeatureSpec, cuts: Feature
 
 def test_what_is_made_of_them_later_makes_no_other_activations_at_the_cut(spec: FeatureSpec) -> None:
     assert replace(spec, maps=False).fingerprint == spec.fingerprint
-    assert replace(spec, cut=2).fingerprint != spec.fingerprint
+    assert replace(spec, before_blocks=2).fingerprint != spec.fingerprint
 
 
 def test_the_published_tail_after_the_cut_is_the_network(
@@ -79,9 +80,9 @@ def test_the_published_tail_after_the_cut_is_the_network(
 ) -> None:
     """But for the rounding at the cut."""
     tuner = Tuner(spec, 2, PARAMS)
-    whole = replace(spec, cut=0)
+    whole = replace(spec, before_blocks=0)
     expected = Features(*extract(whole, photos, make_extractor(whole)))
-    found = through_tail(tuner.tuned(tuner.published), cuts)
+    found = through_tuned_blocks(tuner.tuned(tuner.published), cuts)
     for name, each in expected.arrays.items():
         np.testing.assert_allclose(found.arrays[name], each, atol=0.02 * each.max())
 
@@ -124,23 +125,23 @@ def test_what_a_fold_judges_has_no_part_in_its_network(spec: FeatureSpec, cuts: 
     folds = grouped_folds(labels, cuts.sha256s, CLASSES, 3, 0)[:1]
     turned = labels.copy()
     turned[folds[0][1]] = 1 - turned[folds[0][1]]
-    one, other = (tuned_lessons(Tuner(spec, 2, PARAMS), cuts, each, folds, lambda: None) for each in (labels, turned))
+    one, other = (tune_folds(Tuner(spec, 2, PARAMS), cuts, each, folds, lambda: None) for each in (labels, turned))
     for name, each in one.features.arrays.items():
         np.testing.assert_array_equal(each, other.features.arrays[name])
 
 
-def test_lessons_of_all_folds_are_gathered_into_one_answer_a_photo(
+def test_features_of_all_folds_are_gathered_into_one_answer_a_photo(
     spec: FeatureSpec, cuts: Features, labels: np.ndarray
 ) -> None:
     folds = grouped_folds(labels, cuts.sha256s, CLASSES, 3, 0)
-    lessons = tuned_lessons(Tuner(spec, 2, PARAMS), cuts, labels, folds, lambda: None)
+    tuned = tune_folds(Tuner(spec, 2, PARAMS), cuts, labels, folds, lambda: None)
     for name in AUTO:
-        found = HEADS[name](64, 2, PARAMS).cross_validate(lessons.features, lessons.labels, lessons.folds, lambda: None)
-        gathered = lessons.gather(found)
+        found = HEADS[name](64, 2, PARAMS).cross_validate(tuned.features, tuned.labels, tuned.folds, lambda: None)
+        gathered = tuned.gather(found)
         assert gathered.probabilities.shape == (24, 2), name
         np.testing.assert_allclose(gathered.probabilities.sum(axis=1), 1, atol=1e-5)
         hits = gathered.probabilities.argmax(axis=1) == labels
-        assert gathered.accuracy == pytest.approx([hits[judge].mean() for _, judge in folds])
+        assert gathered.accuracy == pytest.approx([hits[test].mean() for _, test in folds])
         assert np.isfinite(list(gathered.curves.values())).all()
 
 
@@ -153,7 +154,8 @@ def test_saved_it_answers_the_same_and_gives_the_same_bytes(
     assert loaded.specs == classifier.specs
     assert loaded.fingerprint == classifier.fingerprint
     np.testing.assert_array_equal(
-        loaded.predict(lambda spec: through_tail(spec, cuts)), classifier.predict(lambda spec: through_tail(spec, cuts))
+        loaded.predict(lambda spec: through_tuned_blocks(spec, cuts)),
+        classifier.predict(lambda spec: through_tuned_blocks(spec, cuts)),
     )
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
@@ -163,14 +165,14 @@ def test_saved_it_answers_the_same_and_gives_the_same_bytes(
 def test_a_tail_that_is_not_the_classifiers_is_refused(classifier: Classifier, damage: str, tmp_path: Path) -> None:
     classifier.save(tmp_path)
     (tuned,) = classifier.specs
-    assert tuned.tail is not None
+    assert tuned.tuned_blocks is not None
     if damage == "gone":
         (tmp_path / "tail.npz").unlink()
     elif damage == "junk":
         (tmp_path / "tail.npz").write_bytes(b"junk")
     else:
-        first, *rest = tuned.tail.tensors
-        replace_tensors = type(tuned.tail)(1, (first + 1, *rest))
+        first, *rest = tuned.tuned_blocks.tensors
+        replace_tensors = type(tuned.tuned_blocks)(1, (first + 1, *rest))
         replace_tensors.save(tmp_path / "tail.npz")
     with pytest.raises(NotFoundError, match="ssclass retrain"):
         Classifier.load(tmp_path)
@@ -185,9 +187,9 @@ def test_the_export_answers_as_the_classifier_does(
     images = np.stack([decode(data, classifier.size) for _, data in photos])
     model = keras.models.load_model(tmp_path / "model.keras")
     answers = model(images).numpy()
-    # One network, as without tuning: `ssclass look` goes through its layers.
+    # One network, as without tuning: `ssclass explain` goes through its layers.
     assert {"conv_dw_1_relu", "conv_pw_13_relu"} <= {layer.name for layer in model.get_layer("mobilenet_64").layers}
-    np.testing.assert_allclose(answers, classifier.predict(lambda spec: through_tail(spec, cuts)), atol=1e-5)
+    np.testing.assert_allclose(answers, classifier.predict(lambda spec: through_tuned_blocks(spec, cuts)), atol=1e-5)
 
 
 def test_features_of_a_tuned_network_come_from_the_remembered_cut(
@@ -209,29 +211,29 @@ def test_features_of_a_tuned_network_come_from_the_remembered_cut(
 
 def test_copies_are_learnt_from_too(spec: FeatureSpec, cuts: Features, labels: np.ndarray) -> None:
     tuner = Tuner(spec, 2, PARAMS)
-    with_copies = cuts.with_copies([cuts.rows(everything(cuts)[::-1])])
+    with_copies = cuts.with_augmented([cuts.rows(everything(cuts)[::-1])])
     alone, _ = tuner.tune(cuts, labels, everything(cuts))
     found, _ = tuner.tune(with_copies, labels, everything(cuts))
     assert found != alone
-    arrays = through_tail(tuner.tuned(alone), with_copies)
+    arrays = through_tuned_blocks(tuner.tuned(alone), with_copies)
     name = "64.out.mean"
-    np.testing.assert_allclose(arrays.copies[name][:, 0], arrays.arrays[name][::-1], atol=1e-5)
+    np.testing.assert_allclose(arrays.augmented[name][:, 0], arrays.arrays[name][::-1], atol=1e-5)
 
 
 def test_more_blocks_than_there_are_is_said_plainly(spec: FeatureSpec) -> None:
     with pytest.raises(ParamsError, match=r"train.unfreeze_blocks: 13; of mobilenet at most 12"):
-        make_extractor(replace(spec, cut=13))
+        make_extractor(replace(spec, before_blocks=13))
 
 
-def test_every_cut_splits_the_network() -> None:
-    """At each cut the two halves in a row are the whole."""
-    needed_weights()
-    backbone = BACKBONES["mobilenet"]
-    trunk = backbone.trunk(needed_weights().tensors, 64)
+@pytest.mark.parametrize("name", ["mobilenet", "efficientnet_lite0"])
+def test_the_network_can_be_split_before_each_block(name: str) -> None:
+    """The two parts in a row are the whole."""
+    backbone = BACKBONES[name]
+    trunk = backbone.trunk(needed_weights(name).tensors, 64)
     pixels = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
     expected = trunk(pixels).numpy()
     for blocks in (1, 2, 12):
-        front, back = backbone.cut(trunk, blocks)
+        front, back = backbone.split(trunk, blocks)
         assert len(back.layers) < len(trunk.layers)
         np.testing.assert_allclose(back(front(pixels)), expected, atol=1e-4)
 
@@ -241,11 +243,11 @@ def test_every_cut_splits_the_network() -> None:
 def test_every_backbone_has_blocks_to_tune(name: str) -> None:
     backbone = BACKBONES[name]
     trunk = backbone.build(top=False, size=max(64, backbone.min_size))
-    for blocks in range(1, len(backbone.cuts) + 1):
-        front, back = backbone.cut(trunk, blocks)
+    for blocks in range(1, len(backbone.block_ends) + 1):
+        front, back = backbone.split(trunk, blocks)
         assert front.output_shape == back.input_shape
         assert back.output_shape == trunk.output_shape
-    assert backbone.cuts
+    assert backbone.block_ends
 
 
 def test_half_precision_is_for_gpus(

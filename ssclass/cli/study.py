@@ -1,4 +1,4 @@
-"""Commands of the study: study, look."""
+"""Commands of the study: study, explain."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from ssclass.cli.common import (
 def study(rows: tuple[str, ...], only_list: bool, folder: Path | None, as_json: bool) -> None:
     """Train and compare the ROWS of study.yaml (default: all) on the workspace's data set.
 
-    Rows that are finished are not trained again. Each becomes a run in MLflow; study.md and study.html have the table.
-    Nothing of it is registered or promoted.
+    Rows that are finished are not trained again. Each row becomes a run in MLflow; study.md and study.html have the
+    table. No model of the study is registered or promoted.
     """
     from ssclass import progress
     from ssclass.study.report import as_dict
     from ssclass.study.rows import choose, load_rows
-    from ssclass.study.run import conduct, survey, write
+    from ssclass.study.run import run_study, survey, write
 
     workspace = workspace_at(folder)
     chosen = [row.name for row in choose(load_rows(workspace), rows)]
     if only_list:
-        found = survey(workspace, load_rows(workspace), workspace.dataset())
+        found = survey(workspace, load_rows(workspace), workspace.at().dataset)
     else:
         with progress.shown():
-            found = conduct(workspace, rows, progress.report, lambda line: click.echo(line, err=True))
-    told = as_dict(found)
+            found = run_study(workspace, rows, progress.report, lambda line: click.echo(line, err=True))
+    record = as_dict(found)
     if as_json:
-        print_json(told | {"rows": [row for row in told["rows"] if row["row"] in chosen]})
+        print_json(record | {"rows": [row for row in record["rows"] if row["row"] in chosen]})
         return
-    lines = [row for row in told["rows"] if row["row"] in chosen]
+    lines = [row for row in record["rows"] if row["row"] in chosen]
     if only_list:
         print_table(
             ("row", "what", "study, %", "state"),
@@ -72,35 +72,44 @@ def study(rows: tuple[str, ...], only_list: bool, folder: Path | None, as_json: 
     click.echo(f"{write(workspace, found) / 'study.html'}")
 
 
-@click.command()
-@click.argument("photos", type=FOLDER, required=False)
-@click.option("--model", default="champion", show_default=True, help="A version, alias, run or folder.")
-@click.option(
-    "--out", type=FOLDER, default=Path("look"), show_default=True, help="Folder for the page and its pictures."
+def _explaining(name: str, *, hidden: bool = False) -> click.Command:
+    """The command that explains a model, under a name; its folder has that name too unless ``--out`` is given."""
+
+    @click.command(name, hidden=hidden)
+    @click.argument("photos", type=FOLDER, required=False)
+    @click.option("--model", default="champion", show_default=True, help="A version, alias, run or folder.")
+    @click.option(
+        "--out", type=FOLDER, default=Path(name), show_default=True, help="Folder for the page and its pictures."
+    )
+    @click.option("--log", "log_it", is_flag=True, help="Log them to the model's MLflow run as well.")
+    @in_workspace
+    def command(photos: Path | None, model: str, out: Path, log_it: bool, folder: Path | None) -> None:
+        """Explain a model by its answers on the class folders in PHOTOS (default: the held-out photos).
+
+        It writes one page: mistakes and some right answers, each with its class-activation map; what channels detect;
+        ROC, precision and recall, calibration; and the threshold that cross-validation would choose.
+        """
+        from ssclass import progress
+        from ssclass.serving.model import open_model
+        from ssclass.study.answers import of_folder, of_holdout
+        from ssclass.study.explain import explain, log, write
+        from ssclass.workspace.workspace import Workspace
+
+        settings = settings_for([model], folder) if photos and not log_it else settings_at(folder)
+        workspace = Workspace(settings) if settings else None
+        with progress.shown():
+            opened = open_model(model, settings)
+            shown = of_folder(photos, opened) if photos else of_holdout(workspace or workspace_at(folder))
+            page = explain(opened, shown, workspace, progress.report)
+        click.echo(f"{write(page, out)}")
+        if log_it and workspace:
+            click.echo(f"on run {log(workspace, opened, out)}")
+
+    return command
+
+
+COMMANDS = (
+    study,
+    _explaining("explain"),
+    _explaining("look", hidden=True),  # the name that it had up to 0.1; to be dropped after the next release
 )
-@click.option("--log", "log_it", is_flag=True, help="Put them on the model's MLflow run as well.")
-@in_workspace
-def look(photos: Path | None, model: str, out: Path, log_it: bool, folder: Path | None) -> None:
-    """See a model on the class folders in PHOTOS (default: on the held-out photos).
-
-    One page: its mistakes and some right answers, where on them it sees the class, what its channels look for, ROC,
-    precision and recall, calibration, and the threshold that cross-validation would choose.
-    """
-    from ssclass import progress
-    from ssclass.serving.model import open_model
-    from ssclass.study import explain as looking
-    from ssclass.study.answers import of_folder, of_holdout
-    from ssclass.workspace.workspace import Workspace
-
-    settings = settings_for([model], folder) if photos and not log_it else settings_at(folder)
-    workspace = Workspace(settings) if settings else None
-    with progress.shown():
-        opened = open_model(model, settings)
-        shown = of_folder(photos, opened) if photos else of_holdout(workspace or workspace_at(folder))
-        page = looking.look(opened, shown, workspace, progress.report)
-    click.echo(f"{looking.write(page, out)}")
-    if log_it and workspace:
-        click.echo(f"on run {looking.log(workspace, opened, out)}")
-
-
-COMMANDS = (study, look)

@@ -6,11 +6,22 @@ from pathlib import Path
 
 import click
 
-from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, settings_at, workspace_at
+from ssclass.cli.common import (
+    FOLDER,
+    as_json,
+    in_workspace,
+    print_json,
+    print_line,
+    print_table,
+    settings_at,
+    workspace_at,
+    workspace_in_a_hurry,
+)
 
 
 @click.command()
 @click.argument("folder", type=FOLDER)
+@click.option("--name", help="What it is called on servers that others use too, as in shop; default: ssclass.")
 @click.option("--bucket", default="ssclass", show_default=True, help="Bucket, or s3://bucket.")
 @click.option("--git", "git_url", help="URL of origin; default: a bare repository beside FOLDER.")
 @click.option("--endpoint", help="URL of an S3-compatible server; default: AWS.")
@@ -18,8 +29,9 @@ from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_
 @click.option("--profile", help="Name of a profile in your AWS configuration.")
 @click.option("--mlflow", help="MLflow tracking URI; default: SQLite in the workspace.")
 @click.option("--prefect", help="Prefect API URL; default: a temporary server per run.")
-def init(folder: Path, bucket: str, git_url: str | None, **services: str | None) -> None:
+def init(folder: Path, name: str | None, bucket: str, git_url: str | None, **services: str | None) -> None:
     """Make a workspace in FOLDER, or clone the one at --git."""
+    from ssclass.settings import check_name
     from ssclass.workspace.create import create
 
     names = {
@@ -30,7 +42,10 @@ def init(folder: Path, bucket: str, git_url: str | None, **services: str | None)
         "prefect": "prefect_url",
     }
     values = {"bucket": bucket.removeprefix("s3://").rstrip("/")}
-    values |= {names[name]: value for name, value in services.items() if value}
+    if name is not None:
+        check_name(name)
+        values |= {"name": name, "model_name": name}
+    values |= {names[option]: value for option, value in services.items() if value}
     workspace = create(folder.resolve(), values, git_url)
     click.echo(f"workspace {workspace.root}, origin {workspace.git('remote', 'get-url', 'origin')}")
     click.echo(
@@ -47,13 +62,12 @@ def status(folder: Path | None, as_json: bool) -> None:
     from ssclass.errors import StoreError
     from ssclass.retrain.ingest import waiting
     from ssclass.stack.health import lines, loop
-    from ssclass.store import Store
 
     workspace = workspace_at(folder)
-    state, dataset = workspace.state(), workspace.dataset()
+    state, dataset = workspace.at().state, workspace.at().dataset
     champion = state.decisions[state.champion].body if state.champion else None
     try:
-        pending: list[str] | str = [ref.id for ref in waiting(Store(workspace.settings), state)]
+        pending: list[str] | str = [ref.id for ref in waiting(workspace.store, state)]
     except StoreError as error:
         pending = str(error)
     found = {
@@ -67,7 +81,7 @@ def status(folder: Path | None, as_json: bool) -> None:
             "data_version": champion["data_version"],
         },
         "frozen": state.frozen,
-        "data_version": workspace.data_version,
+        "data_version": workspace.at().data_version,
         "photos": dataset.counts(),
         "held": [{"batch": batch, "reason": event.body["reason"]} for (batch, _), event in state.held.items()],
         "waiting": pending,
@@ -84,16 +98,16 @@ def status(folder: Path | None, as_json: bool) -> None:
     else:
         click.echo("champion   none yet")
     if state.frozen:
-        click.echo(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
+        print_line(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
     photos = ", ".join(
         f"{sum(sides.values())} {name} ({sides['holdout']} held out)" for name, sides in dataset.counts().items()
     )
-    click.echo(f"data       {workspace.data_version}: {photos or 'empty'}")
+    print_line(f"data       {workspace.at().data_version}: {photos or 'empty'}")
     for (batch, _), event in state.held.items():
-        click.echo(
+        print_line(
             f"held       {batch}: {event.body['reason']}; `ssclass batch admit {batch}` or `ssclass batch drop {batch}`"
         )
-    click.echo(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
+    print_line(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
     for line in lines(running):
         click.echo(line)
 
@@ -106,7 +120,7 @@ def history(folder: Path | None, as_json: bool) -> None:
     import json
 
     workspace = workspace_at(folder)
-    events = workspace.events()
+    events = workspace.at().events
     if as_json:
         print_json([json.loads(event.line()) for event in events])
         return
@@ -141,15 +155,17 @@ def _ingest_line(receipt: dict[str, object] | None) -> str | None:
 @click.argument("number", type=int, required=False)
 @in_workspace
 def rollback(number: int | None, folder: Path | None) -> None:
-    """Make champion NUMBER (default: the one before) the champion again, and freeze promotion."""
+    """Make champion NUMBER the champion again, and freeze promotion.
+
+    Without NUMBER: the one before the champion that was promoted last. Given again, it changes nothing more.
+    """
     from ssclass.upkeep.decisions import roll_back
 
-    workspace = workspace_at(folder)
-    event = roll_back(workspace, number)
-    click.echo(
-        f"champion {event.body['number']} (run/{event.body['key']}) is in force; promotion is frozen until `ssclass "
-        "unfreeze`"
-    )
+    workspace = workspace_in_a_hurry(folder)
+    event, in_force = roll_back(workspace, number)
+    key = workspace.at().state.champion
+    already = " already" if event is None else ""
+    click.echo(f"champion {in_force} (run/{key}) is{already} in force; promotion is frozen until `ssclass unfreeze`")
 
 
 @click.command()
@@ -157,9 +173,9 @@ def rollback(number: int | None, folder: Path | None) -> None:
 @in_workspace
 def freeze(reason: str, folder: Path | None) -> None:
     """Stop promotion: retrains still train and record, nothing becomes champion."""
-    from ssclass.upkeep.decisions import append
+    from ssclass.upkeep import decisions
 
-    append(workspace_at(folder), "freeze", f"Freeze: {reason}", reason=reason)
+    decisions.freeze(workspace_in_a_hurry(folder), reason)
     click.echo("promotion is frozen until `ssclass unfreeze`")
 
 
@@ -169,7 +185,7 @@ def unfreeze(folder: Path | None) -> None:
     """Let promotion go on."""
     from ssclass.upkeep.decisions import append
 
-    append(workspace_at(folder), "unfreeze", "Unfreeze")
+    append(workspace_in_a_hurry(folder), "unfreeze", "Unfreeze")
     click.echo("promotion goes on with the next retrain")
 
 
@@ -179,6 +195,7 @@ def unfreeze(folder: Path | None) -> None:
 def ui(port: int, folder: Path | None) -> None:
     """Open the MLflow UI on this workspace's runs."""
     import os
+    import secrets
     import subprocess
     import sys
 
@@ -190,24 +207,17 @@ def ui(port: int, folder: Path | None) -> None:
     if settings.mlflow_uri and settings.mlflow_uri.startswith("http"):
         click.echo(tracking.page(settings.mlflow_uri))
         return
-    port = port or free_port()
+    port, password = port or free_port(), secrets.token_hex(8)
     click.echo(f"MLflow UI: {tracking.page(f'http://127.0.0.1:{port}')}  (Ctrl-C ends it)")
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        settings.tracking_uri,
-        "--host",
-        "127.0.0.1",
-        "--workers",
-        "1",
-        "--port",
-        str(port),
-    ]
+    click.echo(f"it asks once: user ssclass, password {password}")
+    names = f"127.0.0.1:{port},localhost:{port}"
+    python = (sys.executable, "-P", "-m")
+    command = [*python, "ssclass.stack.guard", f"127.0.0.1:{port}", names]
+    command += [*python, "mlflow", "server", "--uvicorn-opts", "--uds {socket}", "--workers", "1"]
+    command += ["--backend-store-uri", settings.tracking_uri, "--allowed-hosts", names]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "GUARD_LOGIN": f"ssclass:{password}"}
     try:
-        sys.exit(subprocess.call(command, env={**os.environ, "PYTHONWARNINGS": "ignore"}))
+        sys.exit(subprocess.call(command, env=environment))
     except KeyboardInterrupt:
         sys.exit(0)
 

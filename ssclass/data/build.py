@@ -10,16 +10,18 @@ from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 
-from ssclass.data.batches import MANIFEST, Batch, Entry, Progress
+from ssclass.data.batches import MANIFEST, Batch, Progress
 from ssclass.data.checks import warnings
 from ssclass.data.dataset import Dataset, correct, count
 from ssclass.data.decoders import decoders
 from ssclass.data.images import Picture, Refused
+from ssclass.data.manifest import Entry
 from ssclass.data.shards import Receipt, Refusal, Row, Warned, write_shard
 from ssclass.data.split import Place, Torn, assign
 from ssclass.errors import ObjectError
 from ssclass.params import Params
 from ssclass.store import FORBIDDEN, OF_ONE_OBJECT, Store
+from ssclass.text import quoted, shown
 
 QUARANTINE = "quarantine"
 THREADS = 8  # each holds the bytes of one photo, at most ingest.max_bytes; what unpacks it is ssclass.data.decoders
@@ -143,7 +145,7 @@ def _endless(fresh: Sequence[_Taken], rows: Sequence[Row]) -> Iterator[Warned]:
     keys = [photo.entry.key for photo in fresh if photo.sha256 in joined and not photo.picture.ended]
     if keys:
         more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-        said = f"{', '.join(keys[:NAMED])}{more}: the file lacks its last bytes; the picture is whole"
+        said = f"{', '.join(shown(key) for key in keys[:NAMED])}{more}: the file lacks its last bytes; the picture is whole"
         yield Warned(ENDLESS, said)
 
 
@@ -193,7 +195,9 @@ def _fetch(
             if known := present.get(sha256):
                 if known.label == entry.label:
                     return None
-                detail = f"labelled {entry.label}, but in the data set as {known.label}; a relabel would correct that"
+                detail = (
+                    f"labelled {shown(entry.label)}, but in the data set as {known.label}; a relabel would correct that"
+                )
                 return refuse("label conflict", detail)
         picture = decoders().inspect(data, params.ingest)
     except Refused as error:
@@ -203,7 +207,7 @@ def _fetch(
 
 
 def _no_class(label: str, classes: Sequence[str]) -> str:
-    said = f"{label!r} is" if label else "not in a class folder, so"
+    said = f"{quoted(label)} is" if label else "not in a class folder, so"
     return f"{said} none of dataset.classes ({', '.join(classes)})"
 
 

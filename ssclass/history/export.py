@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ssclass import progress
-from ssclass.data.shards import Row, iter_photos
+from ssclass.data.shards import Row
 from ssclass.errors import NotFoundError, WorkspaceError
-from ssclass.workspace.dvc import DATA
+from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
 
 
@@ -35,35 +35,29 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_met
     from ssclass.data.metadata import personal, strip
     from ssclass.data.refusals import Refused
 
-    check_version(workspace, rev)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WorkspaceError(f"{folder}: not an empty folder; name a new one")
-    dataset = workspace.dataset(None if rev == "HEAD" else rev)
-    rows = dataset.by_sha256
+    version = workspace.at(check_version(workspace, rev))
+    rows = version.dataset.by_sha256
     done = telling = 0
     left_out: list[str] = []
-    with workspace.snapshot(None if rev == "HEAD" else rev) as snapshot:
-        for shard in dataset.shards:
-            wanted = {row.sha256 for row in shard.rows if row.sha256 in rows}
-            if not wanted:
-                continue
-            with snapshot.open(f"{DATA}/{shard.batch_id}.parquet") as source:
-                for sha256, data in iter_photos(source, wanted):
-                    row = rows[sha256]
-                    telling += personal(data)
-                    try:
-                        written = strip(data) if without_metadata else data
-                    except Refused:
-                        left_out.append(sha256)
-                        continue
-                    name = file_name(row, png=written[:4] == _PNG and data[:4] != _PNG)
-                    _write(folder / row.split / row.label / name, written)
-                    done += 1
-                    progress.report("export", done, len(rows))
+    for sha256, data in photos_of(version, set(rows)):
+        row = rows[sha256]
+        telling += personal(data)
+        try:
+            written = strip(data) if without_metadata else data
+        except Refused:
+            left_out.append(sha256)
+            continue
+        name = file_name(row, png=written[:4] == _PNG and data[:4] != _PNG)
+        _write(folder / row.split / row.label / name, written)
+        done += 1
+        progress.report("export", done, len(rows))
     if left_out:
         raise WorkspaceError(
-            f"{folder}: {done} photos written, {len(left_out)} left out, of which no copy without metadata can be made "
-            f"({left_out[0][:16]}…); take them out of the data set (`remove` in a manifest), or export without --strip"
+            f"{folder}: {done} photos written, {len(left_out)} left out as no copy without metadata can be made of "
+            f"them ({left_out[0][:16]}…); take them out of the data set (`remove` in a manifest), or export without "
+            "--strip"
         )
     return done, telling
 
@@ -116,8 +110,8 @@ class Difference:
 
 def difference(workspace: Workspace, before: str, after: str) -> Difference:
     """Compare two data versions, photo by photo."""
-    old = workspace.dataset(check_version(workspace, before)).by_sha256
-    new = workspace.dataset(check_version(workspace, after)).by_sha256
+    old = workspace.at(check_version(workspace, before)).dataset.by_sha256
+    new = workspace.at(check_version(workspace, after)).dataset.by_sha256
     return Difference(
         tuple(row for sha256, row in new.items() if sha256 not in old),
         tuple(row for sha256, row in old.items() if sha256 not in new),

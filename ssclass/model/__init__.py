@@ -1,1 +1,1 @@
-"""The classifier: backbones, what they say of a photo, heads, training; from arrays to a Keras model."""
+"""The classifier: backbones, features, heads, training; from photos and labels to a Keras model."""

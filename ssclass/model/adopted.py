@@ -1,37 +1,34 @@
-"""A Keras classifier that people had before: checked, wrapped into the form of an export, and asked like a champion.
+"""A Keras classifier that people had before: checked, and wrapped into the form of an export.
 
-It has no features of ours, so its own answers take their place: they are what the memo keeps of a photo, under a
-fingerprint that is the model's. The rest of the pipeline sees a classifier like any other.
+It has no features of ours, so its probabilities take their place: the memo keeps those of a photo under a fingerprint
+that is the model's. The rest of the pipeline sees a classifier like any other.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssclass.data.batches import file_sha256
-from ssclass.data.images import DECODE_VERSION, decode
 from ssclass.errors import InputError, NotFoundError
+from ssclass.files import file_sha256
 from ssclass.model.backbones import import_keras
-from ssclass.model.classifier import ABOUT_FILE, Classifier, Look, load_model, save_model
-from ssclass.model.extraction import Extractor, compiled
-from ssclass.model.features import PhotoSpec
+from ssclass.model.classifier import ABOUT_FILE, Classifier, FeaturesOf, load_model, save_model
+from ssclass.model.extraction import ANSWERS
+from ssclass.model.spec import ModelSpec
 
 FORMAT = 3
-"""Of classifier.json; 1 and 2 are heads on features of ours."""
+"""The format of classifier.json; 1 and 2 are heads on features of ours."""
 MODEL_FILE = "model.keras"
 HEAD_NAME = "adopted"
-ANSWERS = "probabilities"
 
-# Pixels, 0-255, to what the network was trained on, as (channels turned round to BGR, scale, offset). The three
-# with names are Keras's own (keras.applications.imagenet_utils.preprocess_input).
+# How pixels, 0-255, become what the network was trained on: (whether channels are reversed to BGR, scale, offset). The
+# three with names are Keras's own (keras.applications.imagenet_utils.preprocess_input).
 _CAFFE_MEAN, _TORCH_MEAN, _TORCH_SD = (103.939, 116.779, 123.68), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESSING: dict[str, tuple[bool, Any, Any]] = {
     "none": (False, 1.0, 0.0),
@@ -57,49 +54,12 @@ UNSAFE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 """Layers of Keras that run code, or load it from elsewhere."""
 
 
-@dataclass(frozen=True)
-class AnswerSpec(PhotoSpec):
-    """What decides the answers, beside the photos: takes the place of a `FeatureSpec`.
-
-    `model`: uint8 images [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]. `size` in pixels.
-    """
-
-    model_sha256: str
-    size: int
-    model: Any = field(compare=False)
-    decode_version: int = DECODE_VERSION
-    name = " (answers of the adopted model)"
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 (hex, 64) of this spec."""
-        return hashlib.sha256(f"adopted {self.model_sha256} {self.size} {self.decode_version}".encode()).hexdigest()
-
-    @property
-    def tail(self) -> None:
-        """It is asked as it is, in one piece."""
-
-    @property
-    def before_tail(self) -> AnswerSpec:
-        """The whole of it."""
-        return self
-
-    def pixels(self, sha256: str, data: bytes) -> np.ndarray:
-        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
-        return decode(data, self.size)
-
-    def extractor(self) -> Extractor:
-        """Answers on images, as if they were features."""
-        keras = import_keras()
-        return compiled(keras.Model(self.model.input, {ANSWERS: self.model.output}), self.size)
-
-
 @dataclass(frozen=True, eq=False)
 class Adopted:
-    """The classes in the order of the model's outputs, and the model."""
+    """An adopted classifier: its classes, in the order of the model's outputs, and the model inside its spec."""
 
     classes: tuple[str, ...]
-    spec: AnswerSpec
+    spec: ModelSpec
 
     @property
     def size(self) -> int:
@@ -108,37 +68,37 @@ class Adopted:
 
     @property
     def fingerprint(self) -> str:
-        """Of its answers."""
+        """The fingerprint of its answers, which stand in for features."""
         return self.spec.fingerprint
 
-    def predict(self, look: Look) -> np.ndarray:
-        """Probabilities float64 [n, classes] of the photos whose answers `look` gives."""
-        found = look(self.spec)
+    def predict(self, features_of: FeaturesOf) -> np.ndarray:
+        """Probabilities float64 [n, classes] of the photos whose answers `features_of` gives."""
+        found = features_of(self.spec)
         return np.asarray(found.arrays[ANSWERS], np.float64) if len(found) else np.empty((0, len(self.classes)))
 
     def whole(self) -> Any:
-        """The model: there is no smaller form of it."""
+        """The Keras model, of which there is no smaller form."""
         return self.spec.model
 
     def save(self, folder: Path) -> None:
-        """Write the model's description beside it; the model is there, as `spec` has its digest."""
+        """Write ``classifier.json`` into the folder that already holds the model."""
         about = {"format": FORMAT, "classes": list(self.classes), "head": HEAD_NAME, "size": self.spec.size}
         about |= {"model_sha256": self.spec.model_sha256, "fingerprint": self.spec.fingerprint}
         (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Adopted:
-        """The model of a folder that :meth:`save` wrote to; NotFoundError when it is none."""
+        """Open a folder that :meth:`save` wrote to; NotFoundError when it is none."""
         try:
             about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
             sha256, size, classes = about["model_sha256"], int(about["size"]), tuple(about["classes"])
         except (OSError, ValueError, KeyError) as error:
             raise NotFoundError(f"{folder}: not an adopted model ({error}); `ssclass adopt` makes one") from error
-        return cls(classes, AnswerSpec(sha256, size, load_model(folder / MODEL_FILE)))
+        return cls(classes, ModelSpec(sha256, size, load_model(folder / MODEL_FILE)))
 
 
 def open_classifier(folder: Path) -> Classifier | Adopted:
-    """The classifier that a folder holds, whichever of the two kinds it is."""
+    """Open the classifier that a folder holds, whichever of the two kinds it is."""
     return (Adopted if (folder / MODEL_FILE).exists() else Classifier).load(folder)
 
 
@@ -154,10 +114,10 @@ def wrap(
     check_safe(path)
     try:
         theirs = load_model(path)
-        given, outputs = _shapes(path, theirs, size)
+        sides, outputs = _shapes(path, theirs, size)
     except (NotFoundError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise InputError(f"{path}: not a Keras classifier of images that loads here ({said}); save it anew") from error
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: not a Keras classifier of images that loads here ({why}); save it anew") from error
     if outputs != len(classes) and (outputs, len(classes)) != (1, 2):
         raise InputError(
             f"{path}: {outputs} outputs, but {len(classes)} classes ({', '.join(classes)}); name one for each output, "
@@ -165,9 +125,9 @@ def wrap(
         )
     layers = import_keras().layers
     images = import_keras().Input((None, None, 3), dtype="uint8", name="images")
-    turn, scale, offset = PREPROCESSING[NAMES[preprocess]]
-    pixels = layers.Resizing(*given, antialias=True, name="resize")(images)
-    if turn:
+    reverse, scale, offset = PREPROCESSING[NAMES[preprocess]]
+    pixels = layers.Resizing(*sides, antialias=True, name="resize")(images)
+    if reverse:
         pixels = import_keras().ops.flip(pixels, axis=-1)
     if (scale, offset) != (1.0, 0.0):
         pixels = layers.Rescaling(scale, offset=offset, name="preprocess")(pixels)
@@ -180,23 +140,23 @@ def wrap(
     model = import_keras().Model(images, answers, name="ssclass")
     model.trainable = False
     save_model(model, folder / MODEL_FILE)
-    Adopted(tuple(classes), AnswerSpec(file_sha256(folder / MODEL_FILE), max(given), model)).save(folder)
-    return Adopted.load(folder)  # what is kept is what is scored
+    Adopted(tuple(classes), ModelSpec(file_sha256(folder / MODEL_FILE), max(sides), model)).save(folder)
+    return Adopted.load(folder)  # so that what is scored is what was kept
 
 
 def _shapes(path: Path, model: Any, size: int | None) -> tuple[tuple[int, int], int]:
-    """((height, width) of the images in pixels, number of outputs) of a person's model."""
-    asked, told = model.input_shape, model.output_shape
-    if isinstance(asked, list | dict) or isinstance(told, list | dict) or len(asked) != 4 or asked[-1] != 3:
-        raise InputError(f"{path}: takes {asked}; adopt a model of one RGB image, [n, height, width, 3]")
-    if len(told) != 2 or told[1] is None:
-        raise InputError(f"{path}: gives {told}; adopt a model that gives one number a class, [n, classes]")
-    height, width = asked[1] or size, asked[2] or size
+    """Height and width of the images of a person's model, in pixels, and the number of its outputs."""
+    taken, given = model.input_shape, model.output_shape
+    if isinstance(taken, list | dict) or isinstance(given, list | dict) or len(taken) != 4 or taken[-1] != 3:
+        raise InputError(f"{path}: takes {taken}; adopt a model of one RGB image, [n, height, width, 3]")
+    if len(given) != 2 or given[1] is None:
+        raise InputError(f"{path}: gives {given}; adopt a model that gives one number a class, [n, classes]")
+    height, width = taken[1] or size, taken[2] or size
     if not height or not width:
         raise InputError(f"{path}: takes images of any size; say with --size at which it was trained")
     if size and size not in (height, width):
         raise InputError(f"{path}: takes images of {height} x {width}, not of {size}; leave --size out")
-    return (int(height), int(width)), int(told[1])
+    return (int(height), int(width)), int(given[1])
 
 
 def check_safe(path: Path) -> None:
@@ -217,7 +177,7 @@ def check_safe(path: Path) -> None:
 
 
 def _classes(config: Any) -> Iterator[tuple[str, str]]:
-    """(module, class) of everything that a Keras configuration would build."""
+    """Yield module and class of everything that a Keras configuration would build."""
     if isinstance(config, dict):
         if "class_name" in config:
             yield str(config.get("module") or ""), str(config["class_name"])

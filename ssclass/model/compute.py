@@ -1,4 +1,4 @@
-"""What TensorFlow computes on."""
+"""The device that TensorFlow computes on."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def share_gpus() -> list[str]:
 
 
 def batch_size() -> int:
-    """`ON_GPU` where TensorFlow sees one, else `ON_CPU`."""
+    """How many photos go through a network together: `ON_GPU` where TensorFlow sees a GPU, else `ON_CPU`."""
     return ON_GPU if share_gpus() else ON_CPU
 
 
 def precision(mixed: bool) -> str:
-    """Keras's dtype policy for what is trained: ``mixed_float16`` where that is asked for and a GPU is seen.
+    """The dtype policy that Keras trains by: ``mixed_float16`` where that is asked for and a GPU is seen.
 
     On a CPU half precision is slower, not faster, so there it stays float32, and the log says so.
     """
@@ -45,7 +45,7 @@ def precision(mixed: bool) -> str:
 
 
 def described() -> str:
-    """For the run's tag: ``NVIDIA A100-SXM4-40GB``, ``2 x …``, or ``CPU``."""
+    """The name of the device, for the run's tag: ``NVIDIA A100-SXM4-40GB``, ``2 x …``, or ``CPU``."""
     names = share_gpus()
     if not names:
         return "CPU"

@@ -1,4 +1,4 @@
-"""What several models say together: the mean of their probabilities, or a vote.
+"""The answers of several models as one: the mean of their probabilities, or a vote.
 
 Each member votes for its most likely class. With V of M members for a class and m the mean of their probabilities for
 it, the vote gives (V + m) / (M + 1): the most votes win, of equally many the higher mean (m is less than 1 apart
@@ -16,7 +16,10 @@ from ssclass.model.backbones import import_keras
 
 
 def combined(members: Sequence[np.ndarray], how: str) -> np.ndarray:
-    """Probabilities float64 [n, classes] out of one such array a member; `how`: ``mean`` or ``vote``."""
+    """Combine the members' probabilities, one float64 [n, classes] each, into one such array.
+
+    `how`: ``mean`` or ``vote``.
+    """
     stacked = np.stack(members)
     mean = stacked.mean(axis=0)
     if how == "mean":
@@ -26,7 +29,7 @@ def combined(members: Sequence[np.ndarray], how: str) -> np.ndarray:
 
 
 def combine_tensors(members: Sequence[Any], how: str) -> Any:
-    """The same of Keras tensors, in standard layers and operations."""
+    """Combine the members' probabilities as :func:`combined` does, for Keras tensors, by standard layers."""
     keras = import_keras()
     if len(members) == 1:
         return members[0]
@@ -34,6 +37,6 @@ def combine_tensors(members: Sequence[Any], how: str) -> Any:
     if how == "mean":
         return mean
     classes = mean.shape[-1]
-    votes = [keras.ops.one_hot(keras.ops.argmax(each, axis=-1), classes) for each in members]
+    votes = [keras.ops.one_hot(keras.ops.argmax(member, axis=-1), classes) for member in members]
     total = keras.layers.Add(name="votes")([*votes, mean])
     return keras.layers.Rescaling(1 / (len(members) + 1), name="vote")(total)

@@ -7,25 +7,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ssclass.errors import WeightsError
 from ssclass.model.backbones import find_backbone, import_keras
 from ssclass.model.compute import batch_size
+from ssclass.model.spec import FeatureSpec, ModelSpec, Spec
 from ssclass.model.weights import load_weights
 
-if TYPE_CHECKING:
-    from ssclass.model.features import FeatureSpec, Spec
+SPLIT_DTYPE = "float16"
+"""Of the activations before tuned blocks: the network rounds to it as the memo does, so that a photo has the same
+features whether they are computed at once or from remembered activations."""
 
-CUT = "float16"  # in the network too, so that a photo has the same features however it came to the cut
+ANSWERS = "probabilities"
+"""The name of the one array of an adopted model."""
 
 Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
 
 
 def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str, Any]:
-    """The arrays of `spec` of a Keras tensor of images, uint8 [n, h, w, 3], RGB, any height and width.
+    """The feature arrays of a spec, as Keras tensors, for images uint8 [n, h, w, 3], RGB, any height and width.
 
     Photos that :func:`ssclass.data.images.decode` made at `spec.size` pass through the first resize unchanged. `suffix`
     keeps the names of layers apart when there are several specs in a model. WeightsError when the backbone's weights
@@ -48,24 +51,24 @@ def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str
         views = [_crop(whole, top, left, size, canvas, suffix) for top, left in spec.corners(size)]
         if spec.flip:
             views += [keras.ops.flip(view, axis=2) for view in views]
-        network = halves(spec, size)[0] if spec.cut else _whole(spec, size)
+        network = split_backbone(spec, size)[0] if spec.before_blocks else _whole_backbone(spec, size)
         network.name = f"{spec.backbone}_{size}{suffix}"
         found = [network(backbone.preprocess(view)) for view in views]
-        if spec.cut:
-            arrays[f"{size}.cut"] = keras.ops.cast(_side_by_side(found), CUT)
+        if spec.before_blocks:
+            arrays[f"{size}.cut"] = keras.ops.cast(_side_by_side(found), SPLIT_DTYPE)
         else:
             arrays |= summaries(spec, size, found)
     return arrays
 
 
 def summaries(spec: FeatureSpec, size: int, maps: list[Any]) -> dict[str, Any]:
-    """The arrays that heads learn from, of the last feature map of each view of `size`; Keras tensors."""
+    """The arrays that heads are fitted to, as Keras tensors, given the last feature map of each view of `size`."""
     keras = import_keras()
     pool = keras.layers.GlobalAveragePooling2D()
-    squares = [keras.layers.Multiply()([each, each]) for each in maps]
+    squares = [keras.layers.Multiply()([view, view]) for view in maps]
     arrays = {
-        f"{size}.out.mean": _side_by_side([pool(each) for each in maps]),
-        f"{size}.out.square": _side_by_side([pool(each) for each in squares]),
+        f"{size}.out.mean": _side_by_side([pool(view) for view in maps]),
+        f"{size}.out.square": _side_by_side([pool(view) for view in squares]),
     }
     if spec.maps and size == max(spec.sizes):
         arrays[f"{size}.out.map"] = keras.ops.cast(_side_by_side(maps), "float16")
@@ -73,7 +76,7 @@ def summaries(spec: FeatureSpec, size: int, maps: list[Any]) -> dict[str, Any]:
 
 
 def _crop(photo: Any, top: int, left: int, size: int, canvas: int, suffix: str) -> Any:
-    """Keras tensor [n, size, size, 3] out of [n, canvas, canvas, 3]."""
+    """Cut a Keras tensor [n, size, size, 3] out of one of [n, canvas, canvas, 3]."""
     if size == canvas:
         return photo
     edges = ((top, canvas - size - top), (left, canvas - size - left))
@@ -81,15 +84,21 @@ def _crop(photo: Any, top: int, left: int, size: int, canvas: int, suffix: str) 
 
 
 def _side_by_side(tensors: list[Any]) -> Any:
-    """Keras tensors [n, …], one a view, to [n, views, …]."""
+    """Stack Keras tensors [n, …], one a view, to [n, views, …]."""
     layers = import_keras().layers
     rows = [layers.Reshape((1, *tensor.shape[1:]))(tensor) for tensor in tensors]
     return layers.Concatenate(axis=1)(rows) if len(rows) > 1 else rows[0]
 
 
-@lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
-def make_extractor(spec: FeatureSpec) -> Extractor:
+def make_extractor(spec: FeatureSpec | ModelSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
+    if isinstance(spec, ModelSpec):
+        return compiled(import_keras().Model(spec.model.input, {ANSWERS: spec.model.output}), spec.size)
+    return _feature_extractor(spec)
+
+
+@lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
+def _feature_extractor(spec: FeatureSpec) -> Extractor:
     keras = import_keras()
     pixels = keras.Input((None, None, 3), dtype="uint8", name="images")
     return compiled(keras.Model(pixels, feature_arrays(spec, pixels), name="features"), spec.size)
@@ -105,20 +114,20 @@ def compiled(model: Any, size: int) -> Extractor:
     return lambda images: {name: value.numpy() for name, value in run(images).items()}
 
 
-def _whole(spec: FeatureSpec, size: int) -> Any:
-    """The backbone of a spec for views of `size`, with its tail, rounding at the cut as the memo does."""
+def _whole_backbone(spec: FeatureSpec, size: int) -> Any:
+    """The backbone of a spec for views of `size`, with its tuned blocks, rounding before them as the memo does."""
     keras = import_keras()
     backbone = find_backbone(spec.backbone)
     trunk = backbone.trunk(load_weights(spec.backbone).tensors, size)
-    if spec.tail is None:
+    if spec.tuned_blocks is None:
         return trunk
-    _, back = backbone.cut(trunk, spec.blocks)
-    back.set_weights(spec.tail.tensors)  # the trunk's own layers
+    _, blocks = backbone.split(trunk, spec.blocks)
+    blocks.set_weights(spec.tuned_blocks.tensors)  # the layers are the trunk's own
 
     def call(layer: Any, *inputs: Any, **named: Any) -> Any:
         found = layer(*inputs, **named)
-        at_cut = layer.name == backbone.cuts[spec.blocks - 1]
-        return keras.ops.cast(keras.ops.cast(found, CUT), "float32") if at_cut else found
+        rounded = layer.name == backbone.block_ends[spec.blocks - 1]
+        return keras.ops.cast(keras.ops.cast(found, SPLIT_DTYPE), "float32") if rounded else found
 
     network = keras.models.clone_model(trunk, call_function=call)
     network.set_weights(trunk.get_weights())
@@ -126,37 +135,44 @@ def _whole(spec: FeatureSpec, size: int) -> Any:
     return network
 
 
-def halves(spec: FeatureSpec, size: int) -> tuple[Any, Any]:
-    """The backbone of a spec for views of `size` in two Keras models, cut before its last blocks; with its tail."""
+def split_backbone(spec: FeatureSpec, size: int) -> tuple[Any, Any]:
+    """The backbone of a spec for views of `size` as two Keras models: the frozen part, and the last blocks.
+
+    The second has the spec's tuned weights where there are some, else the published ones.
+    """
     backbone = find_backbone(spec.backbone)
-    front, back = backbone.cut(backbone.trunk(load_weights(spec.backbone).tensors, size), spec.blocks)
-    if spec.tail:
-        back.set_weights(spec.tail.tensors)
-    return front, back
+    frozen, blocks = backbone.split(backbone.trunk(load_weights(spec.backbone).tensors, size), spec.blocks)
+    if spec.tuned_blocks:
+        blocks.set_weights(spec.tuned_blocks.tensors)
+    return frozen, blocks
 
 
 @lru_cache(4)
-def tail_extractor(spec: FeatureSpec) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """A function from activations at the cut, `CUT` [n, views, h, w, c] a size, to the arrays of a spec with a tail."""
+def tuned_extractor(spec: FeatureSpec) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """The tuned blocks of a spec as a function from the activations before them to the spec's feature arrays.
+
+    The activations are ``<size>.cut``, `SPLIT_DTYPE` [n, views, h, w, channels], one array a size.
+    """
     import tensorflow as tf
 
     keras = import_keras()
     inputs: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     for size in spec.sizes:
-        _, back = halves(spec, size)
-        views = keras.Input((spec.views, *back.input.shape[1:]), dtype=CUT, name=f"{size}.cut")
+        _, blocks = split_backbone(spec, size)
+        views = keras.Input((spec.views, *blocks.input.shape[1:]), dtype=SPLIT_DTYPE, name=f"{size}.cut")
         inputs[f"{size}.cut"] = views
-        arrays |= summaries(spec, size, [back(keras.ops.cast(views[:, view], "float32")) for view in range(spec.views)])
+        maps = [blocks(keras.ops.cast(views[:, view], "float32")) for view in range(spec.views)]
+        arrays |= summaries(spec, size, maps)
     model = keras.Model(inputs, arrays)
-    shapes = {name: tf.TensorSpec(each.shape, CUT) for name, each in inputs.items()}
-    run = tf.function(lambda cuts: model(cuts, training=False), input_signature=[shapes])
+    shapes = {name: tf.TensorSpec(tensor.shape, SPLIT_DTYPE) for name, tensor in inputs.items()}
+    run = tf.function(lambda activations: model(activations, training=False), input_signature=[shapes])
 
-    def through(cuts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def through(activations: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         parts = []
         size = batch_size()
-        for at in range(0, len(cuts[f"{spec.sizes[0]}.cut"]), size):
-            found = run({name: tf.constant(cuts[name][at : at + size]) for name in inputs})
+        for at in range(0, len(activations[f"{spec.sizes[0]}.cut"]), size):
+            found = run({name: tf.constant(activations[name][at : at + size]) for name in inputs})
             parts.append({name: value.numpy() for name, value in found.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -169,7 +185,7 @@ def extract(
     extractor: Extractor,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """sha256s and arrays of photos given as (sha256, bytes), in their order.
+    """The sha256s of photos, which are given as (sha256, bytes), and their feature arrays in the same order.
 
     Threads decode the next batches while the network works on one, so no more than a few batches are in memory.
     """
@@ -187,9 +203,10 @@ def extract(
 
 
 def _with_room(array: np.ndarray, rows: int) -> np.ndarray:
-    """The array, or one of at least twice as many rows that begins like it. Rows not yet written take no memory.
+    """The array itself where it has `rows` rows, else one of at least twice as many that begins like it.
 
-    Maps are large: a list of parts to be joined at the end would need twice their memory.
+    Maps are large: a list of parts to be joined at the end would need twice their memory. Rows that are not written
+    yet take none.
     """
     if rows <= len(array):
         return array
@@ -201,7 +218,7 @@ def _with_room(array: np.ndarray, rows: int) -> np.ndarray:
 def _decoded(
     pool: ThreadPoolExecutor, photos: Iterable[tuple[str, bytes]], pixels: Callable[[str, bytes], np.ndarray]
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Batches of decoded photos, the next one always in the making."""
+    """Yield batches of decoded photos while the next batch is being decoded."""
     source, size = iter(photos), batch_size()
 
     def submit() -> list[tuple[str, Future[np.ndarray]]]:

@@ -1,4 +1,4 @@
-"""Which photos are learnt from and which are judged on. Near-duplicates stay together, class shares alike."""
+"""Which photos a head is trained on and which it is tested on: near-duplicates together, class shares alike."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from ssclass.errors import BatchError
 
-Fold = tuple[np.ndarray, np.ndarray]  # row numbers: to learn from, to judge on
-WATCHED = 6  # one photo in so many is set aside by a head that stops early
+Fold = tuple[np.ndarray, np.ndarray]  # row numbers: of the training photos, of the test photos
+VALIDATION = 6  # one photo in so many is for validation, in a training that stops early
 
 
 def grouped_folds(
     labels: np.ndarray, groups: Sequence[str], classes: Sequence[str], folds: int, seed: int
 ) -> list[Fold]:
-    """Row numbers to learn from and to judge on; fewer folds than asked for when a class has fewer groups.
+    """Row numbers to train on and to test on; fewer folds than asked for when a class has fewer groups.
 
     A class without photos is allowed (params.yaml may name it before its first batch), two classes must have some.
     """
@@ -33,17 +33,17 @@ def grouped_folds(
     splitter = StratifiedGroupKFold(min(folds, *usable), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with a single group cannot be in every fold
-        return [(learn, judge) for learn, judge in splitter.split(names, labels, names)]
+        return [(train, test) for train, test in splitter.split(names, labels, names)]
 
 
-def set_aside(labels: np.ndarray, groups: Sequence[str], learn: np.ndarray, seed: int) -> Fold:
-    """Part of the rows `learn` to learn from, the others to watch the training by; none of them where they are too few.
+def split_validation(labels: np.ndarray, groups: Sequence[str], train: np.ndarray, seed: int) -> Fold:
+    """The rows `train` as two parts, for training and for validation; the second is empty where photos are too few.
 
-    Both are training photos: what is judged on, and the held-out set, have no part in when a training stops.
+    Both are training photos: test photos and the held-out set have no part in when a training stops.
     """
     classes = [str(label) for label in range(int(labels.max()) + 1)]
     try:
-        kept, watched = grouped_folds(labels[learn], [groups[row] for row in learn], classes, WATCHED, seed)[0]
+        kept, validation = grouped_folds(labels[train], [groups[row] for row in train], classes, VALIDATION, seed)[0]
     except BatchError:
-        return learn, learn[:0]
-    return learn[kept], learn[watched]
+        return train, train[:0]
+    return train[kept], train[validation]

@@ -1,4 +1,4 @@
-"""How a training by gradient goes on: the learning rate of each step, and when to stop.
+"""The schedule of a training by gradient: the learning rate of each step, and when to stop.
 
 A schedule is a function of where the training is and of the validation losses so far, so that the same training has
 the same rates whenever it is repeated.
@@ -22,7 +22,7 @@ DROP = 0.3  # what the rate is multiplied by there
 def learning_rates(params: TrainParams, epoch: int, steps: int, losses: Sequence[float]) -> np.ndarray:
     """The rate of each step of an epoch (from 0), float32 [steps].
 
-    `losses` are the validation losses of the epochs before, which only `plateau` looks at. `train.learning_rate` is
+    `losses` are the validation losses of the epochs before, which only `plateau` uses. `train.learning_rate` is
     the highest rate of each schedule:
 
     constant: that rate. cosine: rate (1 + cos(pi t)) / 2, t the share of all steps that is done (Loshchilov and Hutter
@@ -54,8 +54,8 @@ def plateaus(losses: Sequence[float]) -> int:
     return found
 
 
-def watches(params: TrainParams) -> bool:
-    """Whether a training needs photos to watch it by."""
+def needs_validation(params: TrainParams) -> bool:
+    """Whether a training needs validation photos, as its schedule or its end depends on their loss."""
     return params.early_stopping > 0 or params.schedule == "plateau"
 
 
@@ -73,7 +73,7 @@ class EarlyStopping:
         self._best: list[np.ndarray] | None = None
 
     def ends(self, loss: float) -> bool:
-        """Take note of an epoch's validation loss; whether it was the last epoch."""
+        """Take note of an epoch's validation loss, and say whether the training ends here."""
         if not self.patience:
             return False
         self._waited += 1
@@ -83,6 +83,6 @@ class EarlyStopping:
         return self._waited >= self.patience
 
     def restore(self) -> None:
-        """Put the weights of the epoch with the lowest validation loss back."""
+        """Put back the weights of the epoch with the lowest validation loss."""
         for variable, value in zip(self._state, self._best or (), strict=self._best is not None):
             variable.assign(value)

@@ -1,7 +1,7 @@
-"""From cached features and labels to a classifier: cross-validate the heads, choose one, train it on everything.
+"""From cached features and labels to a classifier: cross-validate the heads, choose one, fit it to everything.
 
 Only training photos come in here; the held-out set has no part in any choice. Folds keep near-duplicates together
-and the class shares alike. Same inputs, same weights, bit for bit (CPU).
+and the class shares alike. The same inputs give the same weights, bit for bit (CPU).
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ssclass.model.classifier import Classifier, Look, Member
+from ssclass.model.classifier import Classifier, FeaturesOf, Member
 from ssclass.model.ensemble import combined
-from ssclass.model.features import Features, FeatureSpec, feature_spec
-from ssclass.model.folds import grouped_folds as grouped_folds
-from ssclass.model.heads.heads import AUTO, HEADS, CrossValidation, Curves, judged, needs_maps
+from ssclass.model.features import Features
+from ssclass.model.folds import grouped_folds
+from ssclass.model.heads.base import CrossValidation, Curves
+from ssclass.model.heads.registry import AUTO, HEADS, needs_maps
+from ssclass.model.spec import FeatureSpec, feature_spec
 from ssclass.params import ModelParams, Params
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A classifier, why this head, and how it learnt."""
+    """A trained classifier with its head's name, the cross-validation that chose it, and its curves."""
 
     classifier: Classifier
     head: str
@@ -37,37 +39,36 @@ def train(
     params: Params,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Trained:
-    """The classifier that these training photos give: one network and one head.
+    """Train one head on the features of one network.
 
     `labels` int [n] index `params.dataset.classes`; `groups` name the near-duplicate group of each photo; `progress`
-    gets fits done and fits in all. With head `auto` the head with the higher cross-validated accuracy is taken, of
-    equals the first in the order of `AUTO`. BatchError when there is too little to cross-validate.
+    gets fits done and fits in all. Head `auto` becomes the head with the highest cross-validated accuracy, of equals
+    the first in the order of `AUTO`. BatchError when there is too little to cross-validate.
     """
     classes = params.dataset.classes
     features = replace(features, groups=tuple(groups))
     folds = grouped_folds(labels, groups, classes, params.train.folds, params.train.seed)
     names = AUTO if params.model.head == "auto" else (params.model.head,)
     heads = {name: HEADS[name](max(spec.sizes), len(classes), params.train) for name in names}
-    total, done = len(folds) * (len(heads) + bool(spec.cut)) + 1, 0
+    total, done = len(folds) * (len(heads) + bool(spec.before_blocks)) + 1, 0
 
     def tick() -> None:
         nonlocal done
         done += 1
         progress(done, total)
 
-    if spec.cut:
-        from ssclass.model.tuning import Tuner, through_tail, tuned_lessons
+    if spec.before_blocks:
+        from ssclass.model.tuning import Tuner, through_tuned_blocks, tune_folds
 
         tuner = Tuner(spec, len(classes), params.train)
-        lessons = tuned_lessons(tuner, features, labels, folds, tick)
+        tuned = tune_folds(tuner, features, labels, folds, tick)
         found = {
-            name: head.cross_validate(lessons.features, lessons.labels, lessons.folds, tick)
-            for name, head in heads.items()
+            name: head.cross_validate(tuned.features, tuned.labels, tuned.folds, tick) for name, head in heads.items()
         }
-        cv = {name: lessons.gather(each) for name, each in found.items()}
-        tail, history = tuner.tune(features, labels, np.arange(len(labels)))
-        spec = tuner.tuned(tail)
-        features = through_tail(spec, features)
+        cv = {name: tuned.gather(one) for name, one in found.items()}
+        blocks, history = tuner.tune(features, labels, np.arange(len(labels)))
+        spec = tuner.tuned(blocks)
+        features = through_tuned_blocks(spec, features)
     else:
         cv = {name: head.cross_validate(features, labels, folds, tick) for name, head in heads.items()}
         history = {}
@@ -79,14 +80,16 @@ def train(
 
 
 def plan(params: Params) -> list[tuple[FeatureSpec, str]]:
-    """What is to be trained: a spec and a head, or one pair for each of ``model.members``.
+    """Pairs of a spec and a head that params.yaml asks to be trained: one, or one for each of ``model.members``.
 
     All see photos decoded alike, at the side that the largest wants, as they will in the exported model.
     """
-    cut = params.train.unfreeze_blocks
+    blocks = params.train.unfreeze_blocks
     pairs = params.model.pairs or [(params.features.backbone, params.model.head)]
     specs = [
-        feature_spec(params.features.model_copy(update={"backbone": backbone}), maps=needs_maps(head), cut=cut)
+        feature_spec(
+            params.features.model_copy(update={"backbone": backbone}), maps=needs_maps(head), before_blocks=blocks
+        )
         for backbone, head in pairs
     ]
     side = max(spec.size for spec in specs)
@@ -95,21 +98,21 @@ def plan(params: Params) -> list[tuple[FeatureSpec, str]]:
 
 
 def train_planned(
-    look: Look,
+    features_of: FeaturesOf,
     labels: np.ndarray,
     groups: Sequence[str],
     planned: Sequence[tuple[FeatureSpec, str]],
     params: Params,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Trained:
-    """As `train`, of all that `plan` names; `look` gives the features of the training photos.
+    """Train all that `plan` named, each as :func:`train` does; `features_of` gives the training photos' features.
 
-    Several members are cross-validated on the same folds, and what they say together on each photo that they did not
-    learn from is the ensemble's cross-validation. Its `cv` has the members' too, the ensemble's first.
+    Several members are cross-validated on the same folds. Their out-of-fold probabilities, combined, are the
+    ensemble's cross-validation; `cv` has it first, then the members'.
     """
     if len(planned) == 1:
         spec, _ = planned[0]
-        return train(look(spec), labels, groups, spec, params, progress)
+        return train(features_of(spec), labels, groups, spec, params, progress)
     found = []
     for number, (spec, head) in enumerate(planned):
 
@@ -117,12 +120,12 @@ def train_planned(
             progress(before * total + done, len(planned) * total)
 
         alone = params.model_copy(update={"model": ModelParams.model_validate({"head": head})})
-        found.append(train(look(spec), labels, groups, spec, alone, report))
+        found.append(train(features_of(spec), labels, groups, spec, alone, report))
     how, classes = params.model.combine, params.dataset.classes
-    classifier = Classifier(classes, tuple(each.classifier.members[0] for each in found), how)
+    classifier = Classifier(classes, tuple(member.classifier.members[0] for member in found), how)
     folds = grouped_folds(labels, groups, classes, params.train.folds, params.train.seed)
-    together = combined([each.cv[each.head].probabilities for each in found], how)
-    cv = {classifier.head_name: judged(together, labels, folds, None, {})}
-    for member, each in zip(classifier.members, found, strict=True):
-        cv[member.name] = replace(each.cv[each.head], curves=each.history)
+    together = combined([trained.cv[trained.head].probabilities for trained in found], how)
+    cv = {classifier.head_name: CrossValidation.of(together, labels, folds)}
+    for member, trained in zip(classifier.members, found, strict=True):
+        cv[member.name] = replace(trained.cv[trained.head], curves=trained.history)
     return Trained(classifier, classifier.head_name, cv, {})

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import yaml
-
+from ssclass.environment import check_imports
 from ssclass.errors import FailedError, ParamsError
-from ssclass.settings import Settings
+from ssclass.names import automation_of, deployment_of, pool_of, resource_of
+from ssclass.params import read_yaml
+from ssclass.secrets import without_secrets
+from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.automations import crash_automations, notice_automations
+from ssclass.stack.owner import LABEL, check_owner, owner_id
+from ssclass.text import shown
 from ssclass.workspace.create import template_file
 
 FILE = "prefect.yaml"
 POOL_TYPE = "process"
-IGNORED = ("id", "created", "updated", "deployment_id", "flow_run_notification_policy_id")
+POOL_TEMPLATE: dict[str, Any] = {
+    # The pool says what is run and with which environment; it has no variable by which a run could say otherwise.
+    # By default Prefect's process worker starts two more processes for a run, which find nothing to do here.
+    # The heartbeats are what the automation "a run that fell silent" waits for; Prefect's default is 3 minutes.
+    "job_configuration": {
+        "command": "python -P -m prefect.engine",
+        "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PYTHONSAFEPATH": "1"},
+        "labels": {},
+        "name": None,
+        "stream_output": True,
+        "working_dir": None,
+    },
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
 
 
 def deployments_file(settings: Settings) -> Path:
@@ -28,14 +46,14 @@ def deployments_file(settings: Settings) -> Path:
 def read_deployments(path: Path, where: str) -> list[dict[str, Any]]:
     """The deployments of a prefect.yaml, with `{{ workspace }}` filled in; ParamsError when it is unusable."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        found = read_yaml(path)["deployments"]
         for each in found:
             each["parameters"] = {
                 name: where if value == "{{ workspace }}" else value
                 for name, value in each.get("parameters", {}).items()
             }
             each["name"], each["flow_name"], each["entrypoint"], each["work_pool"]["name"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ParamsError(f"{path}: not usable as prefect.yaml ({error!r}); compare it with the one shipped") from error
     return list(found)
 
@@ -49,12 +67,18 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
 
+    check_imports()
     path = deployments_file(settings)
     try:
         with get_client(sync_client=True) as client:
-            return _Deployer(client).all(read_deployments(path, where), notify)
+            return _Deployer(client, settings).all(read_deployments(path, where), notify)
     except PrefectHTTPStatusError as error:
-        raise FailedError(f"Prefect refused {path}: {error.response.text[:300]}; correct it there") from error
+        said = shown(without_secrets(error.response.text), 300)
+        if error.response.status_code in (401, 403):
+            raise FailedError(
+                f"Prefect at {settings.prefect_url} wants a login; set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+            ) from error
+        raise FailedError(f"Prefect refused {path}: {said}; correct it there") from error
     except (httpx.HTTPError, RuntimeError) as error:
         raise FailedError(
             f"Prefect at {settings.prefect_url}: {error}; start it with `ssclass up`, or correct prefect_url"
@@ -62,17 +86,21 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
 
 
 class _Deployer:
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, settings: Settings) -> None:
         self.client = client
+        self.settings = settings
         self.changes: list[str] = []
+        self.foreign: set[str] = set()  # pools whose template is not ours
 
     def all(self, deployments: list[dict[str, Any]], notify: list[str]) -> list[str]:
         ids = {}
         for spec in deployments:
-            self.pool(spec["work_pool"]["name"])
+            self.check_owner(spec)
+        for spec in deployments:
+            self.pool(pool_of(self.settings, spec["work_pool"]["name"]))
         for spec in deployments:
             ids[spec["name"]] = self.deployment(spec)
-        wanted = crash_automations(ids) + notice_automations(self.client, ids, notify)
+        wanted = crash_automations(self.settings, ids) + notice_automations(self.settings, self.client, notify)
         for automation in wanted:
             self.automation(automation)
         return self.changes
@@ -81,14 +109,32 @@ class _Deployer:
         return self.client.request("GET", path, params=query).json()
 
     def pool(self, name: str) -> None:
-        from prefect.client.schemas.actions import WorkPoolCreate
+        from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
         from prefect.exceptions import ObjectNotFound
 
         try:
-            self.client.read_work_pool(name)  # of any type: a Kubernetes pool made by hand stays what it is
+            there = self.client.read_work_pool(name)
         except ObjectNotFound:
-            self.client.create_work_pool(WorkPoolCreate(name=name, type=POOL_TYPE))
+            pool = WorkPoolCreate(name=name, type=POOL_TYPE, base_job_template=POOL_TEMPLATE)
+            self.client.create_work_pool(pool)
             self.changes.append(f"work pool {name}: made, type {POOL_TYPE}")
+            return
+        if there.type != POOL_TYPE:  # a Kubernetes pool made by hand stays what it is
+            self.foreign.add(name)
+        elif any(there.base_job_template.get(key) != value for key, value in POOL_TEMPLATE.items()):
+            self.client.update_work_pool(name, WorkPoolUpdate(base_job_template=POOL_TEMPLATE))
+            self.changes.append(f"work pool {name}: its runs cannot change their command")
+
+    def full_name(self, spec: dict[str, Any]) -> str:
+        return f"{spec['flow_name']}/{deployment_of(self.settings, spec['name'])}"
+
+    def check_owner(self, spec: dict[str, Any]) -> None:
+        from prefect.exceptions import ObjectNotFound
+
+        full = self.full_name(spec)
+        with suppress(ObjectNotFound):
+            there = self.client.read_deployment_by_name(full).model_dump(mode="json")
+            check_owner(self.settings, full, there)
 
     def deployment(self, spec: dict[str, Any]) -> str:
         from prefect.exceptions import ObjectNotFound
@@ -96,10 +142,11 @@ class _Deployer:
         from prefect.utilities.callables import parameter_schema
 
         flow: Any = load_flow_from_entrypoint(spec["entrypoint"])
-        full = f"{spec['flow_name']}/{spec['name']}"
+        full, pool = self.full_name(spec), pool_of(self.settings, spec["work_pool"]["name"])
         limit = spec.get("concurrency_limit") or {}
         body = {
-            "name": spec["name"],
+            "name": full.partition("/")[2],
+            "labels": {LABEL: owner_id(self.settings)},
             "flow_id": str(self.client.create_flow_from_name(spec["flow_name"])),
             "entrypoint": spec["entrypoint"],
             "path": None,
@@ -108,8 +155,8 @@ class _Deployer:
             "parameters": spec["parameters"],
             "parameter_openapi_schema": parameter_schema(flow).model_dump(mode="json"),
             "enforce_parameter_schema": True,
-            "work_pool_name": spec["work_pool"]["name"],
-            "job_variables": spec["work_pool"].get("job_variables", {}),
+            "work_pool_name": pool,
+            "job_variables": spec["work_pool"].get("job_variables", {}) if pool in self.foreign else {},
             "schedules": [_schedule(each) for each in spec.get("schedules", [])],
             "concurrency_limit": limit.get("limit"),
             "concurrency_options": {"collision_strategy": limit["collision_strategy"]} if limit else None,
@@ -135,7 +182,11 @@ class _Deployer:
 
         wanted = []
         for number, spec in enumerate(specs, 1):
-            trigger = TypeAdapter(DeploymentTriggerTypes).validate_python({"name": f"{full} {number}", **spec})
+            named = {**spec, "name": automation_of(self.settings, spec.get("name", f"{full} {number}"))}
+            resource = (spec.get("match") or {}).get("prefect.resource.id")
+            if isinstance(resource, str) and resource.startswith(f"{DEFAULT_NAME}."):
+                named["match"] = {**spec["match"], "prefect.resource.id": resource_of(self.settings, resource)}
+            trigger = TypeAdapter(DeploymentTriggerTypes).validate_python(named)
             trigger.set_deployment_id(UUID(identity))
             wanted.append(trigger.as_automation())
         owner = f"prefect.deployment.{identity}"
@@ -177,6 +228,7 @@ def _differences(before: dict[str, Any] | None, wanted: dict[str, Any]) -> list[
     there["concurrency_limit"] = limit if limit is not None else there.get("concurrency_limit")
     options = there.get("concurrency_options")
     there["concurrency_options"] = options and {"collision_strategy": options["collision_strategy"]}
+    there["labels"] = {LABEL: (there.get("labels") or {}).get(LABEL)}
     there["pull_steps"] = there.get("pull_steps") or []
     there["schedules"] = [_brief(each) for each in there.get("schedules", [])]
     mine = {**wanted, "schedules": [_brief(each) for each in wanted["schedules"]]}

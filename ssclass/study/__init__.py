@@ -1,1 +1,1 @@
-"""The study: architectures and heads side by side; suspicious labels; seeing what a model has learnt."""
+"""The study: architectures and heads side by side; suspicious labels; explaining a model."""

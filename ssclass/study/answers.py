@@ -1,22 +1,23 @@
-"""What a model says of photos, and the threshold that its cross-validation would choose."""
+"""A model's answers on photos, and the threshold that its cross-validation would choose."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.folders import labelled_files
 from ssclass.data.images import Refused, decode
 from ssclass.errors import BatchError
-from ssclass.params import parse_params
+from ssclass.retrain.predict import Progress, silent
+from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import align
-from ssclass.retrain.train import Progress, label_index, silent
-from ssclass.serving.model import Model, class_folders
+from ssclass.serving.model import Model
 from ssclass.study.measure import Measured, cross_validated, folder_of, with_head
-from ssclass.workspace.photos import read_photos
+from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
 
 BATCH = 32  # photos at a time
@@ -27,16 +28,16 @@ Read = Callable[[set[str]], Iterator[tuple[str, bytes]]]
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos to look at: name → label, and how their bytes are read. `said` names them in the page's title."""
+    """Photos for a model to answer: `labels` by name, `read` for their bytes, `title` to name them on the page."""
 
     labels: dict[str, str]
     read: Read
-    said: str
+    title: str
 
 
 def of_folder(folder: Path, model: Model) -> Photos:
     """The photos of class folders; BatchError when there are none, or a folder is no class of the model."""
-    files = {str(file.path.relative_to(folder)): file for file in class_folders(folder, model.classes)}
+    files = {str(file.path.relative_to(folder)): file for file in labelled_files(folder, model.classes, only=True)}
 
     def read(wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         for name, file in files.items():
@@ -48,38 +49,47 @@ def of_folder(folder: Path, model: Model) -> Photos:
 
 def of_holdout(workspace: Workspace) -> Photos:
     """The held-out photos of the data set as it is; BatchError when there are none."""
-    rows = workspace.dataset().holdout
+    version = workspace.at()
+    rows = version.dataset.holdout
     if not rows:
         raise BatchError(f"{workspace.root}: no held-out photos yet; name a folder, or `ssclass retrain` first")
-    said = f"held-out photos of {workspace.data_version}"
-    return Photos({row.sha256: row.label for row in rows}, lambda wanted: read_photos(workspace, wanted), said)
+    title = f"held-out photos of {version.data_version}"
+    return Photos({row.sha256: row.label for row in rows}, lambda wanted: photos_of(version, wanted), title)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of photos: `odds` float64 [n, classes], `labels` int64 [n], in the order of `names`."""
+    """A model's answers: `probabilities` float64 [n, classes] and `labels` int64 [n], in the order of `names`.
+
+    `unreadable`: the reason for each photo that has no answer, by name.
+    """
 
     names: tuple[str, ...]
     labels: NDArray[np.int64]
-    odds: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
     unreadable: dict[str, str]
 
     @property
-    def called(self) -> NDArray[np.int64]:
-        """The class of each photo by the model."""
-        return np.asarray(self.odds.argmax(axis=1))
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable class of each photo, int64 [n]."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """For which photos the predicted class is the label, bool [n]."""
+        return np.asarray(self.predicted == self.labels)
 
 
-def ask(model: Model, photos: Photos, progress: Progress = silent) -> Answers:
-    """A model's answers on photos; those that cannot be read are named, with the reason."""
+def answer_photos(model: Model, photos: Photos, progress: Progress = silent) -> Answers:
+    """Let a model answer photos; those that cannot be read are named, with the reason."""
     names: list[str] = []
-    odds: list[NDArray[np.float64]] = []
+    probabilities: list[NDArray[np.float64]] = []
     unreadable: dict[str, str] = {}
     waiting: list[NDArray[np.uint8]] = []
 
     def answer() -> None:
         if waiting:
-            odds.append(model.predict(np.stack(waiting)))
+            probabilities.append(model.predict(np.stack(waiting)))
             waiting.clear()
 
     for done, (name, data) in enumerate(photos.read(set(photos.labels)), 1):
@@ -93,55 +103,57 @@ def ask(model: Model, photos: Photos, progress: Progress = silent) -> Answers:
         progress("answers", done, len(photos.labels))
     answer()
     if not names:
-        raise BatchError(f"{photos.said}: none of its {len(photos.labels)} files is a readable photo; name others")
+        raise BatchError(f"{photos.title}: none of its {len(photos.labels)} files is a readable photo; name others")
     labels = np.array([model.classes.index(photos.labels[name]) for name in names])
-    return Answers(tuple(names), labels, np.concatenate(odds), unreadable)
+    return Answers(tuple(names), labels, np.concatenate(probabilities), unreadable)
 
 
 @dataclass(frozen=True)
 class Threshold:
     """A threshold on the probability of the second class, chosen on training photos out of fold.
 
-    `accuracy` there, and `half` the accuracy there at 0.5; `n` photos.
+    `accuracy` and `accuracy_at_half` are those of the `n` training photos at `value` and at 0.5.
     """
 
     value: float
     accuracy: float
-    half: float
+    accuracy_at_half: float
     n: int
 
 
-def threshold(labels: NDArray[np.integer], odds: NDArray[np.floating]) -> Threshold:
-    """The threshold with the most photos right, of equals the one nearest to 0.5; labels 0 or 1, odds [n, 2]."""
-    of_second = odds[:, 1]
-    cuts = np.unique(of_second)
-    tries = np.unique(np.concatenate([[0.5], (cuts[1:] + cuts[:-1]) / 2]))
-    right = np.array([((of_second > cut) == labels).mean() for cut in tries])
-    best = np.flatnonzero(right == right.max())
+def threshold(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> Threshold:
+    """Choose the threshold with the most correct photos, of equals the one nearest to 0.5.
+
+    labels: 0 or 1, [n]; probabilities: [n, 2].
+    """
+    of_second = probabilities[:, 1]
+    values = np.unique(of_second)
+    tries = np.unique(np.concatenate([[0.5], (values[1:] + values[:-1]) / 2]))
+    accuracy = np.array([((of_second > value) == labels).mean() for value in tries])
+    best = np.flatnonzero(accuracy == accuracy.max())
     chosen = best[np.abs(tries[best] - 0.5).argmin()]
     half = float(((of_second > 0.5) == labels).mean())
-    return Threshold(float(tries[chosen]), float(right[chosen]), half, len(labels))
+    return Threshold(float(tries[chosen]), float(accuracy[chosen]), half, len(labels))
 
 
 def out_of_fold(
     workspace: Workspace | None, model: Model, progress: Progress = silent
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | str:
-    """Labels and out-of-fold probabilities of the photos that a model learnt from; or why they are not to be had."""
+    """Labels and out-of-fold probabilities of a model's training photos; or why they are not to be had, as a text."""
     if workspace is None or model.key is None:
-        return "it is of no decision and no study of a workspace, so what it learnt from is not known"
+        return "it is of no decision and no study of a workspace, so its training photos are not known"
     measured = Measured.read(folder_of(workspace, model.key))
     if measured is not None:
         return np.array(measured.train_labels), np.array(measured.out_of_fold)
-    event = workspace.state().decisions.get(model.key)
+    event = workspace.at().state.decisions.get(model.key)
     if event is None:
         return f"{model.key} is no decision of this workspace"
-    rev = f"run/{model.key}"
-    params = parse_params(workspace.git("show", f"{rev}:params.yaml"), f"params.yaml of {rev}")
-    dataset = replace(workspace.dataset(rev), sources=params.dataset.sources)
-    gone = {row.sha256 for row in dataset.train} - {row.sha256 for row in workspace.dataset().rows}
+    version = workspace.decided(model.key)
+    params, dataset = version.params, version.dataset
+    gone = {row.sha256 for row in dataset.train} - {row.sha256 for row in workspace.at().dataset.rows}
     if gone:
-        return f"{len(gone)} of the photos that it learnt from are no longer in the data set"
+        return f"{len(gone)} of its training photos are no longer in the data set"
     params = params.model_copy(update={"model": with_head(params.model, event.body["head"])})
-    _, odds, _ = cross_validated(workspace, params, dataset, REPEATS, progress)
-    odds = align(odds, params.dataset.classes, model.classes).astype(float)
-    return label_index(dataset.train, params.dataset.classes), odds
+    _, probabilities, _ = cross_validated(workspace, params, dataset, REPEATS, progress)
+    probabilities = align(probabilities, params.dataset.classes, model.classes).astype(float)
+    return label_index(dataset.train, params.dataset.classes), probabilities

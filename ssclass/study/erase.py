@@ -1,4 +1,4 @@
-"""What the study keeps of a photo, taken out when the photo is to be forgotten."""
+"""Erase what the study keeps of a photo that is to be forgotten."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from ssclass.study.experiment import StudyRuns
 from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace
 
-LOOK, LOOK_TAG = "look", "look"
-"""The folder of a run's pages about its model, and the tag that says that there is one."""
+PAGES, PAGES_TAG = "look", "look"
+"""The folder of the pages that explain a run's model, and the tag of a run that has them: both have the name that
+`ssclass explain` had first."""
 
 
 def clean(workspace: Workspace, gone: Collection[str]) -> list[str]:
-    """Delete finished rows that name a photo, and the pages of `ssclass look --log`, where any may be seen.
+    """Delete finished rows that name a photo, and the pages of `ssclass explain --log`, which may show any photo.
 
     Rows are a memo and pages can be made again. Returns what was deleted.
     """
@@ -24,7 +25,7 @@ def clean(workspace: Workspace, gone: Collection[str]) -> list[str]:
         if any(sha256 in text for sha256 in gone):
             shutil.rmtree(path.parent)
             deleted.append(f"study/{path.parent.name}")
-    for tracking in (Tracking(workspace.settings), StudyRuns(workspace)):
+    for tracking in (Tracking.of(workspace), StudyRuns(workspace)):
         deleted += _erase_pages(tracking)
     return deleted
 
@@ -36,8 +37,8 @@ def _erase_pages(tracking: Tracking) -> list[str]:
     with tracking.named():
         if tracking.client.get_experiment_by_name(tracking.name) is None:
             return []
-        for run in tracking.client.search_runs([tracking.experiment_id], f"tags.{LOOK_TAG} = 'yes'"):
-            get_artifact_repository(run.info.artifact_uri).delete_artifacts(LOOK)
-            tracking.client.delete_tag(run.info.run_id, LOOK_TAG)
-            erased.append(f"run {run.info.run_id}: {LOOK}/")
+        for run in tracking.client.search_runs([tracking.experiment_id], f"tags.{PAGES_TAG} = 'yes'"):
+            get_artifact_repository(run.info.artifact_uri).delete_artifacts(PAGES)
+            tracking.client.delete_tag(run.info.run_id, PAGES_TAG)
+            erased.append(f"run {run.info.run_id}: {PAGES}/")
     return erased

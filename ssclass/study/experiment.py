@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ssclass.code import code_commit, code_digest
-from ssclass.retrain.train import Result
+from ssclass.retrain.result import Result
 from ssclass.study.measure import Measured
-from ssclass.study.rows import Row
+from ssclass.study.rows import StudyRow
 from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace
 
@@ -37,11 +37,11 @@ class StudyRuns(Tracking):
         self.name = f"{workspace.settings.model_name}-study"
 
     def revision(self, result: Result) -> str:
-        """A row's data is that of its data version: there is no decision, hence no tag of one."""
+        """The tag of a row's data version, as a row has no decision and hence no tag of one."""
         return result.data_version
 
     def parent(self, key: str, name: str) -> str:
-        """The run of a study, made on first use."""
+        """Find the run of a study, or make it."""
         with self.named():
             found = self.client.search_runs([self.experiment_id], f"tags.{STUDY_TAG} = '{key}'")
             if found:
@@ -50,7 +50,7 @@ class StudyRuns(Tracking):
             return str(self.client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id)
 
     def child(self, parent: str, measured: Measured) -> str | None:
-        """The run of a finished row in a study; None when there is none."""
+        """Find the run of a finished row in a study; None when there is none."""
         own = {KEY_TAG: measured.result.key, ROW_TAG: measured.row, PARENT_TAG: parent}
         with self.named():
             found = self.client.search_runs(
@@ -58,8 +58,8 @@ class StudyRuns(Tracking):
             )
             return str(found[0].info.run_id) if found else None
 
-    def log_row(self, parent: str, row: Row, measured: Measured, candidate: Path, digest: str) -> str:
-        """A row as a child run, with what it trained; its key comes last, and says that all is there."""
+    def log_row(self, parent: str, row: StudyRow, measured: Measured, candidate: Path, digest: str) -> str:
+        """Log a row as a child run, with its model; the tag of its key comes last, so that it marks a complete run."""
         with self.named():
             tags = {PARENT_TAG: parent, ROW_TAG: row.name, "head": measured.result.head, **_source()}
             tags |= {"data_version": measured.result.data_version, "mlflow.note.content": row.about}
@@ -72,13 +72,13 @@ class StudyRuns(Tracking):
         return run_id
 
     def log_metrics(self, run_id: str, values: Mapping[str, float]) -> None:
-        """Put metrics on a run; a value that was there is followed by the new one."""
+        """Log metrics to a run; MLflow shows the last value of each."""
         with self.named():
             for name, value in values.items():
                 self.client.log_metric(run_id, name, value)
 
     def conclude_study(self, parent: str, pages: Path, name: str) -> None:
-        """The study's pages as artifacts of its run."""
+        """Log the study's pages as artifacts of its run, and end the run."""
         with self.named():
             for path in sorted(pages.iterdir()):
                 if path.is_file():
@@ -88,7 +88,7 @@ class StudyRuns(Tracking):
 
 
 def metrics(measured: Measured) -> dict[str, float]:
-    """What a row has beside a retrain's metrics; docs/formats.md defines each name."""
+    """The metrics that a row has beside a retrain's; docs/formats.md defines each name."""
     low, high = measured.scores.accuracy_interval.low, measured.scores.accuracy_interval.high
     found: dict[str, Any] = {
         "accuracy_low": low,

@@ -1,6 +1,6 @@
-"""What a channel of the network looks for: the picture that it answers to most, found by gradient ascent.
+"""Visualise what a channel of the network detects: the picture that activates it most, by gradient ascent.
 
-The picture is a sum of waves whose strengths are learnt, each scaled by one over its frequency, as in photos; it is
+The picture is a sum of waves whose amplitudes are found, each scaled by one over its frequency, as in photos; it is
 shifted by a few pixels at each step (Olah, Mordvintsev & Schubert, "Feature Visualization", Distill 2017). Seeded: the
 same network gives the same pictures on the same kind of device.
 """
@@ -23,8 +23,8 @@ COLOURS = np.array([[1, 1, 1], [0.35, 0, -0.35], [0.1, -0.2, 0.1]])
 """Brightness, blue to red, green to purple, each as strong as it is in photos."""
 
 
-def layers(network: Any, count: int = 4) -> list[Any]:
-    """Activations of a network whose output is a map, evenly from shallow to the last."""
+def shown_layers(network: Any, count: int = 4) -> list[Any]:
+    """Choose activation layers of a network whose output is a map, evenly from shallow to the last."""
     found = [
         layer
         for layer in network.layers
@@ -34,24 +34,27 @@ def layers(network: Any, count: int = 4) -> list[Any]:
     return [found[place] for place in dict.fromkeys(places)]
 
 
-def favourites(
+def visualise_channels(
     trunk: Trunk,
     layer: Any,
     channels: Sequence[int],
     seed: int = 0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.uint8]:
-    """A picture for each channel of a layer of the network, uint8 [channels, side, side, 3], side SIDE if it may be."""
+    """Make a picture for each channel of a layer, uint8 [channels, side, side, 3].
+
+    `side` is SIDE, unless the network takes another size only.
+    """
     import keras
     import tensorflow as tf
 
-    # Before the activation: behind it, a channel may be silent at first.
-    seeing = keras.Model(trunk.network.inputs, layer.input)
+    # The layer's input, as behind the activation a channel may be silent at first.
+    part = keras.Model(trunk.network.inputs, layer.input)
     side = trunk.side or SIDE
     if trunk.side is None:
-        weights = seeing.get_weights()
-        seeing = keras.models.clone_model(seeing, input_tensors=[keras.Input((side, side, 3))])
-        seeing.set_weights(weights)
+        weights = part.get_weights()
+        part = keras.models.clone_model(part, input_tensors=[keras.Input((side, side, 3))])
+        part.set_weights(weights)
     wanted = tf.constant(list(channels))
     draw = np.random.default_rng(seed)
     rows = np.fft.fftfreq(side)[:, None]
@@ -70,8 +73,8 @@ def favourites(
     def step(shift: Any) -> None:
         with tf.GradientTape() as tape:
             shown = tf.roll(pixels(waves), shift, axis=(1, 2))
-            answer = seeing(trunk.before(shown), training=False)
-            own = tf.gather(answer, wanted[:, None], axis=-1, batch_dims=1)
+            activations = part(trunk.before(shown), training=False)
+            own = tf.gather(activations, wanted[:, None], axis=-1, batch_dims=1)
             loss = -tf.reduce_sum(tf.reduce_mean(own, axis=(1, 2, 3)))
         optimizer.apply([tape.gradient(loss, waves)], [waves])
 

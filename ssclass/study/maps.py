@@ -1,13 +1,13 @@
-"""Where on a photo a model sees its class: class-activation maps.
+"""Class-activation maps: how much each place of a photo contributes to a class.
 
 The score is the log odds of a class, log p_c - log sum of the other p. With a the last feature map of a view, each
-place is worth sum_k a_k dscore/da_k there (HiResCAM; Draelos & Carin 2020, arXiv:2011.08891). For pooling followed by
-one dense layer this is the class-activation map itself (Zhou et al., CVPR 2016): the worths of all places and the bias
-add up to the score. For other heads it is Grad-CAM with the gradient kept where it is.
+place contributes sum_k a_k dscore/da_k there (HiResCAM; Draelos & Carin 2020, arXiv:2011.08891). For pooling followed
+by one dense layer this is the class-activation map itself (Zhou et al., CVPR 2016): the contributions of all places and
+the bias add up to the score. For other heads it is Grad-CAM with the gradient kept where it is.
 
-Of a head that compares directions (`rbf`, `bilinear`: features of unit length) such sums are nothing, as its score does
-not change with the length of what it sees (Euler). There a place is worth what the score loses when the place looks
-like the mean place of all photos that are asked about: let those be of every class.
+Of a head that compares directions (`rbf`, `bilinear`: features of unit length) such sums are zero, as its score does
+not change with the length of what it sees (Euler). There a place contributes what the score loses when the place
+becomes the mean place of all given photos, which should be of every class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCH = 8  # photos at a time: the maps of every view are held
 
 @dataclass(frozen=True)
 class View:
-    """What of the photo a feature map is of: a square of `side` in a canvas of `canvas`, in pixels."""
+    """The part of the photo that a feature map shows: a square of `side` in a canvas of `canvas`, in pixels."""
 
     top: int
     left: int
@@ -39,7 +39,7 @@ class View:
 
 @dataclass(frozen=True)
 class Trunk:
-    """A network, and what turns pixels (float32, 0-255) into what it wants.
+    """A network, and `before`, which turns pixels (float32, 0-255) into its input.
 
     `side`: of the pictures, in pixels, where only one will do (another network comes before it: a tuned model's
     frozen part); else None.
@@ -50,8 +50,8 @@ class Trunk:
     side: int | None
 
 
-class Seen:
-    """A model cut in two at its last feature maps: before them pixels, after them probabilities."""
+class MappedModel:
+    """A model split at its last feature maps: `before` turns pixels into maps, `after` maps into probabilities."""
 
     def __init__(self, model: Model) -> None:
         import keras
@@ -59,12 +59,12 @@ class Seen:
         self.model = model
         self.maps = _last_maps(model.keras)
         if not self.maps:
-            raise NotFoundError(f"{model.name}: no feature map is pooled in this model; there is nothing to be seen")
+            raise NotFoundError(f"{model.name}: no feature map is pooled in this model; there is no map to show")
         self.views = [_view(tensor, model.size) for tensor in self.maps]
         heads = [layer for layer in model.keras.layers if layer.name.startswith("head")]
         kinds = [[type(layer).__name__ for layer in getattr(head, "layers", ())] for head in heads]
         self.linear = kinds == [["InputLayer", "GlobalAveragePooling1D", "Dense"]]
-        self.directions = any("UnitNormalization" in each for each in kinds)
+        self.directions = any("UnitNormalization" in layers for layers in kinds)
         maps = self.maps if len(self.maps) > 1 else self.maps[0]
         self.before = keras.Model(model.keras.inputs[0], maps)
         self.after = keras.Model(maps, model.keras.outputs[0])
@@ -100,14 +100,14 @@ class Seen:
             maps = _listed(self.before(images, training=False))
 
             def scored(maps: list[Any]) -> tuple[Any, Any]:
-                odds = self.after(maps if len(maps) > 1 else maps[0], training=False)
-                own = tf.gather(odds, classes, axis=1, batch_dims=1)
-                hot = tf.one_hot(classes, tf.shape(odds)[1], dtype=odds.dtype)
-                others = tf.reduce_sum(odds * (1 - hot), axis=1)
-                return tf.math.log(tf.maximum(own, 1e-30)) - tf.math.log(tf.maximum(others, 1e-30)), odds
+                probabilities = self.after(maps if len(maps) > 1 else maps[0], training=False)
+                own = tf.gather(probabilities, classes, axis=1, batch_dims=1)
+                hot = tf.one_hot(classes, tf.shape(probabilities)[1], dtype=probabilities.dtype)
+                others = tf.reduce_sum(probabilities * (1 - hot), axis=1)
+                return tf.math.log(tf.maximum(own, 1e-30)) - tf.math.log(tf.maximum(others, 1e-30)), probabilities
 
             def losses(number: int) -> Any:
-                """What the score loses without each place of a map, [n, h, w]."""
+                """How much the score loses without each place of a map, [n, h, w]."""
                 a = maps[number]
                 _, height, width, _ = a.shape
 
@@ -120,23 +120,23 @@ class Seen:
 
             with tf.GradientTape() as tape:
                 tape.watch(maps)
-                score, odds = scored(maps)
+                score, probabilities = scored(maps)
             slopes = tape.gradient(score, maps, unconnected_gradients="zero")
-            # Where nothing is active nothing is worth anything, though a root's slope there is infinite.
-            each = [tf.where(a == 0, 0.0, a * slope) for a, slope in zip(maps, slopes, strict=True)]
-            channels = [tf.reduce_sum(one, axis=(1, 2)) for one in each]
+            # Where nothing is active nothing contributes, though a root's slope there is infinite.
+            products = [tf.where(a == 0, 0.0, a * slope) for a, slope in zip(maps, slopes, strict=True)]
+            channels = [tf.reduce_sum(one, axis=(1, 2)) for one in products]
             if self.directions:
                 places = [tf.transpose(losses(number), (2, 0, 1)) for number in range(len(maps))]
             else:
-                places = [tf.reduce_sum(one, axis=-1) for one in each]
-            return places, channels, odds
+                places = [tf.reduce_sum(one, axis=-1) for one in products]
+            return places, channels, probabilities
 
         return tf.function(run, reduce_retracing=True)
 
-    def worths(
+    def contributions(
         self, images: NDArray[np.uint8], classes: NDArray[np.integer]
     ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]], NDArray[np.float64]]:
-        """What each place of each map, and each of its channels, is worth for the given class of each photo.
+        """How much each place and each channel of each map contributes to the given class of each photo.
 
         images: uint8 [n, size, size, 3]; classes: int [n]. Returns, a map each, float32 [n, h, w] and [n, channels];
         and the probabilities, [n, classes].
@@ -151,59 +151,63 @@ class Seen:
                     one += found.numpy().mean(axis=(1, 2), keepdims=True).sum(axis=0, keepdims=True) / len(images)
         places: list[list[Any]] = [[] for _ in self.maps]
         channels: list[list[Any]] = [[] for _ in self.maps]
-        odds = []
+        probabilities = []
         for at in parts:
             part = slice(at, at + BATCH)
-            each, by_channel, found = self._run(images[part], classes[part].astype(np.int32), usual)
+            by_place, by_channel, found = self._run(images[part], classes[part].astype(np.int32), usual)
             for number in range(len(self.maps)):
-                places[number].append(each[number].numpy())
+                places[number].append(by_place[number].numpy())
                 channels[number].append(by_channel[number].numpy())
-            odds.append(found.numpy())
-        return [np.concatenate(one) for one in places], [np.concatenate(one) for one in channels], np.concatenate(odds)
+            probabilities.append(found.numpy())
+        return (
+            [np.concatenate(one) for one in places],
+            [np.concatenate(one) for one in channels],
+            np.concatenate(probabilities),
+        )
 
     def photo_maps(self, places: Sequence[NDArray[np.float32]], side: int) -> NDArray[np.float32]:
-        """The worths of all views on one canvas, float32 [n, side, side]: the mean over the views of each place."""
+        """Lay the maps of all views on one canvas, float32 [n, side, side]: the mean over the views of each place."""
         n = len(places[0])
-        total, seen = np.zeros((n, side, side), np.float32), np.zeros((side, side), np.float32)
-        for view, worth in zip(self.views, places, strict=True):
+        total, covered = np.zeros((n, side, side), np.float32), np.zeros((side, side), np.float32)
+        for view, contribution in zip(self.views, places, strict=True):
             scale = side / view.canvas
             top, left = round(view.top * scale), round(view.left * scale)
             bottom, right = round((view.top + view.side) * scale), round((view.left + view.side) * scale)
-            shown = worth[:, :, ::-1] if view.flipped else worth
+            shown = contribution[:, :, ::-1] if view.flipped else contribution
             total[:, top:bottom, left:right] += _stretched(shown, bottom - top, right - left)
-            seen[top:bottom, left:right] += 1
-        return np.asarray(total / np.maximum(seen, 1))
+            covered[top:bottom, left:right] += 1
+        return np.asarray(total / np.maximum(covered, 1))
 
 
-def overlay(photo: NDArray[np.uint8], worth: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """A map [h, w] on a photo uint8 [h, w, 3]: red speaks for the class, blue against it, the strongest place fully."""
-    strongest = float(np.quantile(np.abs(worth), 0.995)) or 1.0
-    share = np.clip(worth / strongest, -1, 1)[..., None]
+def overlay(photo: NDArray[np.uint8], contribution: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Lay a map [h, w] on a photo uint8 [h, w, 3]: red speaks for the class, blue against it."""
+    strongest = float(np.quantile(np.abs(contribution), 0.995)) or 1.0
+    share = np.clip(contribution / strongest, -1, 1)[..., None]
     grey = photo.mean(axis=-1, keepdims=True).repeat(3, axis=-1) * 0.65 + photo * 0.35
     colour = np.where(share > 0, np.array([225, 30, 20]), np.array([25, 70, 225]))
     alpha = 0.75 * np.abs(share)
     return np.asarray(np.clip(grey * (1 - alpha) + colour * alpha, 0, 255), dtype=np.uint8)
 
 
-def stretched(worth: NDArray[np.floating], height: int, width: int) -> NDArray[np.float32]:
-    """One map [h, w] in another size."""
-    return np.asarray(_stretched(np.asarray(worth, np.float32)[None], height, width)[0])
+def stretched(contribution: NDArray[np.floating], height: int, width: int) -> NDArray[np.float32]:
+    """Resize one map [h, w]."""
+    return np.asarray(_stretched(np.asarray(contribution, np.float32)[None], height, width)[0])
 
 
-def _stretched(worth: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Bilinear, [n, h, w] to [n, height, width]."""
+def _stretched(contribution: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Resize maps [n, h, w] to [n, height, width], bilinear."""
     import tensorflow as tf
 
-    return np.asarray(tf.image.resize(worth[..., None], (height, width)).numpy()[..., 0])
+    return np.asarray(tf.image.resize(contribution[..., None], (height, width)).numpy()[..., 0])
 
 
 def _last_maps(model: Any) -> list[Any]:
-    """Keras tensors [n, h, w, channels] that go into something of another shape: what pooling (or a flatten) takes."""
+    """Find the Keras tensors [n, h, w, channels] that a pooling or a flatten takes: the last feature maps."""
     found = []
     # Of this model's own nodes: a layer that is shared may have others, which lead elsewhere.
     own = {id(node) for nodes in model._nodes_by_depth.values() for node in nodes}
     for operation in model.operations:
-        for node in (each for each in operation._inbound_nodes if id(each) in own):
+        for node in (one for one in operation._inbound_nodes if id(one) in own):
             if all(len(tensor.shape) != 4 for tensor in node.output_tensors):
                 found += [tensor for tensor in node.input_tensors if len(tensor.shape) == 4]
     return list({id(tensor): tensor for tensor in found}.values())

@@ -1,4 +1,4 @@
-"""One row of the study: repeated cross-validation, the model, its answers on the held-out photos, size and speed.
+"""Measure one row of the study: repeated cross-validation, the model, held-out photos, size and speed.
 
 A finished row lies in ``.ssclass/study/<row key>/`` and is never trained again. Nothing else of the workspace is
 written: no ledger, no registry, no candidate.
@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.data.dataset import Dataset
+from ssclass.files import write_whole
 from ssclass.model import compute
-from ssclass.retrain import train as learning
+from ssclass.retrain.predict import Progress, answer, memo_of, silent
+from ssclass.retrain.result import Result, label_index, make_result
 from ssclass.retrain.scores import Scores
-from ssclass.retrain.train import Progress, Result, Stopwatch, silent
-from ssclass.study.rows import Row
+from ssclass.retrain.train import Stopwatch, curves, fit
+from ssclass.study.rows import StudyRow
 from ssclass.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -35,9 +37,10 @@ CALLS = {1: 9, 32: 3}
 
 @dataclass(frozen=True)
 class Measured:
-    """What a row gave. `result` has all that a retrain's has; `out_of_fold` are means over the repeats.
+    """The figures of a finished row.
 
-    milliseconds: photos in a call → milliseconds a photo, whole model, pixels to probabilities.
+    `result` is what a retrain would write. `out_of_fold`: probabilities [train][classes], means over the repeats.
+    `milliseconds`: photos in a call → milliseconds a photo, whole model, pixels to probabilities.
     """
 
     row: str
@@ -54,8 +57,8 @@ class Measured:
 
     @property
     def scores(self) -> Scores:
-        """On the held-out photos."""
-        return self.result.scores()[0]
+        """Scores of the model on the held-out photos."""
+        return self.result.candidate.scores
 
     @property
     def cv(self) -> tuple[float, float]:
@@ -64,26 +67,24 @@ class Measured:
         return float(values.mean()), float(values.std(ddof=1))
 
     @property
-    def cv_right(self) -> NDArray[np.bool_]:
-        """Which training photos the mean of the out-of-fold probabilities has right, bool [train]."""
+    def cv_correct(self) -> NDArray[np.bool_]:
+        """For which training photos the mean of the out-of-fold probabilities is correct, bool [train]."""
         return np.asarray(np.array(self.out_of_fold).argmax(axis=1) == np.array(self.train_labels))
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        """Which held-out photos the model has right, bool [held out]."""
-        return np.asarray(np.array(self.result.candidate_class) == np.array(self.result.labels))
+    def correct(self) -> NDArray[np.bool_]:
+        """For which held-out photos the model is correct, bool [held out]."""
+        return self.result.candidate.correct
 
     def write(self, folder: Path) -> None:
-        """Write to a folder; row.json last, whole or not at all."""
+        """Write the figures to a folder; row.json comes last, whole or not at all."""
         self.result.write(folder / "result.json")
-        body = asdict(self) | {"result": None}
-        new = folder / "row.new"
-        new.write_text(json.dumps(body))
-        new.replace(folder / "row.json")
+        body = {name: value for name, value in vars(self).items() if name != "result"} | {"result": None}
+        write_whole(folder / "row.json", json.dumps(body))
 
     @classmethod
     def read(cls, folder: Path) -> Measured | None:
-        """Read what `write` wrote; None when it is not there."""
+        """Read the figures that :meth:`write` wrote; None when they are not there."""
         if not (folder / "row.json").exists():
             return None
         body: dict[str, Any] = json.loads((folder / "row.json").read_text())
@@ -96,39 +97,40 @@ class Measured:
 
 
 def folder_of(workspace: Workspace, key: str) -> Path:
-    """Where a row lies: row.json, result.json, candidate/, and model.keras until its run has it."""
+    """The folder of a row: row.json, result.json, candidate/, and model.keras until its run has it."""
     return workspace.private / "study" / key
 
 
-def finished(workspace: Workspace, row: Row, dataset: Dataset) -> Measured | None:
-    """A row as it was finished; None when it was not, or for other data, params or code."""
-    found = Measured.read(folder_of(workspace, row.key(row.choose(dataset))))
+def finished(workspace: Workspace, row: StudyRow, dataset: Dataset) -> Measured | None:
+    """Read the figures of a row; None when it was not finished, or for other data, params or code."""
+    found = Measured.read(folder_of(workspace, row.key(row.with_sources(dataset))))
     return found and replace(found, row=row.name)
 
 
-def measure(workspace: Workspace, row: Row, dataset: Dataset, progress: Progress = silent) -> Measured:
-    """Do a row; WeightsError when its backbone's weights cannot be had, BatchError when there is too little data.
+def measure(workspace: Workspace, row: StudyRow, dataset: Dataset, progress: Progress = silent) -> Measured:
+    """Measure a row; WeightsError when its backbone's weights cannot be had, BatchError for too little data.
 
     `dataset` is the workspace's; the row chooses its sources.
     """
     from ssclass.model.backbones import import_keras
     from ssclass.model.classifier import Classifier
 
-    dataset = row.choose(dataset)
+    dataset = row.with_sources(dataset)
     key = row.key(dataset)
     folder = folder_of(workspace, key)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "candidate").mkdir(parents=True)
 
     keras = import_keras()
-    keras.backend.clear_session()  # of the row before: its graphs would fill the memory
+    keras.backend.clear_session()  # the graphs of the row before would fill the memory
     watch = Stopwatch()
     trained, out_of_fold, accuracy = cross_validated(workspace, row.params, dataset, row.repeats, progress, watch)
-    labels = learning.label_index(dataset.train, row.params.dataset.classes)
+    labels = label_index(dataset.train, row.params.dataset.classes)
+    version, memo = workspace.at(), memo_of(workspace)
     with watch.step("evaluation"):
         trained.classifier.save(folder / "candidate")
-        candidate = learning.answers(workspace, trained.classifier, dataset.holdout)
-        saved = learning.answers(workspace, Classifier.load(folder / "candidate"), dataset.holdout)
+        candidate = answer(version, memo, trained.classifier, dataset.holdout)
+        saved = answer(version, memo, Classifier.load(folder / "candidate"), dataset.holdout)
     with watch.step("export"):
         trained.classifier.export(folder / "model.keras")
     model = keras.models.load_model(folder / "model.keras", compile=False)
@@ -136,27 +138,19 @@ def measure(workspace: Workspace, row: Row, dataset: Dataset, progress: Progress
     size = trained.classifier.size
     measured = Measured(
         row=row.name,
-        result=Result(
+        result=make_result(
             key=key,
-            data_version=workspace.data_version,
-            classes=row.params.dataset.classes,
+            data_version=version.data_version,
+            dataset=dataset,
+            model=trained.classifier,
             head=trained.head,
-            fingerprint=trained.classifier.fingerprint,
-            size=size,
-            train_size=len(dataset.train),
-            holdout=tuple(each.sha256 for each in dataset.holdout),
-            batches=tuple(dataset.batch_of(each.sha256) for each in dataset.holdout),
-            labels=tuple(int(each) for each in learning.label_index(dataset.holdout, row.params.dataset.classes)),
-            candidate=_nested(candidate),
-            candidate_class=tuple(int(each) for each in candidate.argmax(axis=1)),
-            champion_key=None,
+            candidate=candidate,
             champion=None,
-            champion_class=None,
+            train_size=len(dataset.train),
             cross_validation={trained.head: accuracy},
-            history=learning.curves(trained),
-            saved_alike=bool(np.array_equal(candidate, saved)),
+            history=curves(trained),
+            saved_alike=candidate.same_bits(saved),
             seconds=watch.seconds,
-            sources=dataset.by_source(),
         ),
         train=tuple(each.sha256 for each in dataset.train),
         train_labels=tuple(int(each) for each in labels),
@@ -182,17 +176,18 @@ def cross_validated(
 ) -> tuple[Trained, NDArray[np.float64], list[float]]:
     """Train, and cross-validate the head that was chosen `repeats` times, each with another seed.
 
-    Returns what the first seed gave, the mean of the out-of-fold probabilities (float64 [train, classes]), and the
-    accuracy of each repeat (of each fold where there is one repeat).
+    Returns the training with the first seed, the mean of the out-of-fold probabilities (float64 [train, classes]), and
+    the accuracy of each repeat (of each fold where there is one repeat).
     """
-    trained = learning.learnt(workspace, params, dataset, progress, watch)
-    labels = learning.label_index(dataset.train, params.dataset.classes)
+    version, memo = workspace.at(), memo_of(workspace)
+    trained = fit(version, memo, params, dataset, progress, watch)
+    labels = label_index(dataset.train, params.dataset.classes)
     found = [trained.cv[trained.head].probabilities]
     model = with_head(params.model, trained.head)
     for repeat in range(1, repeats):
         progress("cross-validation", repeat, repeats)
         train = params.train.model_copy(update={"seed": params.train.seed + repeat})
-        again = learning.learnt(workspace, params.model_copy(update={"train": train, "model": model}), dataset)
+        again = fit(version, memo, params.model_copy(update={"train": train, "model": model}), dataset)
         found.append(again.cv[trained.head].probabilities)
     progress("cross-validation", repeats, repeats)
     accuracy = [float((each.argmax(axis=1) == labels).mean()) for each in found]
@@ -202,12 +197,12 @@ def cross_validated(
 
 
 def with_head(model: ModelParams, head: str) -> ModelParams:
-    """Params that train the head that was chosen, and no other; of an ensemble its members are named anyway."""
+    """Copy params so that they train the head that was chosen, and no other; an ensemble names its members anyway."""
     return model if model.members else model.model_copy(update={"head": head})
 
 
 def device() -> str:
-    """What the milliseconds are of: the GPU, or ``CPU, 2 cores``."""
+    """The name of the device that the milliseconds were measured on: the GPU, or ``CPU, 2 cores``."""
     name = compute.described()
     if name != "CPU":
         return name
@@ -216,7 +211,7 @@ def device() -> str:
 
 
 def milliseconds(model: Any, photos: int, size: int) -> float:
-    """Milliseconds a photo of a whole model, pixels to probabilities, `photos` of size x size pixels in a call."""
+    """Measure a whole model, pixels to probabilities: milliseconds a photo, with `photos` of size x size in a call."""
     import tensorflow as tf
 
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (photos, size, size, 3), dtype=np.uint8))

@@ -34,7 +34,7 @@ figcaption { font-size: 12.5px; color: #444; max-width: 18rem; overflow-wrap: an
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG or JPEG and what stands under it; `width` in CSS pixels, where it is not shown as large as it is."""
+    """A PNG or JPEG with its caption; `width` in CSS pixels, where it is not shown at its own size."""
 
     data: bytes
     caption: str = ""
@@ -42,13 +42,13 @@ class Picture:
 
     @property
     def kind(self) -> str:
-        """The end of its file name."""
+        """The ending of its file name."""
         return "png" if self.data.startswith(b"\x89PNG") else "jpg"
 
 
 @dataclass
 class Page:
-    """Built top to bottom; `pictures` are by file name (without its end), for who writes them beside the page."""
+    """A page that is built top to bottom; `pictures` are by file name without its ending."""
 
     title: str
     pictures: dict[str, Picture] = field(default_factory=dict)
@@ -56,17 +56,17 @@ class Page:
     _html: list[str] = field(default_factory=list)
 
     def heading(self, text: str) -> None:
-        """A section begins."""
+        """Begin a section."""
         self._markdown.append(f"## {text}")
         self._html.append(f"<h2>{escape(text)}</h2>")
 
     def text(self, text: str) -> None:
-        """A paragraph; `code` between backticks."""
+        """Add a paragraph; `code` stands between backticks."""
         self._markdown.append(text)
         self._html.append(f"<p>{_inline(text)}</p>")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], strong: Sequence[int] = ()) -> None:
-        """A table; numbers (and what begins like one) stand right. `strong`: the rows to be seen first."""
+        """Add a table, with columns of numbers to the right. `strong`: the rows to highlight."""
         if not rows:
             self.text("None.")
             return
@@ -75,14 +75,17 @@ class Page:
             all(row[at].lstrip("+−-.<").startswith(tuple("0123456789")) or row[at] in ("", "–") for row in cells)
             for at in range(len(columns))
         ]
-        lines = ["| " + " | ".join(columns) + " |", "|" + "|".join("---:" if each else "---" for each in right) + "|"]
+        lines = [
+            "| " + " | ".join(columns) + " |",
+            "|" + "|".join("---:" if is_number else "---" for is_number in right) + "|",
+        ]
         for at, row in enumerate(cells):
             shown = [f"**{value}**" if at in strong and value else value for value in row]
             lines.append("| " + " | ".join(value.replace("|", "\\|") for value in shown) + " |")
         self._markdown.append("\n".join(lines))
 
         def line(tag: str, row: Sequence[str]) -> str:
-            side = [' class="n"' if each else "" for each in right]
+            side = [' class="n"' if is_number else "" for is_number in right]
             return "".join(f"<{tag}{to}>{_inline(value)}</{tag}>" for to, value in zip(side, row, strict=True))
 
         mark = ' class="strong"'
@@ -92,7 +95,7 @@ class Page:
         )
 
     def show(self, pictures: dict[str, Picture], *, charts: bool = False) -> None:
-        """Pictures side by side; in markdown they are named, as files beside it."""
+        """Add pictures side by side; markdown names them as files beside it."""
         self.pictures |= pictures
         self._markdown += [
             f"![{(each.caption or name).splitlines()[0]}]({name}.{each.kind})" for name, each in pictures.items()
@@ -120,23 +123,23 @@ class Page:
         )
 
     def write_pictures(self, folder: Path) -> None:
-        """Each picture as a file."""
+        """Write each picture as a file."""
         for name, each in self.pictures.items():
             (folder / f"{name}.{each.kind}").write_bytes(each.data)
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """A PNG file of pixels uint8 [h, w, 3]."""
+    """Encode pixels uint8 [h, w, 3] as a PNG file."""
     return _encoded(image, "PNG")
 
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
-    """A JPEG file of pixels uint8 [h, w, 3]."""
+    """Encode pixels uint8 [h, w, 3] as a JPEG file."""
     return _encoded(image, "JPEG", quality=88)
 
 
 def drawn(figure: Figure) -> bytes:
-    """A PNG file of a matplotlib figure."""
+    """Encode a matplotlib figure as a PNG file."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""What a study found, as a page: the table, what each row costs, and which differences are more than chance."""
+"""The report of a study: accuracy and cost of each row, and which differences are more than chance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ssclass.code import code_digest
 from ssclass.retrain.scores import Comparison, compare
 from ssclass.study.measure import Measured
 from ssclass.study.pages import Page, Picture, drawn
-from ssclass.study.rows import Row
+from ssclass.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,13 +23,13 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Found:
+class Study:
     """A study so far: rows in the order of study.yaml, those that are finished, and why others were not run."""
 
     data_version: str
     dataset: Dataset
     classes: tuple[str, ...]
-    rows: Mapping[str, Row]
+    rows: Mapping[str, StudyRow]
     measured: Mapping[str, Measured]
     not_run: Mapping[str, str]
 
@@ -39,7 +39,7 @@ class Found:
         return max(self.measured, key=lambda name: self.measured[name].cv[0], default=None)
 
     def name(self) -> str:
-        """One line for the run table."""
+        """The name of the study's run: a line with how many rows are finished and which is best."""
         best = f" · best {self.best} {self.measured[self.best].cv[0]:.4f}" if self.best else ""
         return f"{len(self.measured)} of {len(self.rows)} rows · {self.data_version}{best}"
 
@@ -55,12 +55,12 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """In words: which of the two differences are more than chance."""
-        said = []
+        """The two differences in words: which of them are more than chance."""
+        verdicts = []
         for where, one in (("held out", self.holdout), ("out of fold", self.out_of_fold)):
             if one.mcnemar_p < LEVEL:
-                said.append(f"{'better' if one.wins > one.losses else 'worse'} {where}")
-        return " and ".join(said) or "no"
+                verdicts.append(f"{'better' if one.wins > one.losses else 'worse'} {where}")
+        return " and ".join(verdicts) or "no"
 
 
 def pair(row: Measured, other: Measured) -> Pair:
@@ -68,13 +68,13 @@ def pair(row: Measured, other: Measured) -> Pair:
     return Pair(
         row.row,
         other.row,
-        _common(row.result.holdout, row.right, other.result.holdout, other.right),
-        _common(row.train, row.cv_right, other.train, other.cv_right),
+        _common(row.result.holdout, row.correct, other.result.holdout, other.correct),
+        _common(row.train, row.cv_correct, other.train, other.cv_correct),
     )
 
 
-def pairs(found: Found) -> list[Pair]:
-    """Each row against the one that it names, and against the best by cross-validation."""
+def pairs(found: Study) -> list[Pair]:
+    """Compare each row with the one that it names, and with the best by cross-validation."""
     made: dict[tuple[str, str], Pair] = {}
     for name, measured in found.measured.items():
         for other in (found.rows[name].against, found.best):
@@ -83,8 +83,8 @@ def pairs(found: Found) -> list[Pair]:
     return list(made.values())
 
 
-def as_dict(found: Found) -> dict[str, Any]:
-    """JSON-able: what ``--json`` prints."""
+def as_dict(found: Study) -> dict[str, Any]:
+    """The study as JSON-able values, as ``--json`` prints it."""
     compared: dict[str, list[dict[str, Any]]] = {}
     for each in pairs(found):
         compared.setdefault(each.row, []).append(
@@ -98,13 +98,13 @@ def as_dict(found: Found) -> dict[str, Any]:
     rows = []
     for name, row in found.rows.items():
         measured = found.measured.get(name)
-        told: dict[str, Any] = {"row": name, "about": row.about, "set": dict(row.changes), "study": row.study}
+        common: dict[str, Any] = {"row": name, "about": row.about, "set": dict(row.changes), "study": row.study}
         if measured is None:
-            rows.append(told | {"state": found.not_run.get(name, "not run yet")})
+            rows.append(common | {"state": found.not_run.get(name, "not run yet")})
             continue
         scores = measured.scores
         rows.append(
-            told
+            common
             | {
                 "state": "finished",
                 "key": measured.result.key,
@@ -117,7 +117,7 @@ def as_dict(found: Found) -> dict[str, Any]:
                 "cv_accuracy_sd": measured.cv[1],
                 "cv_repeats": measured.repeats,
                 "train_size": measured.result.train_size,
-                **{each: getattr(scores, each) for each in ("loss", "precision", "recall", "f_measure")},
+                **{metric: getattr(scores, metric) for metric in ("loss", "precision", "recall", "f_measure")},
                 "parameters_backbone": measured.parameters_backbone,
                 "parameters_head": measured.parameters_head,
                 "megabytes": measured.megabytes,
@@ -130,8 +130,8 @@ def as_dict(found: Found) -> dict[str, Any]:
     return {"data_version": found.data_version, "best": found.best, "rows": rows}
 
 
-def page(found: Found) -> Page:
-    """The whole report."""
+def page(found: Study) -> Page:
+    """The report as a page."""
     shown = Page(f"Study of {' and '.join(found.classes)}: {found.data_version}")
     counts = found.dataset.by_source()
     train, holdout = len(found.dataset.train), len(found.dataset.holdout)
@@ -218,15 +218,15 @@ def page(found: Found) -> Page:
         [(name, f"`ssclass study {name}`", f"`{row.experiment}`") for name, row in found.rows.items()],
     )
     shown.text(
-        "The study looks at the held-out photos once for every finished row. The gate's count of consultations "
+        "The study scores the held-out photos once for every finished row. The gate's count of consultations "
         "(`consulted` in the ledger) does not include that: who changes params.yaml for what stands here has let the "
         "held-out photos choose. The cross-validated column is there for choosing."
     )
     return shown
 
 
-def figure(found: Found) -> Figure:
-    """Accuracies side by side, those of the original study beside them."""
+def figure(found: Study) -> Figure:
+    """Draw the accuracies of the rows, with those of the original study beside them."""
     from matplotlib.figure import Figure
 
     measured = list(found.measured.values())
@@ -250,7 +250,7 @@ def figure(found: Found) -> Figure:
     return drawing
 
 
-def _accuracy_line(each: Measured, row: Row) -> Sequence[object]:
+def _accuracy_line(each: Measured, row: StudyRow) -> Sequence[object]:
     scores, (mean, sd) = each.scores, each.cv
     low, high = scores.accuracy_interval.low, scores.accuracy_interval.high
     return (
@@ -284,11 +284,11 @@ def _pair_line(each: Pair) -> Sequence[object]:
     return (*cells, each.verdict)
 
 
-def _common(ours: Sequence[str], right: Any, theirs: Sequence[str], others: Any) -> Comparison:
+def _common(ours: Sequence[str], correct: Any, theirs: Sequence[str], others: Any) -> Comparison:
     place = {sha256: at for at, sha256 in enumerate(theirs)}
     both = [(at, place[sha256]) for at, sha256 in enumerate(ours) if sha256 in place]
     index = np.array(both, dtype=int).reshape(-1, 2)
-    return compare(right[index[:, 0]], others[index[:, 1]])
+    return compare(correct[index[:, 0]], others[index[:, 1]])
 
 
 def _numbers(one: Comparison) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssclass.code import code_digest
 from ssclass.data.dataset import Dataset
 from ssclass.errors import NotFoundError, ParamsError
-from ssclass.params import Params
+from ssclass.params import Params, read_yaml
 from ssclass.workspace.create import template_file
 from ssclass.workspace.workspace import Workspace
 
@@ -24,7 +23,7 @@ DEFAULT = "default"
 VERSION = 1  # of how a row is measured: a change makes every row new
 
 
-class _Row(BaseModel):
+class _RowEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     about: str
     set: dict[str, Any] = {}
@@ -37,12 +36,12 @@ class _Row(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     repeats: int = Field(8, ge=1, le=50)
-    rows: dict[str, _Row]
+    rows: dict[str, _RowEntry]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row. `params` are those of the workspace with `changes` (dotted) applied.
+class StudyRow:
+    """One row of the study. `params` are those of the workspace with `changes` (dotted) applied.
 
     `study`: the original study's validation accuracy, per cent. `auxiliary`: needs photos of another source than
     `main`. `against`: the row that it is compared with.
@@ -63,17 +62,17 @@ class Row:
         options = "".join(f" -S {_quoted(name, value)}" for name, value in self.changes.items())
         return f"dvc exp run{options}"
 
-    def choose(self, dataset: Dataset) -> Dataset:
-        """The data set with this row's choice of sources."""
+    def with_sources(self, dataset: Dataset) -> Dataset:
+        """Apply this row's choice of sources to the data set."""
         return replace(dataset, sources=self.params.dataset.sources)
 
     def key(self, dataset: Dataset) -> str:
-        """What its figures depend on (hex, 16): the rows of the data set, the params, the code, the repeats."""
+        """The digest (hex, 16) of what its figures depend on: data set, params, code, repeats."""
         text = f"{VERSION} {dataset.digest} {self.params.result_digest} {code_digest()} {self.repeats}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load_rows(workspace: Workspace) -> dict[str, Row]:
+def load_rows(workspace: Workspace) -> dict[str, StudyRow]:
     """The rows of study.yaml by name, in its order; the template's where the workspace has none.
 
     ParamsError names the row and the field that is wrong.
@@ -81,12 +80,9 @@ def load_rows(workspace: Workspace) -> dict[str, Row]:
     path = workspace.root / FILE
     if not path.exists():
         path = template_file(FILE)
-    base = workspace.params
+    base = workspace.at().params
     try:
-        file = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except yaml.YAMLError as error:
-        where = str(error).replace("\n", " ")
-        raise ParamsError(f"{path}: not readable as YAML ({where}); mend it there") from error
+        file = _File.model_validate(read_yaml(path))
     except ValidationError as error:
         raise _wrong(path, error) from error
     if DEFAULT not in file.rows or file.rows[DEFAULT].set:
@@ -100,23 +96,23 @@ def load_rows(workspace: Workspace) -> dict[str, Row]:
         except ValidationError as error:
             raise _wrong(path, error, name) from error
         repeats = row.repeats or file.repeats
-        rows[name] = Row(name, row.about, row.set, params, repeats, row.study, row.auxiliary, row.against)
+        rows[name] = StudyRow(name, row.about, row.set, params, repeats, row.study, row.auxiliary, row.against)
     return rows
 
 
-def choose(rows: Mapping[str, Row], names: Iterable[str]) -> list[Row]:
+def choose(rows: Mapping[str, StudyRow], names: Iterable[str]) -> list[StudyRow]:
     """The rows of these names, or all of them; NotFoundError for a name that is none."""
     wanted = list(names)
     for name in wanted:
         if name not in rows:
             raise NotFoundError(
-                f"{name}: no row of the study ({', '.join(rows)}); `ssclass study --list` tells of each"
+                f"{name}: no row of the study ({', '.join(rows)}); `ssclass study --list` describes them"
             )
     return [row for name, row in rows.items() if not wanted or name in wanted]
 
 
 def changed(params: Params, changes: Mapping[str, Any]) -> Params:
-    """Params with dotted names set to values; ValidationError when they do not fit."""
+    """Copy params with dotted names set to values; ValidationError when they do not fit."""
     values = params.model_dump(mode="json")
     for dotted, value in changes.items():
         *path, last = dotted.split(".")

@@ -1,4 +1,4 @@
-"""The whole study: rows one after the other, each told to MLflow when it is finished, then the pages."""
+"""Run the study: measure rows one after the other, log each to MLflow when it is finished, then write the pages."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from filelock import FileLock
 from ssclass.code import code_digest
 from ssclass.data.dataset import Dataset
 from ssclass.errors import BatchError, WeightsError
-from ssclass.retrain.train import Progress, silent
+from ssclass.retrain.predict import Progress, silent
 from ssclass.study.experiment import StudyRuns
 from ssclass.study.measure import Measured, finished, folder_of, measure
-from ssclass.study.report import Found, pairs
+from ssclass.study.report import Study, pairs
 from ssclass.study.report import page as report
-from ssclass.study.rows import Row, choose, load_rows
+from ssclass.study.rows import StudyRow, choose, load_rows
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.workspace import Workspace
 
 Say = Callable[[str], None]
 
 
-def conduct(workspace: Workspace, names: Iterable[str] = (), progress: Progress = silent, say: Say = print) -> Found:
-    """Do rows that are not finished, and write the pages about all that are.
+def run_study(workspace: Workspace, names: Iterable[str] = (), progress: Progress = silent, say: Say = print) -> Study:
+    """Measure the rows that are not finished, and write the pages about all that are.
 
-    `say` hears a line about each row as it ends. TrackingError when MLflow is away: before a row is trained.
+    `say` gets a line about each row as it ends. TrackingError when MLflow is away, before any row is trained.
     """
     with FileLock(_made(workspace.private) / "study.lock"):
-        rows, dataset = load_rows(workspace), workspace.dataset()
+        rows, dataset = load_rows(workspace), workspace.at().dataset
         runs = StudyRuns(workspace)
-        parent = runs.parent(_key(workspace, dataset), f"{workspace.data_version} (running)")
+        parent = runs.parent(_key(workspace, dataset), f"{workspace.at().data_version} (running)")
         not_run = {}
         for row in choose(rows, names):
             try:
@@ -45,7 +45,7 @@ def conduct(workspace: Workspace, names: Iterable[str] = (), progress: Progress 
                     say(f"{row.name}: {scores.right} of {scores.n} held out, cross-validated {mean:.4f} ± {sd:.4f}")
                 else:
                     say(f"{row.name}: finished before")
-                _tell(workspace, runs, parent, row, measured, dataset)
+                _log_row(workspace, runs, parent, row, measured, dataset)
             except (WeightsError, BatchError) as error:
                 not_run[row.name] = str(error)
                 say(f"{row.name}: not run: {error}")
@@ -68,19 +68,20 @@ def conduct(workspace: Workspace, names: Iterable[str] = (), progress: Progress 
 
 
 def survey(
-    workspace: Workspace, rows: dict[str, Row], dataset: Dataset, not_run: dict[str, str] | None = None
-) -> Found:
-    """What is finished for the data, params and code as they are."""
+    workspace: Workspace, rows: dict[str, StudyRow], dataset: Dataset, not_run: dict[str, str] | None = None
+) -> Study:
+    """The study as far as it is finished for the data, params and code as they are."""
     measured = {name: each for name, row in rows.items() if (each := finished(workspace, row, dataset))}
     for name, row in rows.items():
         if row.auxiliary and not _has_auxiliary(dataset):
-            measured.pop(name, None)  # one of the same params and data as another row
-    classes = workspace.params.dataset.classes
-    return Found(workspace.data_version, dataset, classes, rows, measured, not_run or {})
+            measured.pop(name, None)  # it has the figures of another row with the same params and data
+    version = workspace.at()
+    classes = version.params.dataset.classes
+    return Study(version.data_version, dataset, classes, rows, measured, not_run or {})
 
 
-def write(workspace: Workspace, found: Found) -> Path:
-    """study.md and study.html, with the picture that study.md names; their folder."""
+def write(workspace: Workspace, found: Study) -> Path:
+    """Write study.md, study.html and the picture that study.md names; returns their folder."""
     folder = _made(workspace.private / "study" / "report")
     made = report(found)
     (folder / "study.md").write_text(made.markdown(), encoding="utf-8")
@@ -89,15 +90,17 @@ def write(workspace: Workspace, found: Found) -> Path:
     return folder
 
 
-def _tell(workspace: Workspace, runs: StudyRuns, parent: str, row: Row, measured: Measured, dataset: Dataset) -> None:
-    """Put a row into MLflow unless it is there; the whole model stays only until it is."""
+def _log_row(
+    workspace: Workspace, runs: StudyRuns, parent: str, row: StudyRow, measured: Measured, dataset: Dataset
+) -> None:
+    """Log a row to MLflow unless it is there, and delete its exported model, which MLflow has then."""
     folder = folder_of(workspace, measured.result.key)
     if runs.child(parent, measured) is None:
-        runs.log_row(parent, row, measured, folder / CANDIDATE, row.choose(dataset).digest)
+        runs.log_row(parent, row, measured, folder / CANDIDATE, row.with_sources(dataset).digest)
     (folder / "model.keras").unlink(missing_ok=True)
 
 
-def _check(row: Row, dataset: Dataset) -> None:
+def _check(row: StudyRow, dataset: Dataset) -> None:
     if row.auxiliary and not _has_auxiliary(dataset):
         raise BatchError(
             "the data set has photos of the source main alone; send auxiliary ones with `ssclass submit --source NAME`"
@@ -109,8 +112,8 @@ def _has_auxiliary(dataset: Dataset) -> bool:
 
 
 def _key(workspace: Workspace, dataset: Dataset) -> str:
-    """Names a study: the data, the params that its rows change, the code."""
-    text = f"{replace(dataset, sources='all').digest} {workspace.params.result_digest} {code_digest()}"
+    """The digest (hex, 16) that names a study: its data, the params that its rows change, the code."""
+    text = f"{replace(dataset, sources='all').digest} {workspace.at().params.result_digest} {code_digest()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, by what cross-validation says of photos that it did not learn from.
+"""Labels that are probably wrong, by the out-of-fold probabilities of a cross-validation.
 
 Confident learning (Northcutt, Jiang & Chuang, JAIR 2021), as cleanlab has it: the photos are ranked by the probability
 that the model gives their label out of fold; those that the estimated joint distribution of given and true labels
@@ -17,22 +17,23 @@ import numpy as np
 
 from ssclass.data.dataset import Dataset
 from ssclass.data.images import thumbnail
-from ssclass.retrain.train import Progress, label_index, silent
+from ssclass.retrain.predict import Progress, silent
+from ssclass.retrain.result import label_index
 from ssclass.study.measure import cross_validated, finished
 from ssclass.study.pages import Page, Picture, jpeg
 from ssclass.study.rows import DEFAULT, load_rows
-from ssclass.workspace.photos import read_photos
+from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
 
-REPEATS = 4  # of the cross-validation, where the study has none of these params
+REPEATS = 4  # of the cross-validation, where the study has no finished row with these params
 SIDE = 220  # of a thumbnail's longer side, pixels
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A training photo, most suspicious first. quality: the probability of its label, out of fold.
+    """A training photo whose label may be wrong. `quality`: the probability of its label, out of fold.
 
-    issue: whether the label counts as wrong, rather than as merely unlikely.
+    `issue`: whether the label counts as wrong, rather than as merely unlikely.
     """
 
     sha256: str
@@ -45,8 +46,9 @@ class Suspect:
 
 
 def suspects(workspace: Workspace, progress: Progress = silent) -> list[Suspect]:
-    """Every training photo, the most suspicious first; BatchError when there is too little to cross-validate."""
-    params, dataset = workspace.params, workspace.dataset()
+    """Rank every training photo, the most suspicious first; BatchError when there is too little to cross-validate."""
+    version = workspace.at()
+    params, dataset = version.params, version.dataset
     row = load_rows(workspace)[DEFAULT]
     measured = finished(workspace, row, dataset)
     if measured is not None and measured.train == tuple(each.sha256 for each in dataset.train):
@@ -57,23 +59,23 @@ def suspects(workspace: Workspace, progress: Progress = silent) -> list[Suspect]
 
 
 def ranked(dataset: Dataset, probabilities: np.ndarray, classes: Sequence[str]) -> list[Suspect]:
-    """The training photos of a data set by out-of-fold probabilities, float [train, classes]."""
+    """Rank the training photos of a data set by out-of-fold probabilities, float [train, classes]."""
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
     labels = label_index(dataset.train, classes)
     present = np.unique(labels)  # cleanlab wants a photo of every class; params.yaml may name one before it has any
-    odds = probabilities[:, present] / probabilities[:, present].sum(axis=1, keepdims=True)
+    known = probabilities[:, present] / probabilities[:, present].sum(axis=1, keepdims=True)
     given = np.searchsorted(present, labels)
-    quality = get_label_quality_scores(given, odds)
-    issue = find_label_issues(given, odds, n_jobs=1)
+    quality = get_label_quality_scores(given, known)
+    issue = find_label_issues(given, known, n_jobs=1)
     return [
         Suspect(
             sha256=row.sha256,
             batch=dataset.batch_of(row.sha256),
             key=row.key,
             label=row.label,
-            suggested=classes[present[odds[at].argmax()]],
+            suggested=classes[present[known[at].argmax()]],
             quality=float(quality[at]),
             issue=bool(issue[at]),
         )
@@ -83,13 +85,13 @@ def ranked(dataset: Dataset, probabilities: np.ndarray, classes: Sequence[str]) 
 
 
 def manifest(found: Sequence[Suspect]) -> str:
-    """The corrections that these suspects would be, as the manifest of a batch: to be looked through and submitted."""
+    """Make the manifest of a batch of corrections from suspects, for a person to check and submit."""
     relabel = [{"sha256": each.sha256, "label": each.suggested} for each in found if each.label != each.suggested]
     return json.dumps({"schema": 1, "relabel": relabel}, indent=1, ensure_ascii=False) + "\n"
 
 
 def page(workspace: Workspace, found: Sequence[Suspect], of: int) -> Page:
-    """The suspects with their pictures."""
+    """Make a page of the suspects with their pictures; `of`: how many training photos there are."""
     shown = Page(f"Suspicious labels: {len(found)} of {of} training photos")
     marked = sum(each.issue for each in found)
     shown.text(
@@ -98,7 +100,7 @@ def page(workspace: Workspace, found: Sequence[Suspect], of: int) -> Page:
         "decides: take what is right out of the manifest (`ssclass data suspects --manifest FILE`), and submit the "
         "rest (`ssclass submit FILE`)."
     )
-    pictures = dict(read_photos(workspace, {each.sha256 for each in found}))
+    pictures = dict(photos_of(workspace.at(), {each.sha256 for each in found}))
     shown.show(
         {
             f"{place:03}-{each.sha256[:12]}": Picture(
@@ -113,7 +115,7 @@ def page(workspace: Workspace, found: Sequence[Suspect], of: int) -> Page:
 
 
 def as_dicts(found: Sequence[Suspect]) -> list[dict[str, Any]]:
-    """JSON-able."""
+    """The suspects as JSON-able values."""
     return [asdict(each) for each in found]
 
 

@@ -62,7 +62,7 @@ def shard(path: Path) -> None:
 def head(folder: Path) -> None:
     """A head with weights from a formula, and its answers on features from one."""
     from ssclass.model.backbones import import_keras
-    from ssclass.model.features import FeatureSpec
+    from ssclass.model.spec import FeatureSpec
 
     keras = import_keras()
     name, channels = "224.out.mean", 6

@@ -1,1 +1,1 @@
-"""Heads: what is trained on the features of the frozen network."""
+"""Heads: the small classifiers that are fitted to the features of the frozen network."""

@@ -1,4 +1,4 @@
-"""Which activations occur together: second-order pooling of a feature map, by the square root of a matrix.
+"""The head `bilinear`: second-order pooling of a feature map, by the square root of a matrix, and a kernel on it.
 
 The mean over a map says which channels are active, not which of them at the same place. With y_p the (reduced)
 activations at place p, that is in S = sum_p w_p y_p y_p' (bilinear pooling: Lin, RoyChowdhury and Maji, ICCV 2015). A
@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from ssclass.model.backbones import import_keras
+from ssclass.model.features import Features
+from ssclass.model.heads.kernel import KernelHead
 
 AXES = 64  # 48 to 96 are a little worse on the study's photos, 32 is much (docs/models.md)
 CENTRE = 0.6  # standard deviation of the Gaussian, in halves of the view's side
@@ -33,22 +35,44 @@ BLOCK = 32  # photos that are in memory as float32 at once: 13 MB of maps at 320
 
 @dataclass(frozen=True, eq=False)
 class Axes:
-    """`mean` float32 [channels] of the unit roots, `axes` float32 [channels, AXES or fewer], orthonormal columns."""
+    """Principal axes: `axes` float32 [channels, AXES or fewer], orthonormal columns, about `mean` [channels]."""
 
     mean: np.ndarray
     axes: np.ndarray
 
 
-def find_axes(maps: np.ndarray, learn: np.ndarray, seed: int) -> Axes:
-    """Principal axes at a seeded draw of places of the photos `learn`; maps [n, views, h, w, channels]."""
+class BilinearHead(KernelHead):
+    """Kernel ridge regression on the square root of the channels' second moments, over the places of all views."""
+
+    name = "bilinear"
+    maps = True
+    gamma = 1.0  # 0.7 to 1.4 are alike on the study's photos (docs/models.md)
+
+    def _basis(self, features: Features, train: np.ndarray) -> Axes:
+        return find_axes(features.arrays[self.arrays[0]], train, self.seed)
+
+    def _vectors(self, features: Features, rows: np.ndarray, basis: Axes) -> np.ndarray:
+        name = self.arrays[0]
+        augmented = np.moveaxis(features.augmented[name], 1, 0) if name in features.augmented else ()
+        return np.stack([pool(maps, rows, basis) for maps in (features.arrays[name], *augmented)], axis=1)
+
+    def _layers(self, views: Any, basis: Axes) -> Any:
+        return pool_layers(views, basis)
+
+
+def find_axes(maps: np.ndarray, train: np.ndarray, seed: int) -> Axes:
+    """Principal axes of the unit roots at a seeded draw of places of the photos `train`.
+
+    maps: [n, views, h, w, channels].
+    """
     from scipy.linalg import eigh
 
     places = maps.reshape(len(maps), -1, maps.shape[-1])
-    each = places.shape[1]
-    drawn = np.arange(len(learn) * each)
+    count = places.shape[1]  # places a photo
+    drawn = np.arange(len(train) * count)
     if len(drawn) > PLACES:
         drawn = np.sort(np.random.default_rng(seed).choice(len(drawn), PLACES, replace=False))
-    roots = _roots(places[learn[drawn // each], drawn % each])
+    roots = _roots(places[train[drawn // count], drawn % count])
     mean = roots.mean(axis=0)
     roots -= mean
     channels = len(mean)
@@ -58,7 +82,7 @@ def find_axes(maps: np.ndarray, learn: np.ndarray, seed: int) -> Axes:
 
 
 def pool(maps: np.ndarray, rows: np.ndarray, axes: Axes) -> np.ndarray:
-    """z as above, float64 [n, AXES * AXES], unit rows, of the photos `rows` of maps [photos, views, h, w, channels]."""
+    """Pool the photos `rows` of maps [photos, views, h, w, channels] to z: unit rows, float64 [n, AXES * AXES]."""
     weights = np.sqrt(place_weights(*maps.shape[1:4]))[:, None]
     found = []
     for at in range(0, len(rows), BLOCK):
@@ -72,7 +96,7 @@ def pool(maps: np.ndarray, rows: np.ndarray, axes: Axes) -> np.ndarray:
 
 
 def pool_layers(views: Any, axes: Axes) -> Any:
-    """The same of a Keras tensor [n, views, h, w, channels]: [n, AXES * AXES]."""
+    """Pool a Keras tensor [n, views, h, w, channels] to z, [n, AXES * AXES], as :func:`pool` does, by Keras layers."""
     layers = import_keras().layers
     # What `keras.ops.sqrt` makes, under a fixed name: the saved bytes must not depend on what was built before.
     from keras.src.ops.numpy import Sqrt
@@ -90,10 +114,10 @@ def pool_layers(views: Any, axes: Axes) -> Any:
     root = layers.Dot((1, 1), name="together")([y, y])
     inverse = None
     for number in range(STEPS):
-        turn = step(root if inverse is None else times([inverse, root]))
-        root = times([root, turn])
+        factor = step(root if inverse is None else times([inverse, root]))
+        root = times([root, factor])
         if number < STEPS - 1:
-            inverse = turn if inverse is None else times([turn, inverse])
+            inverse = factor if inverse is None else times([factor, inverse])
     one = np.eye(wide, dtype=np.float32)
     project.set_weights([axes.axes, -axes.mean @ axes.axes])
     weigh.set_weights([np.sqrt(weights)])
@@ -102,23 +126,23 @@ def pool_layers(views: Any, axes: Axes) -> Any:
 
 
 def place_weights(views: int, height: int, width: int) -> np.ndarray:
-    """w_p of each place of each view, float32 [views * height * width], their sum 1."""
+    """The weight w_p of each place of each view, float32 [views * height * width]; their sum is 1."""
     down, across = (np.exp(-(np.linspace(-1, 1, side) ** 2) / (2 * CENTRE**2)) for side in (height, width))
     weights = np.tile(np.outer(down, across).ravel(), views)
     return np.asarray(weights / weights.sum(), dtype=np.float32)
 
 
 def _roots(activations: np.ndarray) -> np.ndarray:
-    """`unit_roots` in float32, which is enough here and half the memory."""
+    """Unit roots as in `ssclass.model.heads.kernel`, but in float32, which is enough here and half the memory."""
     roots = np.sqrt(np.maximum(activations, 0, dtype=np.float32))
     return np.asarray(roots / np.maximum(np.linalg.norm(roots, axis=-1, keepdims=True), 1e-6))
 
 
 def _square_root(s: np.ndarray) -> np.ndarray:
-    """Newton-Schulz for [n, d, d] of trace 1."""
+    """Square roots of matrices [n, d, d] of trace 1, by Newton-Schulz."""
     one = np.eye(s.shape[-1], dtype=s.dtype)
     root, inverse = s, one
     for _ in range(STEPS):
-        turn = 1.5 * one - 0.5 * (inverse @ root)
-        root, inverse = root @ turn, turn @ inverse
+        factor = 1.5 * one - 0.5 * (inverse @ root)
+        root, inverse = root @ factor, factor @ inverse
     return np.asarray(root)

@@ -1,221 +1,100 @@
-"""The study's heads, T1, T2.0 and T2.1, by gradient descent on cached features.
-
-    T1    batch norm, global average pooling, dropout, dense 256 (ReLU), batch norm, dropout, dense
-    T2.0  batch norm, dropout, flatten, dense
-    T2.1  batch norm, global average pooling, dropout, dense
-
-T1 and T2.1 are trained on moments instead of feature maps: their first batch norm works on the map f, but is affine
-per channel, so the pooling can go first. For a batch of maps with spatial mean m_i and spatial mean square s_i,
-
-    mu = mean_i m_i        var = mean_i s_i - mu^2        pooled_i = gamma (m_i - mu) / sqrt(var + epsilon) + beta
-
-is exactly what batch norm and pooling of the maps give. After training it is an ordinary batch norm on the
-pooled features, with the map's moving mean and variance. T2.0 has a weight for each place of the map, so it needs the
-map itself; with f in the place of m_i the same formula is its batch norm.
-"""
+"""The study's heads, T1, T2.0 and T2.1: one dense layer or two, trained on moments or on maps."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
-from ssclass.model.backbones import import_keras
-from ssclass.model.schedules import EarlyStopping, learning_rates
+from ssclass.model.features import Features
+from ssclass.model.folds import Fold, split_validation
+from ssclass.model.heads.base import CrossValidation, Curves, Fitted, Head, Tick
+from ssclass.model.heads.gradient import DenseTrainer
+from ssclass.model.schedules import needs_validation
 from ssclass.params import TrainParams
 
 HIDDEN = 256
-BATCH = 32
-MOMENTUM = 0.9  # Keras's 0.99 does not settle within the few hundred steps that a small data set gives
-EPSILON = 1e-3
 
 
-class DenseTrainer:
-    """One graph, traced once, for all folds: each training starts again from the same seeded weights.
+class DenseHead(Head):
+    """A head of the study, trained by `ssclass.model.heads.gradient`.
 
-    `shape` is that of a photo's view: (channels,) of its spatial mean and mean square, or (h, w, channels) of its map.
     `hidden`: units of a dense layer with batch norm before the last one; 0: there is none.
     """
 
-    def __init__(self, shape: tuple[int, ...], hidden: int, classes: int, params: TrainParams) -> None:
-        keras = import_keras()
-        layers = keras.layers
-        self.params = params
-        self.shape = shape
+    hidden: ClassVar[int] = 0
+
+    def __init__(self, size: int, classes: int, params: TrainParams) -> None:
+        self.arrays = (f"{size}.out.map" if self.maps else f"{size}.out.mean",)
+        self._training_arrays = self.arrays if self.maps else (*self.arrays, f"{size}.out.square")
         self.classes = classes
-        self.maps = len(shape) > 1
-        self.width = int(np.prod(shape))
-        seeds = range(params.seed * 4, params.seed * 4 + 4)  # of two kernels and two dropouts
-        start = [keras.initializers.GlorotUniform(seed) for seed in seeds[:2]]
-        self.norm = layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON)
-        self.norm.build((None, *shape))
-        self.dropout, self.hidden_dropout = (layers.Dropout(params.dropout, seed=seed) for seed in seeds[2:])
-        self.hidden: Any = None
-        self.hidden_norm: Any = None
-        if hidden:
-            self.hidden = layers.Dense(hidden, activation="relu", kernel_initializer=start[0])
-            self.hidden.build((None, self.width))
-            self.hidden_norm = layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON)
-            self.hidden_norm.build((None, hidden))
-        # Two classes are one unit, as in the study: the score of the second against the first.
-        self.score = layers.Dense(1 if classes == 2 else classes, kernel_initializer=start[1])
-        self.score.build((None, hidden or self.width))
-        learning = [layer for layer in (self.norm, self.hidden, self.hidden_norm, self.score) if layer]
-        self._trainable = [variable for layer in learning for variable in layer.trainable_variables]
-        self.optimizer = keras.optimizers.Adam(params.learning_rate)
-        self.optimizer.build(self._trainable)
-        self._weights = [variable for layer in learning for variable in layer.weights]
-        self._state = [*self._weights, *self.optimizer.variables]
-        self._state += [variable for layer in (self.dropout, self.hidden_dropout) for variable in layer.variables]
-        self._start = [variable.numpy() for variable in self._state]
-        self._epoch, self._infer = self._trace()
+        self.params = params
+        self._trainer: DenseTrainer | None = None
 
-    def fit(
-        self,
-        arrays: tuple[np.ndarray, ...],
-        labels: np.ndarray,
-        learn: np.ndarray,
-        watch: np.ndarray,
-        judge: np.ndarray,
-        copies: tuple[np.ndarray, ...] = (),
-    ) -> dict[str, list[float]]:
-        """Train on the rows `learn`, guided by the rows `watch` where there are some, judged on the rows `judge`.
+    def cross_validate(
+        self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
+    ) -> CrossValidation:
+        """Train once a fold, each time from the same seeded start."""
+        arrays, augmented, trainer = self._ready(features)
+        found = np.empty((len(labels), self.classes))
+        curves = []
+        for train, test in folds:
+            rows = *self._validated(features, labels, train), test
+            curves.append(trainer.fit(arrays, labels, *rows, augmented))
+            found[test] = trainer.probabilities(arrays[0][test])
+            tick()
+        return CrossValidation.of(found, labels, folds, curves=_mean_curves(curves))
 
-        Curves per epoch: learning_rate (at its end), loss, accuracy, val_loss and val_accuracy on `watch`, cv_loss and
-        cv_accuracy on `judge`.
+    def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
+        """Train on all rows."""
+        arrays, augmented, trainer = self._ready(features)
+        everything = np.arange(len(labels))
+        rows = *self._validated(features, labels, everything), everything[:0]
+        curves = trainer.fit(arrays, labels, *rows, augmented)
+        return Fitted(trainer.export(self.arrays[0]), curves)
 
-        `arrays` are spatial mean and mean square, float32 [n, views, channels], or the map alone, float16 [n, views,
-        h, w, channels]; `copies` the same of altered copies, [n, copies, views, …]. Each epoch takes one view of each
-        photo or of one of its copies, drawn anew. The last batch of an epoch is filled up from the first, so that no
-        batch norm sees a batch of one.
-        """
-        import tensorflow as tf
+    def _validated(self, features: Features, labels: np.ndarray, train: np.ndarray) -> Fold:
+        """The rows `train` as training rows and validation rows; none are for validation unless params ask for it."""
+        if not needs_validation(self.params):
+            return train, train[:0]
+        return split_validation(labels, features.groups or features.sha256s, train, self.params.seed)
 
-        for variable, value in zip(self._state, self._start, strict=True):
-            variable.assign(value)
-        draw = np.random.default_rng(self.params.seed)
-        batch = min(BATCH, len(learn))
-        steps = -(-len(learn) // batch)
-        seen = [each[learn] for each in arrays]
-        for number, altered in enumerate(copies):
-            more = altered[learn].reshape(len(learn), -1, *altered.shape[3:])
-            seen[number] = np.concatenate([seen[number], more], axis=1)
-        data = tuple(tf.constant(each) for each in seen)
-        own = tf.constant(labels[learn], tf.int32)
-        curves: dict[str, list[float]] = {}
-        stopping = EarlyStopping(self.params.early_stopping, self._weights)
-        for epoch in range(self.params.epochs):
-            rows = np.resize(draw.permutation(len(learn)), (steps, batch))
-            views = draw.integers(data[0].shape[1], size=rows.shape)
-            rates = learning_rates(self.params, epoch, steps, curves.get("val_loss", ()))
-            order = tf.constant(np.stack([rows, views], axis=-1), tf.int32)
-            loss, accuracy = self._epoch(data, own, order, tf.constant(rates))
-            now = {"learning_rate": float(rates[-1]), "loss": float(loss), "accuracy": float(accuracy)}
-            for name, asked in (("val", watch), ("cv", judge)):
-                if len(asked):
-                    found = self.probabilities(arrays[0][asked])
-                    right = found[np.arange(len(asked)), labels[asked]]
-                    now[f"{name}_loss"] = float(-np.log(np.maximum(right, 1e-12)).mean())
-                    now[f"{name}_accuracy"] = float((found.argmax(axis=1) == labels[asked]).mean())
-            for name, value in now.items():
-                curves.setdefault(name, []).append(value)
-            if len(watch) and stopping.ends(now["val_loss"]):
-                break
-        stopping.restore()
-        return curves
+    def _ready(self, features: Features) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], DenseTrainer]:
+        """The arrays of photos, those of their copies where there are some, and the trainer for them."""
+        arrays = tuple(features.arrays[name] for name in self._training_arrays)
+        augmented = tuple(features.augmented[name] for name in self._training_arrays if name in features.augmented)
+        if self._trainer is None:
+            self._trainer = DenseTrainer(arrays[0].shape[2:], self.hidden, self.classes, self.params)
+        return arrays, augmented, self._trainer
 
-    def probabilities(self, first: np.ndarray) -> np.ndarray:
-        """float64 [n, classes], the mean over views, for the first of the arrays, [n, views, *shape]."""
-        return np.asarray(self._infer(first), dtype=np.float64)
 
-    def export(self, name: str) -> Any:
-        """The trained head as a Keras model of standard layers; its input, `name`, is [n, views, *shape]."""
-        keras = import_keras()
-        layers = keras.layers
-        views = keras.Input((None, *self.shape), name=name, dtype=self._dtype)
-        norm = layers.BatchNormalization(epsilon=EPSILON, name="norm")
-        each_view = norm(views)
-        copies = [(norm, self.norm)]
-        if self.maps:
-            each_view = layers.Reshape((-1, self.width), name="flatten")(each_view)
-        if self.hidden:
-            hidden = layers.Dense(self.hidden.units, activation="relu", name="hidden")
-            hidden_norm = layers.BatchNormalization(epsilon=EPSILON, name="hidden_norm")
-            each_view = hidden_norm(hidden(each_view))
-            copies += [(hidden, self.hidden), (hidden_norm, self.hidden_norm)]
-        classify = layers.Dense(self.classes, activation="softmax", name="probabilities")
-        each_view = classify(each_view)
-        model = keras.Model({name: views}, layers.GlobalAveragePooling1D(name="views")(each_view), name="head")
-        for copy, layer in copies:
-            copy.set_weights(layer.get_weights())
-        classify.set_weights([self._with_first_class(value) for value in self.score.get_weights()])
-        return model
+class T1Head(DenseHead):
+    """Batch norm, GAP, dropout, dense 256, batch norm, dropout, dense."""
 
-    def normalise(self, mean: Any, square: Any) -> Any:
-        """Batch norm of a batch of maps, in training, then their pooling: both moments [n, channels] to the same.
+    name = "T1"
+    hidden = HIDDEN
 
-        Of maps themselves ([n, h, w, channels], and their squares) the batch norm alone.
-        """
-        import tensorflow as tf
 
-        axes = list(range(len(self.shape)))
-        mu = tf.reduce_mean(mean, axis=axes)
-        var = tf.maximum(tf.reduce_mean(square, axis=axes) - mu**2, 0)
-        for moving, now in ((self.norm.moving_mean, mu), (self.norm.moving_variance, var)):
-            moving.assign(moving * MOMENTUM + now * (1 - MOMENTUM))
-        return self.norm.gamma * (mean - mu) * tf.math.rsqrt(var + EPSILON) + self.norm.beta
+class T20Head(DenseHead):
+    """Batch norm, dropout, flatten, dense: a weight for each channel at each place of the map."""
 
-    @property
-    def _dtype(self) -> str:
-        """Of the arrays: a map is kept in half the bytes."""
-        return "float16" if self.maps else "float32"
+    name = "T2.0"
+    maps = True
 
-    def _with_first_class(self, value: np.ndarray) -> np.ndarray:
-        """sigmoid(z) is the second of softmax(0, z): a column of zeros makes the one unit two classes."""
-        return np.concatenate([np.zeros_like(value), value], axis=-1) if self.classes == 2 else value
 
-    def _trace(self) -> tuple[Any, Any]:
-        """One epoch of training, and inference, as graphs for any number of photos and views."""
-        import tensorflow as tf
+class T21Head(DenseHead):
+    """Batch norm, GAP, dropout, dense."""
 
-        array = tf.TensorSpec((None, None, *self.shape), self._dtype)
-        order = tf.TensorSpec((None, None, 2), tf.int32)
-        rates = tf.TensorSpec((None,), tf.float32)
+    name = "T2.1"
 
-        def scores(normal: Any, training: bool) -> Any:
-            flat = self.dropout(tf.reshape(normal, (-1, self.width)), training=training)
-            if self.hidden:
-                flat = self.hidden_norm(self.hidden(flat), training=training)
-                flat = self.hidden_dropout(flat, training=training)
-            score = self.score(flat)
-            return tf.concat([tf.zeros_like(score), score], axis=-1) if self.classes == 2 else score
 
-        def batch(arrays: Any, step: Any) -> tuple[Any, Any]:
-            first, *second = (tf.cast(tf.gather_nd(each, step), tf.float32) for each in arrays)
-            return first, first**2 if self.maps else second[0]
-
-        def epoch(arrays: Any, labels: Any, order: Any, rates: Any) -> Any:
-            loss_sum, right = tf.constant(0.0), tf.constant(0.0)
-            for number in tf.range(tf.shape(order)[0]):
-                step = order[number]
-                self.optimizer.learning_rate.assign(rates[number])
-                own = tf.gather(labels, step[:, 0])
-                with tf.GradientTape() as tape:
-                    found = scores(self.normalise(*batch(arrays, step)), training=True)
-                    loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(own, found))
-                self.optimizer.apply(tape.gradient(loss, self._trainable))
-                loss_sum += loss
-                right += tf.reduce_mean(tf.cast(tf.argmax(found, axis=-1, output_type=tf.int32) == own, tf.float32))
-            steps = tf.cast(tf.shape(order)[0], tf.float32)
-            return loss_sum / steps, right / steps
-
-        def infer(first: Any) -> Any:
-            each_view = self.norm(tf.reshape(tf.cast(first, tf.float32), (-1, *self.shape)), training=False)
-            found = tf.nn.softmax(scores(each_view, training=False))
-            return tf.reduce_mean(tf.reshape(found, (-1, tf.shape(first)[1], self.classes)), axis=1)
-
-        labels = tf.TensorSpec((None,), tf.int32)
-        return (
-            tf.function(epoch, input_signature=[(array,) if self.maps else (array, array), labels, order, rates]),
-            tf.function(infer, input_signature=[array]),
-        )
+def _mean_curves(folds: Sequence[Curves]) -> Curves:
+    """Each curve's mean over the folds; where some stopped early, the mean over those that went on."""
+    names, epochs = folds[0], max(len(fold["loss"]) for fold in folds)
+    return {
+        name: [
+            float(np.mean([fold[name][epoch] for fold in folds if epoch < len(fold[name])])) for epoch in range(epochs)
+        ]
+        for name in names
+    }
