@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import yaml
-
 from ssclass.environment import check_imports
 from ssclass.errors import FailedError, ParamsError
 from ssclass.names import automation_of, deployment_of, pool_of, resource_of
+from ssclass.params import read_yaml
 from ssclass.secrets import without_secrets
 from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.automations import crash_automations, notice_automations
@@ -47,14 +46,14 @@ def deployments_file(settings: Settings) -> Path:
 def read_deployments(path: Path, where: str) -> list[dict[str, Any]]:
     """The deployments of a prefect.yaml, with `{{ workspace }}` filled in; ParamsError when it is unusable."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        found = read_yaml(path)["deployments"]
         for each in found:
             each["parameters"] = {
                 name: where if value == "{{ workspace }}" else value
                 for name, value in each.get("parameters", {}).items()
             }
             each["name"], each["flow_name"], each["entrypoint"], each["work_pool"]["name"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ParamsError(f"{path}: not usable as prefect.yaml ({error!r}); compare it with the one shipped") from error
     return list(found)
 
