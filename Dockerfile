@@ -26,6 +26,7 @@ RUN .venv/bin/python -m pip install --no-cache-dir --no-deps --require-hashes --
 FROM base AS run
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONSAFEPATH=1 \
     SSCLASS_HOME=/home/ssclass/.cache/ssclass
 COPY --chown=root:root . .
 

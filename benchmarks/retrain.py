@@ -17,12 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.run import s3_server
 from ssclass.environment import leave_user_settings, quiet_libraries
 from ssclass.model.backbones import find_backbone, import_keras
 from ssclass.model.weights import load_weights
-from ssclass.store import Store
 from ssclass.workspace.create import create
 
 NEW, EPOCHS, STUDY_EPOCHS, SIZE = 20, 2, 50, 224
@@ -70,7 +69,7 @@ def main(photos: Path, batches: int) -> None:
         leave_user_settings()
         workspace = create(root, {"bucket": "ssclass", "s3_endpoint": endpoint})
         quiet_libraries(workspace.settings)
-        Store(workspace.settings).make_bucket()
+        workspace.store.make_bucket()
         from flows.retrain import retrain
 
         def timed() -> tuple[float, str]:
@@ -82,7 +81,7 @@ def main(photos: Path, batches: int) -> None:
         both: list[tuple[float, float]] = []
         everything = Path(scratch) / "all"
         for number, part in enumerate(split(photos, Path(scratch) / "parts", batches)):
-            submit(Store(workspace.settings), part, f"batch-{number}", workspace.params.dataset.classes)
+            submit(workspace.store, part, f"batch-{number}", workspace.at().params.dataset.classes)
             shutil.copytree(part, everything, symlinks=True, dirs_exist_ok=True)
             seconds, decision = timed()
             both.append((seconds, script(everything)))

@@ -1,6 +1,8 @@
 #!/bin/sh
-# Once, and harmless again: the origin, the workspace in it, the bucket with its notifications, the deployments.
+# Once, and harmless again: S3's users, the origin, the workspace in it, the bucket's notifications, the deployments.
 set -eu
+python -P -m ssclass.stack.identities
+unset MINIO_ROOT_USER MINIO_ROOT_PASSWORD
 if [ ! -d /git/workspace.git ]; then
     git init --quiet --bare --initial-branch=main /git/workspace.git
 fi

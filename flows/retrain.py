@@ -9,15 +9,16 @@ from prefect import flow
 
 from flows.train import train
 from ssclass.errors import FailedError, LostRaceError
-from ssclass.retrain.ingest import Taken
+from ssclass.retrain.ingest import Ingested
 from ssclass.workspace.ledger import HELD, SKIPPED
 from tasks import retraining as step
+from tasks.remote import train_elsewhere
 
 RERUNS = 3
-RACES = 10
-"""Lost pushes after which a retrain gives up; each means that another writer got its work done."""
-LOOKS = 5
-"""What arrives while batches are taken in joins the same training; after so many looks it is left to the next one."""
+QUESTIONS = 10
+"""Questions that other writers changed while they were answered, after which a retrain gives up."""
+ROUNDS = 5
+"""What arrives while batches are taken in joins the same training; after so many rounds it is left to the next one."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Outcome:
 
     decision: str
     reason: str
-    batches: tuple[Taken, ...] = ()
+    batches: tuple[Ingested, ...] = ()
     event: dict[str, Any] | None = None
     version: str | None = None
 
@@ -49,47 +50,51 @@ def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int
     """
     if rerun > RERUNS:
         raise FailedError(f"{rerun} retrains in a row crashed; look at their logs and at the workers' memory")
-    taken: list[Taken] = []
-    for _ in range(RACES):
-        with step.workspace_at(workspace).turn():
+    ingested: list[Ingested] = []
+    with step.workspace_at(workspace).retraining():
+        for _ in range(QUESTIONS):
             try:
-                return attempt(workspace, taken)
+                return attempt(workspace, ingested)
             except LostRaceError:
                 continue
-    raise LostRaceError(f"{workspace}: lost the race to push {RACES} times; see who else writes to origin")
+    raise LostRaceError(f"{workspace}: lost the race to push {QUESTIONS} times; see who else writes to origin")
 
 
-def learned(workspace: str, key: str) -> str:
-    """The MLflow run of a finished result: one that is there already, or what a training leaves."""
-    run_id = step.adopt(workspace, key)
-    if run_id is None and step.trains_elsewhere(workspace):
-        run_id = step.train_elsewhere(workspace, key)
-    return run_id or train(workspace, key)
-
-
-def attempt(workspace: str, taken: list[Taken]) -> Outcome:
-    """One try, from origin's newest commit; LostRaceError when another writer was faster."""
-    for _ in range(LOOKS):
+def attempt(workspace: str, ingested: list[Ingested]) -> Outcome:
+    """Take in what waits and answer the question of origin's newest commit; LostRaceError when it changed meanwhile."""
+    for _ in range(ROUNDS):
         waiting = step.find_batches(workspace)
         if not waiting:
             break
-        for each in waiting:
-            taken.append(step.take_in(workspace, each))
+        for batch in waiting:
+            ingested.append(step.ingest(workspace, batch))
+    for batch in step.find_sent_again(workspace):
+        ingested.append(step.ingest(workspace, batch))
 
-    key = step.open_question(workspace)
-    if key is None:
+    pending = step.pending_key(workspace)
+    if pending is None:
         version = step.reconcile(workspace)
-        held = [each for each in taken if each.outcome == HELD]
+        held = [batch for batch in ingested if batch.outcome == HELD]
         if held:
-            return Outcome(
-                HELD, "; ".join(f"{each.batch}: {each.reason}" for each in held), tuple(taken), version=version
-            )
-        return Outcome(SKIPPED, "nothing new to learn from", tuple(taken), version=version)
+            reason = "; ".join(f"{batch.batch}: {batch.reason}" for batch in held)
+            return Outcome(HELD, reason, tuple(ingested), version=version)
+        return Outcome(SKIPPED, "nothing new to learn from", tuple(ingested), version=version)
 
-    run_id = learned(workspace, key)
+    commit, key = pending
+    run_id = trained(workspace, commit, key)
     try:
         event = step.decide(workspace, key, run_id)
     except LostRaceError:
         step.discard(workspace, run_id)
         raise
-    return Outcome(event.body["decision"], event.body["reason"], tuple(taken), event.body, step.reconcile(workspace))
+    if event.body["run_id"] != run_id:  # another writer answered the same question first
+        step.discard(workspace, run_id)
+    return Outcome(event.body["decision"], event.body["reason"], tuple(ingested), event.body, step.reconcile(workspace))
+
+
+def trained(workspace: str, commit: str, key: str) -> str:
+    """The MLflow run of a finished result: one that is there already, or what a training leaves."""
+    run_id = step.restore_result(workspace, key)
+    if run_id is None and step.trains_elsewhere(workspace):
+        run_id = train_elsewhere(workspace, commit, key)
+    return run_id or train(workspace, key, commit)

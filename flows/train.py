@@ -14,9 +14,9 @@ from tasks import retraining as step
 
 @flow(name="train", flow_run_name="train {key}", validate_parameters=False)
 def train(workspace: str, key: str, commit: str | None = None) -> str:
-    """Train for a decision key; returns the MLflow run. `workspace`: a folder, or a git URL, taken at `commit`."""
+    """Train for a decision key; returns the MLflow run. `workspace`: a folder, or a git URL, read at `commit`."""
     with at_commit(workspace, commit) as folder:
-        where = str(folder)
-        step.check_key(where, key)
-        step.learn(where, key)
-        return step.log_run(where, key)
+        where, at = str(folder), commit or "HEAD"
+        step.check_key(where, at, key)
+        step.train(where, at, key)
+        return step.log_run(where, at, key)

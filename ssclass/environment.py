@@ -4,20 +4,51 @@ from __future__ import annotations
 
 import getpass
 import os
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 
-from ssclass.settings import SETTINGS_FILE, Settings, home
+from ssclass.errors import FailedError
+from ssclass.files import write_whole
+from ssclass.secrets import hide
+from ssclass.settings import PACKAGE, SETTINGS_FILE, Settings, home
+
+LOGINS_FILE = "logins.toml"
+"""In the workspace's private folder: how to log in to what `ssclass up` started. Only its owner reads it."""
+
+_given: dict[str, str] = {}  # what this module has put into the environment, for the workspace that came last
+_persons: dict[str, str] = {}  # what a person had set there
+
+
+def private_folder(settings: Settings) -> Path:
+    """The workspace's private folder, made where it is missing; nobody but its owner gets in."""
+    folder = settings.private
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if stat.S_IMODE(folder.stat().st_mode) != 0o700 and folder.stat().st_uid == os.getuid():
+        folder.chmod(0o700)
+    return folder
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, from its first byte on; whole or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_whole(path, text, mode=0o600)
 
 
 def quiet_libraries(settings: Settings) -> None:
     """Keep every library's caches in the workspace, its telemetry off, and Prefect on the server that is set.
 
-    Values that are already in the environment win, except Prefect's API URL: only the settings give that.
-    Inside a Prefect worker's process Prefect's own values stay.
+    Values that a person has put into the environment win, except Prefect's API URL: only the settings give that.
+    What an earlier call gave for another workspace is replaced. Prefect hears of it even where it is imported
+    already. Inside a Prefect worker's process Prefect's own values stay.
     """
     _reach_loopback()
+    if (settings.workspace / SETTINGS_FILE).is_file():
+        private_folder(settings)
     private = settings.private
     cache = home()
-    for name, value in {
+    wanted: dict[str, object] = {
         "DVC_NO_ANALYTICS": "1",
         "DVC_GLOBAL_CONFIG_DIR": private / "dvc",
         "DVC_SYSTEM_CONFIG_DIR": private / "dvc",
@@ -31,30 +62,97 @@ def quiet_libraries(settings: Settings) -> None:
         "MPLBACKEND": "Agg",
         "MPLCONFIGDIR": cache / "matplotlib",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-    }.items():
-        os.environ.setdefault(name, str(value))
+    }
+    known = _mlflow_login(settings)
+    in_worker = "PREFECT__FLOW_RUN_ID" in os.environ
+    if not in_worker:
+        wanted |= {
+            "PREFECT_HOME": private / "prefect",
+            "PREFECT_PROFILES_PATH": private / "prefect" / "profiles.toml",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+            # Prefect logs the traceback of every failed task; the command line says the same in one line, or in full.
+            "PREFECT_LOGGING_LEVEL": "WARNING" if "SSCLASS_DEBUG" in os.environ else "CRITICAL",
+            "PREFECT_CLI_PROMPT": "false",
+        }
+        known |= _prefect_login(settings)
+    _give(wanted, known)
     try:
         getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in a container: DVC wants one
         os.environ["LOGNAME"] = str(os.getuid())
-    if "PREFECT__FLOW_RUN_ID" in os.environ:
+    if in_worker:
         return
     os.environ.pop("PREFECT_API_URL", None)
     if settings.prefect_url:
         os.environ["PREFECT_API_URL"] = settings.prefect_url
-    if (settings.workspace / SETTINGS_FILE).is_file():
-        private.mkdir(exist_ok=True)  # Prefect makes its home, but not the folder around it
-    for name, value in {
-        "PREFECT_HOME": private / "prefect",
-        "PREFECT_PROFILES_PATH": private / "prefect" / "profiles.toml",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        # Prefect logs the traceback of every failed task; the command line says the same in one line, or in full.
-        "PREFECT_LOGGING_LEVEL": "WARNING" if "SSCLASS_DEBUG" in os.environ else "CRITICAL",
-        "PREFECT_CLI_PROMPT": "false",
-    }.items():
-        os.environ.setdefault(name, str(value))
+    if "prefect.context" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+
+
+def _give(wanted: Mapping[str, object], known: Mapping[str, str]) -> None:
+    """Put values into the environment beside those that a person has set, and `known` ones in their place.
+
+    What was given before is taken back: a person's own value comes in its place again.
+    """
+    for name in [name for name, value in _given.items() if os.environ.get(name) != value]:
+        del _given[name]  # somebody has set another meanwhile
+    for name in _given.keys() - wanted.keys() - known.keys():
+        del os.environ[name], _given[name]
+        if name in _persons:
+            os.environ[name] = _persons.pop(name)
+    for name, value in {**wanted, **known}.items():
+        if name in known and name in os.environ and name not in _given:
+            _persons[name] = os.environ[name]
+        if name in known or name in _given or name not in os.environ:
+            os.environ[name] = _given[name] = str(value)
+
+
+def logins(settings: Settings) -> dict[str, dict[str, str]]:
+    """The logins to the servers that `ssclass up` started, by part; each with its `url`, `user` and `password`."""
+    import tomllib
+
+    try:
+        found = tomllib.loads((settings.private / LOGINS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise FailedError(f"{settings.private / LOGINS_FILE}: {error}; `ssclass up` writes it anew") from error
+    hide(*(each["password"] for each in found.values()))
+    return found
+
+
+def _prefect_login(settings: Settings) -> dict[str, str]:
+    known = logins(settings).get("prefect")
+    if known is None or known["url"] != settings.prefect_url:
+        return {}
+    return {"PREFECT_API_AUTH_STRING": f"{known['user']}:{known['password']}"}
+
+
+def _mlflow_login(settings: Settings) -> dict[str, str]:
+    known = logins(settings).get("mlflow")
+    if known is None or known["url"] != settings.mlflow_uri:
+        return {}
+    return {"MLFLOW_TRACKING_USERNAME": known["user"], "MLFLOW_TRACKING_PASSWORD": known["password"]}
+
+
+def check_imports() -> None:
+    """Stop where Python would import somebody else's `flows` or `tasks` in the place of ours; FailedError names it."""
+    from importlib.util import find_spec
+
+    for name in ("flows", "tasks"):
+        spec = find_spec(name)
+        if spec is None:
+            raise FailedError(f"{name}: not to be found beside {PACKAGE}; install ssclass again")
+        places = list(spec.submodule_search_locations or ()) or [str(Path(spec.origin or "?"))]
+        if Path(places[0]).resolve() != PACKAGE.parent / name:
+            raise FailedError(
+                f"{places[0]}: Python takes this for ssclass's own {name!r}; run in another folder, or take the folder "
+                "that it lies in out of PYTHONPATH"
+            )
 
 
 def prefect_login() -> dict[str, str]:

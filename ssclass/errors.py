@@ -8,19 +8,26 @@
     │   └── NotFoundError     no such model, batch, photo or version
     └── FailedError           something outside did not work; exit code 1
         ├── StoreError        S3
+        │   └── ObjectError   S3 will not do it with this one object, however often it is asked
         ├── TrackingError     MLflow
         ├── WeightsError      backbone weights cannot be had
         └── LostRaceError     another writer pushed first; start over from its commit
 
 A message names the thing, says what is wrong with it, and what to do. The command line prints that
-one line; the traceback shows only with ``--debug``.
+one line; the traceback shows only with ``--debug``. What others wrote and a message quotes (keys, labels, answers of
+servers) can neither end the line nor act on a terminal: `ssclass.text` spells and cuts it.
 """
+
+from ssclass.text import message
 
 
 class SsclassError(Exception):
     """Base of all errors of this package."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return message(super().__str__())
 
 
 class InputError(SsclassError):
@@ -51,6 +58,17 @@ class FailedError(SsclassError):
 
 class StoreError(FailedError):
     """S3 did not do what was asked."""
+
+
+class ObjectError(StoreError):
+    """S3 will not do it with this one object, however often it is asked; with others it may.
+
+    `code`: S3's own, like InvalidObjectState (archived) or AccessDenied.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class TrackingError(FailedError):

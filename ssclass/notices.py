@@ -16,7 +16,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ssclass.errors import FailedError
+from ssclass.secrets import one_line, without_secrets
 from ssclass.settings import Settings
+from ssclass.text import message
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +31,34 @@ def post(event: str, resource: str, payload: dict[str, Any]) -> None:
     import httpx
     from prefect.client.orchestration import get_client
 
+    resource = one_line(without_secrets(resource), 200)
     body = {
         "id": str(uuid.uuid4()),
         "event": event,
         "occurred": datetime.now(UTC).isoformat(),
         "resource": {"prefect.resource.id": resource, "prefect.resource.name": resource.rpartition(".")[2]},
-        "payload": payload,
+        "payload": _shown(payload),
     }
     try:
         with get_client(sync_client=True) as client:
             answer = client.request("POST", "/events", json=[body])
     except (httpx.HTTPError, RuntimeError) as error:
         raise FailedError(
-            f"Prefect did not take the event {event} ({error}); check prefect_url and that the server runs"
+            f"Prefect did not take the event {event} ({without_secrets(str(error))}); "
+            "check prefect_url and that the server runs"
         ) from error
     if answer.status_code != 204:
-        raise FailedError(f"Prefect answered {answer.status_code} to the event {event}: {answer.text[:200]}")
+        said = one_line(without_secrets(answer.text), 200)
+        raise FailedError(f"Prefect answered {answer.status_code} to the event {event}: {said}; see the server's log")
+
+
+def _shown(value: Any) -> Any:
+    """A payload that may be sent to people: no secrets, each text on one line."""
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown(each) for each in value]
+    return one_line(without_secrets(value)) if isinstance(value, str) else value
 
 
 def tell(settings: Settings, event: str, resource: str, **payload: Any) -> None:
@@ -52,6 +66,7 @@ def tell(settings: Settings, event: str, resource: str, **payload: Any) -> None:
     if not (settings.prefect_url or os.environ.get("PREFECT__FLOW_RUN_ID")):
         return
     try:
-        post(event, resource, {"bucket": settings.bucket, "model": settings.model_name, **payload})
+        said = {name: message(value) if isinstance(value, str) else value for name, value in payload.items()}
+        post(event, resource, {"bucket": settings.bucket, "model": settings.model_name, **said})
     except FailedError as error:
         log.warning("%s", error)

@@ -6,23 +6,45 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssclass.errors import ParamsError
+from ssclass.files import decoded, read_text
+from ssclass.text import composed, folded, printable, quoted, shown
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and Keras take
+Rate = Annotated[float, Field(gt=0, le=100)]  # of learning; above it every weight is lost in the first step
 
 SCHEMA_VERSION = 1
-"""Of params.yaml. A field that it lacks takes its default, which is what was done before the field was there; the
-number goes up when a field changes its name or its meaning, and `parse_params` then reads the older form too."""
+"""The version of params.yaml. A field that it lacks takes its default, which is what was done before the field was
+there; the number goes up when a field changes its name or its meaning, and `parse_params` then reads the older form
+too."""
+
+CLASS_LIMIT = 200  # bytes of UTF-8: a class is a folder's name (255), and part of names that have something around it
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def check_class(name: str) -> None:
+    """ValueError unless this can be a folder, a part of a key in S3, and a word in a line of text."""
+    if not name or "/" in name or name != name.strip():
+        raise ValueError(f"{quoted(name)}: a class is a folder name: not empty, no slash, no blanks around it")
+    if name.startswith("."):
+        raise ValueError(f"{quoted(name)}: folders whose name begins with a dot are hidden, so no photo would be of it")
+    if printable(name) != name:
+        raise ValueError(f"{quoted(name)}: a class is one line of text, without control characters")
+    if len(name.encode()) > CLASS_LIMIT:
+        raise ValueError(f"{quoted(name)}: a class has at most {CLASS_LIMIT} bytes of UTF-8, as it is a folder name")
+
+
+Source = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,50}$")]
+"""As a manifest may name it."""
 
 
 class DatasetParams(_Section):
@@ -31,15 +53,22 @@ class DatasetParams(_Section):
     classes: tuple[str, ...]
     holdout_fraction: Fraction = 0.2
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 6
-    sources: Literal["all"] | tuple[str, ...] = "all"
+    sources: Literal["all"] | Annotated[tuple[Source, ...], Field(min_length=1)] = "all"
 
     @field_validator("classes")
     @classmethod
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            check_class(name)
+        value = tuple(composed(name) for name in value)
         if len(value) < 2 or len(set(value)) != len(value):
             raise ValueError("name at least two different classes")
-        if any(not name or "/" in name or name != name.strip() for name in value):
-            raise ValueError("a class is a folder name: not empty, no slash, no blanks around it")
+        alike: dict[str, str] = {}
+        for name in value:
+            if (other := alike.setdefault(folded(name), name)) != name:
+                raise ValueError(
+                    f"{quoted(other)} and {quoted(name)} differ in case or form alone, and are one folder on many disks"
+                )
         return value
 
 
@@ -53,7 +82,7 @@ class IngestParams(_Section):
     hold: tuple[Code, ...] = ("many corrections",)
     flood: Annotated[float, Field(gt=0, le=1)] = 0.1
     balance: Annotated[float, Field(gt=0, le=1)] = 0.3
-    growth: Annotated[float, Field(gt=1)] = 10
+    growth: Annotated[float, Field(gt=1, allow_inf_nan=True)] = 10  # .inf: never warn
     corrections: Annotated[float, Field(gt=0, le=1)] = 0.1
     max_bytes: Annotated[int, Field(gt=0)] = 20_000_000
     max_pixels: Annotated[int, Field(gt=0)] = 65_000_000
@@ -65,16 +94,23 @@ class FeatureParams(_Section):
     """What the frozen part of the network sees."""
 
     backbone: str = "mobilenet"
-    sizes: tuple[Annotated[int, Field(ge=32, le=1024)], ...] | None = None
+    sizes: Annotated[tuple[Annotated[int, Field(ge=32, le=1024)], ...], Field(min_length=1, max_length=8)] | None = None
     crops: Literal["none", "five"] = "none"
     flip: bool = False
+
+    @field_validator("sizes")
+    @classmethod
+    def _once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("a size stands there twice; the second view would be the first one again")
+        return value
 
 
 class AugmentParams(_Section):
     """Altered copies of training photos: how many, and by how much at most, either way."""
 
     copies: Annotated[int, Field(ge=0, le=20)] = 0
-    seed: int = 0
+    seed: Seed = 0
     rotation: Annotated[float, Field(ge=0, le=180)] = 20
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.1
     shear: Annotated[float, Field(ge=0, le=60)] = 10
@@ -117,16 +153,16 @@ class ModelParams(_Section):
 class TrainParams(_Section):
     """How it is trained."""
 
-    seed: int = 0
+    seed: Seed = 0
     folds: Annotated[int, Field(ge=2, le=20)] = 5
-    epochs: Annotated[int, Field(ge=1)] = 60
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 60
+    learning_rate: Rate = 1e-3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     schedule: Literal["constant", "cosine", "cyclical", "plateau"] = "constant"
     early_stopping: Annotated[int, Field(ge=0)] = 0
     unfreeze_blocks: Annotated[int, Field(ge=0)] = 0
-    tune_epochs: Annotated[int, Field(ge=1)] = 5
-    tune_learning_rate: Annotated[float, Field(gt=0)] = 3e-5
+    tune_epochs: Annotated[int, Field(ge=1, le=100_000)] = 5
+    tune_learning_rate: Rate = 3e-5
     mixed_precision: bool = False
 
 
@@ -161,25 +197,46 @@ class Params(_Section):
 
 def load_params(path: Path) -> Params:
     """Read and check a params.yaml; ParamsError names the field that is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; `ssclass init` writes one") from None
+    text = read_text(path, ParamsError, "params.yaml is a text file; `ssclass init` writes one")
+    if text is None:
+        raise ParamsError(f"{path}: no such file; `ssclass init` writes one")
     return parse_params(text, str(path))
 
 
-def parse_params(text: str, path: str) -> Params:
-    """Check the text of a params.yaml; `path` names it in a ParamsError."""
+def parse_params(text: str | bytes, path: str) -> Params:
+    """Check the text of a params.yaml (bytes: UTF-8); `path` names it in a ParamsError."""
+    body = parse_yaml(text, path)
+    schema = body.pop("schema", SCHEMA_VERSION) if isinstance(body, dict) else SCHEMA_VERSION
+    if schema != SCHEMA_VERSION:
+        raise ParamsError(f"{path}: schema {shown(schema)}, this ssclass reads {SCHEMA_VERSION}; use a newer ssclass")
     try:
-        body = yaml.safe_load(text) or {}
-        schema = body.pop("schema", 1) if isinstance(body, dict) else SCHEMA_VERSION
-        if schema != SCHEMA_VERSION:
-            raise ParamsError(f"{path}: schema {schema}, this ssclass reads {SCHEMA_VERSION}; use a newer ssclass")
         return Params.model_validate(body)
-    except yaml.YAMLError as error:
-        where = str(error).replace("\n", " ")
-        raise ParamsError(f"{path}: not readable as YAML ({where}); mend it there") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ParamsError(f"{path}: {field}: {first['msg']}; correct that value") from error
+        first = error.errors(include_url=False)[0]
+        field = ".".join(shown(part) for part in first["loc"]) or "the whole file"
+        hint = " (a word that YAML reads as yes, no or a number stands in quotation marks)"
+        said = first["msg"].removeprefix("Value error, ") + (hint if first["type"] == "string_type" else "")
+        raise ParamsError(f"{path}: {field}: {said}; correct that value") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says, an empty dict where it says nothing; ParamsError where it cannot be read, or is gone."""
+    text = read_text(path, ParamsError, "it is a text file; the one that `ssclass init` writes shows its form")
+    if text is None:
+        raise ParamsError(f"{path}: no such file; write it, or name another")
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str | bytes, path: str) -> Any:
+    """What a YAML file says, an empty dict where that is nothing; ParamsError names the file (`path`) and the place."""
+    if isinstance(text, bytes):
+        text = decoded(text, path, ParamsError)
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not readable as YAML ({error}); mend it there") from error
+    except RecursionError as error:
+        raise ParamsError(f"{path}: not readable as YAML (nested too deeply); mend it there") from error
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        # The constructors of dates, numbers and binaries pass on what Python says of a value that is none.
+        raise ParamsError(f"{path}: not readable as YAML (a value: {error}); mend it there") from error

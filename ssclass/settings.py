@@ -8,18 +8,18 @@ or a role give them.
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
-from pydantic import Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ssclass.errors import ParamsError, WorkspaceError
+from ssclass.files import read_text
+from ssclass.text import quoted, shown
 
 SETTINGS_FILE = "ssclass.toml"
 STARTED_FILE = ".ssclass/started.toml"
@@ -40,26 +40,41 @@ def home() -> Path:
     return user_cache_path("ssclass")
 
 
+def _web_address(value: str) -> str:
+    """ValueError unless this is http:// or https:// and a host, as the clients of S3, SQS and Prefect need it."""
+    try:
+        at = urlsplit(value)
+        whole = at.scheme in ("http", "https") and bool(at.hostname) and (at.port or 1) > 0
+    except ValueError:
+        whole = False
+    if not whole or value != value.strip():
+        raise ValueError(f"{quoted(value)} is no address like http://host:port")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_web_address)]
+
+
 class Settings(BaseSettings):
     """One workspace and the services it uses."""
 
-    model_config = SettingsConfigDict(env_prefix="SSCLASS_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SSCLASS_", extra="forbid", frozen=True, allow_inf_nan=False)
 
     workspace: Path
-    bucket: str = "ssclass"
-    s3_endpoint: str | None = Field(default=None, description="S3-compatible server; none: AWS")
+    bucket: str = Field(default="ssclass", min_length=1)
+    s3_endpoint: Address | None = Field(default=None, description="S3-compatible server; none: AWS")
     s3_region: str | None = None
     s3_profile: str | None = Field(default=None, description="name of a profile in the AWS configuration")
     s3_credentials: Path | None = Field(default=None, description="AWS credentials file; none: AWS's own places")
     mlflow_uri: str | None = Field(default=None, description="tracking URI; none: SQLite in the workspace")
-    prefect_url: str | None = Field(default=None, description="Prefect API URL; none: a temporary one")
+    prefect_url: Address | None = Field(default=None, description="Prefect API URL; none: a temporary one")
     git: str | None = Field(default=None, description="URL of origin, for a machine without a workspace")
     train_deployment: str | None = Field(
         default=None, description="Prefect deployment that trains, as in train/gpu; none: in the retrain's own process"
     )
-    model_name: str = Field(default="ssclass", description="registered model and experiment in MLflow")
+    model_name: str = Field(default="ssclass", min_length=1, description="registered model and experiment in MLflow")
 
-    sqs: str | None = Field(default=None, description="URL of the SQS queue that S3 notifies")
+    sqs: Address | None = Field(default=None, description="URL of the SQS queue that S3 notifies")
     sweep: float = Field(default=300.0, gt=0, description="seconds between two sweeps of S3")
     patience: float = Field(default=60.0, ge=0, description="seconds to wait for a service that is away")
 
@@ -84,14 +99,17 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then ssclass.toml, then what `ssclass up` started."""
         workspace = init_settings().get("workspace")
-        file = Path(workspace) / SETTINGS_FILE if workspace else None
-        started = Path(workspace) / STARTED_FILE if workspace else None
-        return (
-            init_settings,
-            env_settings,
-            TomlConfigSettingsSource(settings_cls, file),
-            TomlConfigSettingsSource(settings_cls, started),
-        )
+        files = [Path(workspace) / name for name in (SETTINGS_FILE, STARTED_FILE)] if workspace else []
+        return (init_settings, env_settings, *(InitSettingsSource(settings_cls, _from_file(file)) for file in files))
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """What a TOML file says, nothing where there is none; ParamsError names the file that cannot be read."""
+    text = read_text(path, ParamsError, "`ssclass init` writes one")
+    try:
+        return tomllib.loads(text or "")
+    except (ValueError, RecursionError) as error:
+        raise ParamsError(f"{path}: not readable as TOML ({error}); mend it there") from error
 
 
 def find_workspace(given: Path | None = None) -> Path:
@@ -116,10 +134,17 @@ def load_settings(workspace: Path | None = None) -> Settings:
     try:
         return Settings(workspace=folder)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        first = error.errors(include_url=False)[0]
+        field = ".".join(shown(part) for part in first["loc"])
         known = first["type"] != "extra_forbidden"
-        remedy = f"correct it there or in SSCLASS_{field.upper()}" if known else "remove it there"
-        raise ParamsError(f"{folder / SETTINGS_FILE}: {field}: {first['msg']}; {remedy}") from error
-    except ValueError as error:
-        raise ParamsError(f"{folder / SETTINGS_FILE}: not readable as TOML ({error}); mend it there") from error
+        said = first["msg"].removeprefix("Value error, ")
+        variable = f"SSCLASS_{field.upper()}"
+        where = f"{variable} in the environment" if known and variable in os.environ else _naming(folder, field)
+        remedy = f"correct it there or in {variable}" if known else "remove it there"
+        raise ParamsError(f"{where}: {field}: {said}; {remedy}") from error
+
+
+def _naming(folder: Path, field: str) -> Path:
+    """The file of a workspace that a setting's value comes from: the first one that has it."""
+    files = [folder / name for name in (SETTINGS_FILE, STARTED_FILE)]
+    return next((file for file in files if field in _from_file(file)), files[0])

@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from prefect import task
+
 from ssclass.errors import FailedError
 from ssclass.workspace.workspace import Workspace
+from tasks.retraining import restore_result, workspace_at
 
 ATTEMPTS = 3  # trainings of one key that may crash or fail before the retrain gives up
 POLL = 1.0  # seconds
@@ -16,27 +19,32 @@ AWAY = 600.0  # seconds that the Prefect server may be away: the worker goes on 
 T = TypeVar("T")
 
 
-def train(workspace: Workspace, key: str, adopt: Callable[[], str | None]) -> str:
-    """Run the training deployment until `adopt` finds its result; FailedError after `ATTEMPTS` runs without one.
+@task(task_run_name="train {key} elsewhere")
+def train_elsewhere(folder: str, commit: str, key: str) -> str:
+    """Have a worker train; the MLflow run of the result, once it can be taken up."""
+    return train(workspace_at(folder), commit, key, lambda: restore_result(folder, key))
+
+
+def train(workspace: Workspace, commit: str, key: str, result: Callable[[], str | None]) -> str:
+    """Run the training deployment until `result` finds what it leaves; FailedError after `ATTEMPTS` runs without.
 
     A retrain that was killed while it waited, and its successor, ask by the same key: the run is found, not doubled.
     Runs that had failed before we asked are passed over: what made them fail may be gone.
     """
     from prefect.deployments import run_deployment
 
-    settings = workspace.settings
-    name = settings.train_deployment
+    name = workspace.settings.train_deployment
     assert name is not None
-    where = settings.git or workspace.git("remote", "get-url", "origin")
+    where = workspace.settings.git or workspace.origin
     said, tried, number = "", 0, 0
     while tried < ATTEMPTS:
         number += 1
-        asked = f"{key}-{workspace.state().champion or 'first'}-{number}"
+        asked = f"{key}-{number}"
 
         def ask(asked: str = asked) -> Any:
             return run_deployment(
                 name,
-                parameters={"workspace": where, "key": key, "commit": workspace.head},
+                parameters={"workspace": where, "key": key, "commit": commit},
                 idempotency_key=asked,
                 as_subflow=False,  # the child outlives us, and is nobody's but the key's
                 timeout=0,
@@ -45,7 +53,7 @@ def train(workspace: Workspace, key: str, adopt: Callable[[], str | None]) -> st
         run = _patiently(ask)
         over = run.state is not None and run.state.is_final()
         state = run.state if over else _ended(run.id)
-        if state.is_completed() and (run_id := adopt()) is not None:
+        if state.is_completed() and (run_id := result()) is not None:
             return run_id
         if not over:
             tried += 1

@@ -14,18 +14,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.model.features import FeatureMemo, Features
 from ssclass.model.spec import FeatureSpec
-from ssclass.retrain.ingest import take_in, waiting
 from ssclass.store import Store
 from ssclass.upkeep.bucket import ROLES, plan, policy, setup
 from ssclass.upkeep.gc import collect
 from ssclass.workspace.create import create
 from ssclass.workspace.dvc import repository
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command
+from tests.support.pipelines import CLASSES, Command, ingest_all
 
 ACTIONS = {
     "GetObject": "s3:GetObject",
@@ -120,21 +119,19 @@ def workspace(s3: Store, tmp_path: Path) -> Workspace:
 
 def test_each_role_may_do_what_the_code_does_for_it(workspace: Workspace, tmp_path: Path) -> None:
     bucket = workspace.settings.bucket
-    setup(Store(workspace.settings))
+    setup(workspace.store)
     draw(tmp_path / "one", CLASSES, 4, 1)
     junk(tmp_path / "one" / "sushi")
     with recorded(bucket) as calls:
         for _ in range(2):
-            submit(Store(workspace.settings), tmp_path / "one", "one", CLASSES)
+            submit(workspace.store, tmp_path / "one", "one", CLASSES)
     assert Call("s3:PutObject", "incoming/one/manifest.json") in calls
     assert refused(calls, bucket, "sender") == []
     assert refused(calls, bucket, "pipeline") != []
 
     with recorded(bucket) as calls:
-        with workspace.turn():
-            for ref in waiting(Store(workspace.settings), workspace.state()):
-                take_in(workspace, ref)
-        memo, spec = FeatureMemo(tmp_path / "memo", Store(workspace.settings)), FeatureSpec("b", "w", (32,), False)
+        ingest_all(workspace)
+        memo, spec = FeatureMemo(tmp_path / "memo", workspace.store), FeatureSpec("b", "w", (32,), False)
         memo.get(spec, "digest", ())
         memo.put(spec, "digest", Features((), {}))
     assert Call("s3:PutObject", "quarantine/one/reasons.json") in calls
@@ -149,7 +146,7 @@ def test_each_role_may_do_what_the_code_does_for_it(workspace: Workspace, tmp_pa
     assert refused(calls, bucket, "pipeline") == []
 
     clone = create(tmp_path / "clone", {}, git=workspace.git("remote", "get-url", "origin"))
-    with recorded(bucket) as calls, repository(clone.root) as repo:
+    with recorded(bucket) as calls, repository(clone.settings) as repo:
         repo.pull(targets=[str(clone.root / "data.dvc")])
     assert (clone.root / "data" / "one.parquet").exists()
     assert any(call.action == "s3:GetObject" for call in calls)

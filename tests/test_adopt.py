@@ -84,7 +84,7 @@ def workspace(pipeline: Pipeline, tmp_path_factory) -> Workspace:
 
 def adopt(ssclass: Command, workspace: Workspace, model: Path, *more: str, classes: str = "sandwich,sushi") -> Any:
     done = ssclass("adopt", model, "--classes", classes, "--preprocess", "0..1", *more, "--workspace", workspace.root)
-    workspace.refresh()
+    workspace.newest()
     return done
 
 
@@ -99,16 +99,15 @@ def test_without_photos_it_says_what_to_do(workspace, old, ssclass: Command):
 
 
 def test_a_model_whose_classes_are_told_the_wrong_way_round_is_rejected(workspace, old, sources, ssclass: Command):
-    from ssclass.data.batches import submit
-    from ssclass.store import Store
+    from ssclass.data.submit import submit
 
-    submit(Store(workspace.settings), sources / "first", "first", CLASSES)
+    submit(workspace.store, sources / "first", "first", CLASSES)
     done = adopt(ssclass, workspace, old, classes="sushi,sandwich")
     assert done.returncode == 0, done.stderr
     assert "first: INGESTED, 90 photos in" in done.stdout
     assert "REJECTED: first champion" in done.stdout
     assert "--classes" in done.stderr
-    assert workspace.state().champion is None
+    assert workspace.at().state.champion is None
 
 
 def test_the_first_champion_has_right_what_its_owner_would_count(workspace, old, sources, ssclass: Command):
@@ -116,12 +115,12 @@ def test_the_first_champion_has_right_what_its_owner_would_count(workspace, old,
     assert done.returncode == 0, done.stderr
     event = json.loads(done.stdout)
     assert event["decision"] == PROMOTED, event["reason"]
-    rows = workspace.dataset().holdout
+    rows = workspace.at().dataset.holdout
     answers = by_hand(old, photos_of(workspace, [row.sha256 for row in rows], sources / "first"))
     assert event["candidate"]["right"] == int((answers == [CLASSES.index(row.label) for row in rows]).sum())
     assert event["batches"] == [], "its photos are still to be learnt from"
     assert event["adopted"]["file"] == "old.keras"
-    champion = Tracking(workspace.settings).client.get_model_version_by_alias("ssclass", "champion")
+    champion = Tracking.of(workspace).client.get_model_version_by_alias("ssclass", "champion")
     assert str(champion.version) == "1"
     assert "Adopted from `old.keras`" in champion.description
     assert json.loads((workspace.root / "metrics.json").read_text())["accuracy"] == pytest.approx(
@@ -129,7 +128,7 @@ def test_the_first_champion_has_right_what_its_owner_would_count(workspace, old,
     )
     told = lineage(workspace, "1")
     assert told["adopted file"] == "old.keras"
-    (train, *_) = workspace.dataset().train
+    (train, *_) = workspace.at().dataset.train
     assert lineage(workspace, train.sha256)["models"] == [], "it has learnt from no photo of ours"
     again = adopt(ssclass, workspace, old)
     assert again.returncode == 2
@@ -148,8 +147,8 @@ def test_it_answers_from_the_registry_like_any_other(workspace, old, sources, tm
 
 
 def test_a_retrain_learns_from_the_same_photos_and_is_compared_with_it(workspace, pipeline: Pipeline):
-    adopted = workspace.state().champion
-    before = workspace.state().decisions[adopted].body
+    adopted = workspace.at().state.champion
+    before = workspace.at().state.decisions[adopted].body
     outcome = pipeline.retrain(workspace)
     assert outcome.event["champion"]["key"] == adopted
     assert outcome.event["champion"]["right"] == before["candidate"]["right"], "the same photos, the same answers"
@@ -159,31 +158,31 @@ def test_a_retrain_learns_from_the_same_photos_and_is_compared_with_it(workspace
 
 
 def test_it_tests_the_next_batch_and_is_scored_on_the_larger_set(workspace, pipeline, sources, old, ssclass: Command):
-    adopted = next(iter(workspace.state().champions))
-    if workspace.state().champion != adopted:
+    adopted = next(iter(workspace.at().state.champions))
+    if workspace.at().state.champion != adopted:
         assert ssclass("rollback", "1", "--workspace", workspace.root).returncode == 0
-        workspace.refresh()
+        workspace.newest()
     for local in ("features", "champions"):  # a machine that has none of it
         shutil.rmtree(workspace.private / local, ignore_errors=True)
     outcome = pipeline.deliver(workspace, sources / "second", "second")
-    test = workspace.state().ingested["second"].body["champion_test"]
-    rows = [row for shard in workspace.dataset().shards if shard.batch_id == "second" for row in shard.rows]
+    test = workspace.at().state.ingested["second"].body["champion_test"]
+    rows = [row for shard in workspace.at().dataset.shards if shard.batch_id == "second" for row in shard.rows]
     answers = by_hand(old, photos_of(workspace, [row.sha256 for row in rows], sources / "second"))
     assert (test["key"], test["n"]) == (adopted, len(rows))
     assert test["right"] == int((answers == [CLASSES.index(row.label) for row in rows]).sum())
-    held = workspace.dataset().holdout
+    held = workspace.at().dataset.holdout
     answers = by_hand(old, photos_of(workspace, [row.sha256 for row in held], sources))
     assert outcome.event["champion"]["key"] == adopted
     assert outcome.event["champion"]["right"] == int((answers == [CLASSES.index(row.label) for row in held]).sum())
 
 
 def test_it_is_rebuilt_like_any_other(workspace, tmp_path):
-    known = Tracking(workspace.settings).version_of(workspace.state().champions[0])
+    known = Tracking.of(workspace).version_of(workspace.at().state.champions[0])
     shutil.rmtree(workspace.private / "results")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     empty = Workspace(workspace.settings.model_copy(update={"mlflow_uri": uri}))
     assert {each.note for each in rebuild(empty)} == {""}
-    again = Tracking(empty.settings).version_of(workspace.state().champions[0])
+    again = Tracking(empty.settings).version_of(workspace.at().state.champions[0])
     assert (again.description, again.tags) == (known.description, known.tags)
 
 

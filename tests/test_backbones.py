@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ssclass.data.folders import labelled_files
 from ssclass.errors import ParamsError, WeightsError
 from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.classifier import Classifier
@@ -26,7 +27,7 @@ from ssclass.model.weights import import_weights, load_weights
 from ssclass.params import FeatureParams, Params
 from ssclass.retrain.scores import score
 from ssclass.serving.evaluate import evaluate_folder
-from ssclass.serving.model import class_folders, open_model
+from ssclass.serving.model import open_model
 from ssclass.settings import CHECKOUT
 from tests.support.models import needed_weights, random_file
 from tests.support.pipelines import CLASSES
@@ -128,7 +129,7 @@ def test_from_photos_to_a_served_model(
     )
     spec = feature_spec(params.features, maps=True)
     assert spec.weights_sha256 == weights.sha256
-    files = class_folders(drawings, CLASSES)
+    files = labelled_files(drawings, CLASSES)
     photos = [(f"{number:064x}", file.path.read_bytes()) for number, file in enumerate(files)]
     features = Features(*extract(spec, photos, make_extractor(spec)))
     assert features.arrays[f"{size}.out.mean"].shape == (len(files), 2, BACKBONES[name].channels)

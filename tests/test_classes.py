@@ -57,7 +57,9 @@ def right(workspace: Workspace, model: str, folder: Path, classes: tuple[str, ..
 def test_before_the_params_name_it_its_photos_are_refused_and_nothing_else(workspace, pipeline: Pipeline, sources):
     outcome = pipeline.deliver(workspace, sources / "flipped", "early")  # implausible as well, so nothing joins
     assert outcome.decision == "HELD"
-    receipt = workspace.state().held["early", next(etag for batch, etag in workspace.state().held)].body["receipt"]
+    receipt = (
+        workspace.at().state.held["early", next(etag for batch, etag in workspace.at().state.held)].body["receipt"]
+    )
     assert receipt["refused"] == {"unknown label": 12}
     assert receipt["accepted"] == 24
 
@@ -68,7 +70,7 @@ def test_the_old_champion_is_tested_on_what_it_knows_and_loses_on_what_it_does_n
     set_params(workspace, classes=f"[{', '.join(THREE)}]")
     outcome = pipeline.deliver(workspace, sources / "three", "three")
     assert outcome.decision == "PROMOTED", outcome.reason
-    test = workspace.state().ingested["three"].body["champion_test"]
+    test = workspace.at().state.ingested["three"].body["champion_test"]
     assert (test["right"], test["n"]) == right(workspace, "1", sources / "three", CLASSES), "48 of 72: no pizza"
     export(workspace, tmp_path / "out")
     event = outcome.event
@@ -93,7 +95,7 @@ def test_evaluate_scores_both_on_the_three_classes(workspace, sources, ssclass: 
 
 
 def test_lineage_of_a_photo_of_the_new_class(workspace):
-    pizza = next(row for row in workspace.dataset().rows if row.label == "pizza" and row.split == "train")
+    pizza = next(row for row in workspace.at().dataset.rows if row.label == "pizza" and row.split == "train")
     told = lineage(workspace, pizza.sha256)
     assert [(each["champion"], each["use"]) for each in told["models"]] == [(2, "trained on")]
     counts = {each["batch"]: each["counts"] for each in lineage(workspace, "2")["batches"]}
@@ -103,7 +105,7 @@ def test_lineage_of_a_photo_of_the_new_class(workspace):
 
 def test_the_guard_works_with_a_champion_that_lacks_the_class(workspace, pipeline: Pipeline, sources, ssclass: Command):
     assert ssclass("rollback", "1", "--workspace", workspace.root).returncode == 0
-    workspace.refresh()
+    workspace.newest()
     shutil.copytree(sources / "flipped", sources / "again")
     outcome = pipeline.deliver(workspace, sources / "again", "flipped")
     assert outcome.decision == "HELD"

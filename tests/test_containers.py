@@ -1,5 +1,6 @@
 """Dockerfile, compose.yaml and the Kubernetes pool, as far as they can be checked without an engine."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -97,14 +98,55 @@ def test_compose_runs_commands_and_settings_that_exist():
     assert named
     assert named <= known
     assert set(re.findall(r"SSCLASS_[A-Z0-9_]+", script)) <= named
+    for each in services.values():
+        words = [*each.get("entrypoint", ()), *each.get("command", ())]
+        for module in (word for word in words if word.startswith("ssclass.")):
+            assert importlib.util.find_spec(module), module
 
 
 def test_nothing_secret_has_a_default():
     text = (CHECKOUT / "compose.yaml").read_text()
-    for name in ("POSTGRES_PASSWORD", "S3_PASSWORD", "WEBHOOK_SECRET"):
+    script = (CHECKOUT / "containers" / "secrets.sh").read_text()
+    named = set(re.findall(r"\$\{(\w+)", text))
+    assert {"POSTGRES_PASSWORD", "PREFECT_PASSWORD", "MLFLOW_PASSWORD", "GIT_PASSWORD", "S3_WORKER_PASSWORD"} <= named
+    assert set(re.findall(r"\b[A-Z0-9_]+(?:PASSWORD|SECRET)\b", script)) == named, "each is made, and used"
+    for name in named:
         assert re.search(r"\$\{" + name + r":\?", text)
         assert not re.search(r"\$\{" + name + r":?-", text)
     assert all(port.startswith("127.0.0.1:") for each in COMPOSE["services"].values() for port in each.get("ports", ()))
+
+
+def test_passwords_are_made_once_for_their_owner(tmp_path: Path):
+    (tmp_path / ".env").write_text("S3_PASSWORD=my-own\n")
+    for _ in range(2):
+        subprocess.run(["sh", CHECKOUT / "containers" / "secrets.sh"], cwd=tmp_path, check=True, umask=0o022)
+    lines = (tmp_path / ".env").read_text().splitlines()
+    made = dict(line.split("=", 1) for line in lines)
+    assert len(lines) == len(made) == 13
+    assert made["S3_PASSWORD"] == "my-own"
+    assert len(set(made.values())) == 13
+    assert all(re.fullmatch(r"[0-9a-f]{40}", value) for name, value in made.items() if name != "S3_PASSWORD")
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+
+
+def test_no_password_of_compose_is_an_argument():
+    """Arguments are everybody's to read on the machine; environments are their owner's."""
+    for name, service in COMPOSE["services"].items():
+        words = [*service.get("entrypoint", ()), *service.get("command", ())]
+        assert not [word for word in words if "${" in word], name
+
+
+def test_git_gives_the_login_to_its_own_host_only():
+    environment = {"ORIGIN_HOST": "git:8418", "ORIGIN_USER": "pipeline", "ORIGIN_PASSWORD": "a secret"}
+
+    def answer(prompt: str) -> str:
+        command = ["sh", str(CHECKOUT / "containers" / "askpass.sh"), prompt]
+        return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+
+    assert answer("Username for 'http://git:8418': ") == "pipeline\n"
+    assert answer("Password for 'http://pipeline@git:8418': ") == "a secret\n"
+    for other in ("http://git:8418.example.org", "http://evil", "http://x@git:8418", "http://pipeline@git:84180"):
+        assert answer(f"Password for '{other}': ") == ""
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile():

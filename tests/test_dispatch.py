@@ -12,7 +12,7 @@ from ssclass.errors import FailedError
 from ssclass.settings import SETTINGS_FILE, load_settings
 from ssclass.stack.deployment import deploy
 from ssclass.workspace.workspace import Workspace
-from tasks import remote as dispatch
+from tasks import remote
 from tests.support.pipelines import Pipeline
 
 
@@ -51,12 +51,12 @@ def test_a_training_that_failed_is_asked_for_again_by_the_next_retrain(pipeline:
     worker.start()
     try:
         with pytest.raises(FailedError, match="failed 3 times"):
-            dispatch.train(workspace, "a-key", lambda: None)
+            remote.train(workspace, workspace.head, "a-key", lambda: None)
         assert worker.ended == 3
         worker.state = "COMPLETED"
-        assert dispatch.train(workspace, "a-key", lambda: "a-run") == "a-run"
+        assert remote.train(workspace, workspace.head, "a-key", lambda: "a-run") == "a-run"
         assert worker.ended == 4, "the failed ones do not count against it"
-        assert dispatch.train(workspace, "a-key", lambda: "a-run") == "a-run"
+        assert remote.train(workspace, workspace.head, "a-key", lambda: "a-run") == "a-run"
         assert worker.ended == 4, "what is finished is found by its key"
     finally:
         worker.stop.set()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssclass.data.folders import labelled_files
 from ssclass.data.images import decode
 from ssclass.demo.drawings import draw
 from ssclass.demo.run import deliveries, gather
@@ -23,7 +24,6 @@ from ssclass.model.spec import FeatureSpec
 from ssclass.model.training import plan, train, train_planned
 from ssclass.model.weights import import_weights
 from ssclass.params import ModelParams, Params, load_params
-from ssclass.serving.model import class_folders
 from ssclass.settings import home
 from ssclass.workspace.create import template_file
 from tests.support.models import clouds, needed_weights, pictures, random_file, shard_of
@@ -153,7 +153,7 @@ def test_members_have_tuned_backbones_of_their_own(drawings: Path, tmp_path: Pat
     tuned = params.train.model_copy(update={"unfreeze_blocks": 1, "tune_epochs": 2, "folds": 2})
     params = params.model_copy(update={"train": tuned})
     planned = plan(params)
-    files = class_folders(drawings, CLASSES)
+    files = labelled_files(drawings, CLASSES)
     photos = [(f"{number:064x}", file.path.read_bytes()) for number, file in enumerate(files)]
     labels = np.array([CLASSES.index(file.label) for file in files])
 
@@ -216,15 +216,15 @@ def test_it_is_one_model_all_the_way(
     workspace = pipeline.workspace(tmp_path / "workspace", sizes="[64]", crops="none", **params)
     _, batch, source = first
     assert pipeline.deliver(workspace, source, batch).decision == "PROMOTED"
-    champion = workspace.state().champion
-    event = workspace.state().decisions[champion].body
+    champion = workspace.at().state.champion
+    event = workspace.at().state.decisions[champion].body
     assert event["head"] == name
     kept = {path.name for path in (workspace.root / "candidate").iterdir()}
     assert kept == {"classifier.json", "training.json", *files}
 
     _, batch, source = more  # both are scored on the same photos
     pipeline.deliver(workspace, source, batch)
-    body = list(workspace.state().decisions.values())[-1].body
+    body = list(workspace.at().state.decisions.values())[-1].body
     assert body["champion"]["key"] == champion
     _, batch, source = flipped
     assert pipeline.deliver(workspace, source, batch).decision == "HELD"

@@ -109,7 +109,7 @@ def test_ten_batches_at_once_are_few_trainings(stack: Running):
     print(f"ten batches decided {(datetime.now().astimezone() - first).total_seconds():.0f} s after the first was sent")
     stack.idle()
     assert len(stack.runs("train")) - before <= 3
-    assert set(names) <= set(stack.state().ingested)
+    assert set(names) <= set(stack.at().state.ingested)
 
 
 def test_schedule_and_event_do_not_overlap(stack: Running):

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import InputError, NotFoundError
 from ssclass.history.lineage import lineage
 from ssclass.model.features import FeatureMemo, Features
 from ssclass.model.spec import FeatureSpec
-from ssclass.retrain.ingest import take_in, waiting
+from ssclass.retrain.ingest import waiting
 from ssclass.store import Store
 from ssclass.tracking.client import Tracking
 from ssclass.upkeep.forget import forget
@@ -26,7 +26,7 @@ from ssclass.workspace.create import create
 from ssclass.workspace.dvc import repository
 from ssclass.workspace.ledger import Event
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command
+from tests.support.pipelines import CLASSES, Command, ingest_all
 
 SPEC = FeatureSpec("b", "w", (32,), False)
 
@@ -43,15 +43,13 @@ def workspace(s3: Store, tmp_path: Path) -> Workspace:
     shutil.copy(sorted((tmp_path / "1" / "sushi").iterdir())[0], tmp_path / "2" / "sandwich" / "again.jpg")
     for number in (1, 2):
         submit(s3, tmp_path / str(number), f"day-{number}", CLASSES)
-        with made.turn():
-            for ref in waiting(s3, made.state()):
-                take_in(made, ref)
+        ingest_all(made)
     memo = FeatureMemo(made.private, s3)
-    for shard in made.dataset().shards:
+    for shard in made.at().dataset.shards:
         memo.put(SPEC, shard.photos_digest, Features(tuple(row.sha256 for row in shard.rows), {}))
     body = {"decision": "REJECTED", "reason": "…", "key": "k1", "data_version": "data/2", "batches": ["day-1", "day-2"]}
-    with made.turn():
-        made.publish("Reject", [Event.now("decision", **body, run_id="r", code="c", params="p")], tags=["run/k1"])
+    with made.transaction() as change:
+        change.publish("Reject", [Event.now("decision", **body, run_id="r", code="c", params="p")], tags=["run/k1"])
     return made
 
 
@@ -77,7 +75,7 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(workspace, s
     picture = sorted((tmp_path / "1" / "sushi").iterdir())[0].read_bytes()
     sha256 = hashlib.sha256(picture).hexdigest()
     needles = [sha256.encode(), picture[len(picture) // 2 :][:200]]
-    before = workspace.dataset()
+    before = workspace.at().dataset
     assert sha256 in before.by_sha256
     where = "\n".join(found_in(workspace, s3, needles))
     for part in (
@@ -90,8 +88,8 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(workspace, s
     ):
         assert part in where
 
-    tracking = Tracking(workspace.settings)
-    run = tracking.open_run("k1")
+    tracking = Tracking.of(workspace)
+    run = tracking.open_run("k1", "this clone")
     for name in ("augmentation.png", "confusion.png"):  # photos can be seen in the first
         tracking.client.log_text(run, "…", f"figures/{name}")
 
@@ -101,22 +99,22 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(workspace, s
     assert done["batches"] == ["day-1"]
     assert [model["key"] for model in done["models"]] == ["k1"]
     assert done["tags"] == ["data/1", "data/2", "run/k1"]
-    workspace.refresh()
+    workspace.newest()
     assert found_in(workspace, s3, needles) == []
-    with workspace.snapshot() as snapshot:  # the shards' own memo is compressed, so a search would see nothing
-        kept = {f"{each.md5}.parquet" for each in snapshot.files("data")}
+    # The shards' own memo is compressed, so a search would see nothing.
+    kept = {f"{tracked.md5}.parquet" for tracked in workspace.at().files("data")}
     assert {path.name for path in (workspace.private / "shards").iterdir()} <= kept
 
     assert [item.path for item in tracking.client.list_artifacts(run, "figures")] == ["figures/confusion.png"]
 
-    after = workspace.dataset()
+    after = workspace.at().dataset
     assert [row.sha256 for row in after.rows] == [row.sha256 for row in before.rows if row.sha256 != sha256]
-    assert workspace.data_version == "data/3"
-    assert waiting(s3, workspace.state()) == []
+    assert workspace.at().data_version == "data/3"
+    assert waiting(s3, workspace.at().state) == []
     clone = create(tmp_path / "clone", {}, git=workspace.git("remote", "get-url", "origin"))
-    with repository(clone.root) as repo:
+    with repository(clone.settings) as repo:
         repo.pull(targets=[str(clone.root / "data.dvc")])
-    assert clone.dataset().digest == after.digest
+    assert clone.at().dataset.digest == after.digest
     assert lineage(workspace, "day-1")["data_version"] == "data/1"
     with pytest.raises(NotFoundError, match="nothing to forget"):
         forget(workspace, [sha256], "again")

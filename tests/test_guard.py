@@ -23,8 +23,8 @@ from ssclass.model.features import FeatureMemo, Features
 from ssclass.model.spec import FeatureSpec, feature_spec
 from ssclass.params import DatasetParams, ModelParams, Params, TrainParams
 from ssclass.retrain.ingest import plausibility
+from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import predicted
-from ssclass.retrain.train import label_index
 from ssclass.settings import home
 from tests.support.pipelines import CLASSES, REAL, real_photos
 

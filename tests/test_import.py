@@ -11,11 +11,10 @@ from ssclass.data.submit import find_files, import_folder
 from ssclass.demo.drawings import draw
 from ssclass.errors import BatchError
 from ssclass.history.export import export
-from ssclass.retrain.ingest import take_in, waiting
 from ssclass.store import Store
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command, deal
+from tests.support.pipelines import CLASSES, Command, deal, ingest_all
 
 
 def workspace_in(folder: Path, s3: Store, bucket: str) -> Workspace:
@@ -26,9 +25,7 @@ def workspace_in(folder: Path, s3: Store, bucket: str) -> Workspace:
 
 
 def take_all(workspace: Workspace) -> None:
-    with workspace.turn():
-        for ref in waiting(Store(workspace.settings), workspace.state()):
-            take_in(workspace, ref)
+    ingest_all(workspace)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -49,7 +46,7 @@ def test_held_out_photos_stay_held_out_and_export_import_export_is_one_tree(s3, 
     assert sent == {"have": 22}
     assert import_folder(Store(first.settings), divided, "have", CLASSES) == sent, "again changes nothing"
     take_all(first)
-    rows = first.dataset().rows
+    rows = first.at().dataset.rows
     assert {row.split for row in rows if row.key.startswith("test/")} == {"holdout"}
     assert {row.split for row in rows if row.key.startswith("train/")} == {"train"}
     assert export(first, tmp_path / "out") == (len(rows), 0) == (22, 0)
@@ -58,7 +55,7 @@ def test_held_out_photos_stay_held_out_and_export_import_export_is_one_tree(s3, 
     second = workspace_in(tmp_path / "second", s3, f"{s3.bucket}-2")
     import_folder(Store(second.settings), tmp_path / "out", "again", CLASSES, size=9)
     take_all(second)
-    assert [shard.batch_id for shard in second.dataset().shards] == ["again-001", "again-002", "again-003"]
+    assert [shard.batch_id for shard in second.at().dataset.shards] == ["again-001", "again-002", "again-003"]
     export(second, tmp_path / "out2")
     assert tree(tmp_path / "out2") == tree(tmp_path / "out")
 
@@ -68,9 +65,9 @@ def test_hundreds_of_photos_in_and_out_again_are_the_same_bytes(s3, tmp_path) ->
     deal(tmp_path / "have" / "train", CLASSES, 100, 0)
     deal(tmp_path / "have" / "test", CLASSES, 20, 9)
     workspace = workspace_in(tmp_path / "workspace", s3, s3.bucket)
-    import_folder(Store(workspace.settings), tmp_path / "have", "have", CLASSES)
+    import_folder(workspace.store, tmp_path / "have", "have", CLASSES)
     take_all(workspace)
-    (shard,) = workspace.dataset().shards
+    (shard,) = workspace.at().dataset.shards
     export(workspace, tmp_path / "out")
     refused = {tree(tmp_path / "have")[item.key] for item in shard.receipt.refused}
     assert len(refused) < 5, "near-copies in training and held out"
@@ -91,7 +88,7 @@ def test_a_set_in_s3_is_imported_by_the_command(s3, divided, tmp_path, ssclass: 
     done = ssclass("import", f"s3://{s3.bucket}/old/set", "--workspace", workspace.root)
     assert done.returncode == 0, done.stderr
     assert "batch set: 22 photos" in done.stdout
-    store = Store(workspace.settings)
+    store = workspace.store
     (ref,) = list_batches(store)
     assert {entry.split for entry in read_batch(store, ref, CLASSES).entries} == {"train", "holdout"}
     nothing = ssclass("import", f"s3://{s3.bucket}/none", "--workspace", workspace.root)

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from ssclass.data.batches import Batch, list_batches, read_batch, submit
+from ssclass.data.batches import Batch, list_batches, read_batch
 from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Receipt, iter_photos, read_shard
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.errors import StoreError
 from ssclass.params import Params

@@ -20,9 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
-from ssclass.store import Store
 from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline
@@ -41,7 +40,7 @@ class Place:
 
     @classmethod
     def ready(cls, workspace: Workspace, photos: Path) -> Place:
-        submit(Store(workspace.settings), photos, BATCH, CLASSES)
+        submit(workspace.store, photos, BATCH, CLASSES)
         return cls(workspace, workspace.head, (workspace.root / "data.dvc").read_bytes())
 
     def has(self, pattern: str) -> bool:
@@ -50,7 +49,7 @@ class Place:
 
     def stored(self, prefix: str) -> bool:
         """An object in S3."""
-        return next(iter(Store(self.workspace.settings).list(prefix)), None) is not None
+        return next(iter(self.workspace.store.list(prefix)), None) is not None
 
     def commits(self, repository: str) -> int:
         """Commits of main since the start; `repository` is relative to the workspace."""
@@ -119,11 +118,14 @@ class Ending:
     def of(cls, workspace: Workspace) -> Ending:
         ledger = [
             {name: value for name, value in json.loads(event.line()).items() if name not in ("at", "run_id", "seconds")}
-            for event in workspace.events()
+            for event in workspace.at().events
         ]
         root = workspace.root
         return cls(
-            (root / "data.dvc").read_bytes(), workspace.dataset().digest, (root / "metrics.json").read_bytes(), ledger
+            (root / "data.dvc").read_bytes(),
+            workspace.at().dataset.digest,
+            (root / "metrics.json").read_bytes(),
+            ledger,
         )
 
 
@@ -172,7 +174,7 @@ class Kills:
         """The same data set and exactly one decision, wherever one looks."""
         workspace, root = place.workspace, place.workspace.root
         assert Ending.of(workspace) == self.ending
-        ingest, decision = workspace.events()
+        ingest, decision = workspace.at().events
         key = decision.body["key"]
         assert (ingest.kind, decision.body["decision"]) == ("ingest", "PROMOTED")
 
@@ -190,7 +192,7 @@ class Kills:
         assert not (workspace.private / "scratch").exists()
         assert all_stored(workspace), "not every file that git names is in the DVC remote"
 
-        tracking = Tracking(workspace.settings)
+        tracking = Tracking.of(workspace)
         (run,) = tracking.client.search_runs([tracking.experiment_id])
         assert run.info.run_id == decision.body["run_id"]
         assert run.info.status == "FINISHED"
@@ -200,14 +202,14 @@ class Kills:
         assert (version.tags["decision_key"], version.run_id) == (key, run.info.run_id)
         assert tracking.alias() == str(version.version)
         assert "Champion" in version.description
-        kept = {item.key for item in Store(workspace.settings).list(f"quarantine/{BATCH}/")}
+        kept = {item.key for item in workspace.store.list(f"quarantine/{BATCH}/")}
         assert len(kept) == 1 + sum(1 for path in self.photos.rglob("junk_*"))
         assert root.joinpath("candidate", "head.keras").exists()
 
 
 def all_stored(workspace: Workspace) -> bool:
     """Whether every hash in data.dvc and dvc.lock, and in the folders that they name, is in the remote."""
-    store = Store(workspace.settings)
+    store = workspace.store
     files = [workspace.root / "data.dvc", workspace.root / "dvc.lock"]
     outs = {found for path in files for found in re.findall(r"md5: ([0-9a-f]{32}\.dir)", path.read_text())}
     assert len(outs) == 2

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ssclass.demo.drawings import draw
-from ssclass.retrain.train import Result, answers, champion_classifier, result_folder
+from ssclass.retrain.predict import decided_classifier, memo_of, probabilities, result_folder
+from ssclass.retrain.result import Result
 from ssclass.serving.model import open_model, read_photo
 from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace
@@ -43,7 +44,7 @@ def decided(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def test_the_run_shows_copies_and_curves(decided: tuple[Workspace, list[dict], Path]) -> None:
     workspace, (event, _), _ = decided
-    tracking = Tracking(workspace.settings)
+    tracking = Tracking.of(workspace)
     figures = {item.path for item in tracking.client.list_artifacts(event["run_id"], "figures")}
     assert "figures/augmentation.png" in figures
     rates, losses, tuned = (
@@ -59,9 +60,9 @@ def test_everything_of_a_shard_is_remembered_under_one_name(decided: tuple[Works
     """Activations at the cut, those of the copies, features of each tuned network: who forgets a photo finds them."""
     workspace, _, _ = decided
     files = list((workspace.private / "features").rglob("*.npz"))
-    names = {f"{shard.photos_digest}.npz" for shard in workspace.dataset().shards}
+    names = {f"{shard.photos_digest}.npz" for shard in workspace.at().dataset.shards}
     assert {path.name for path in files} == names
-    first = [path for path in files if path.name == f"{workspace.dataset().shards[0].photos_digest}.npz"]
+    first = [path for path in files if path.name == f"{workspace.at().dataset.shards[0].photos_digest}.npz"]
     assert len(first) == 4  # the cut of photos and of copies, the first champion's features, the second candidate's
 
 
@@ -69,22 +70,24 @@ def test_a_tuned_champion_scores_what_comes_after_it(decided: tuple[Workspace, l
     workspace, (first, second), _ = decided
     assert first["decision"] == "PROMOTED"
     assert second["champion"]["key"] == first["key"]
-    champion = champion_classifier(workspace, first["key"])
+    champion = decided_classifier(workspace, first["key"])
     assert champion.specs[0].tuned_blocks is not None
     result = Result.read(result_folder(workspace, second["key"]) / "result.json")
     assert result.saved_alike
-    found = answers(workspace, champion, workspace.dataset().holdout)
-    np.testing.assert_allclose(found, result.champion, atol=1e-6)
+    found = probabilities(workspace.at(), memo_of(workspace), champion, workspace.at().dataset.holdout)
+    np.testing.assert_allclose(found, result.champion.probabilities, atol=1e-6)
 
 
 def test_the_exported_model_answers_as_the_gate_was_told(decided: tuple[Workspace, list[dict], Path]) -> None:
     workspace, _, photos = decided
     model = open_model("champion", workspace.settings)
-    champion = champion_classifier(workspace, workspace.state().champion or "")
-    by_key = {row.key: row for row in workspace.dataset().rows}
+    champion = decided_classifier(workspace, workspace.at().state.champion or "")
+    by_key = {row.key: row for row in workspace.at().dataset.rows}
     rows = [by_key[path.relative_to(photos).as_posix()] for path in sorted(photos.rglob("*.jpg"))[:4]]
     images = [read_photo(photos / row.key, model.size) for row in rows]
-    np.testing.assert_allclose(model.predict(np.stack(images)), answers(workspace, champion, rows), atol=1e-5)
+    np.testing.assert_allclose(
+        model.predict(np.stack(images)), probabilities(workspace.at(), memo_of(workspace), champion, rows), atol=1e-5
+    )
 
 
 def test_dvc_repro_gives_the_same_candidate(decided: tuple[Workspace, list[dict], Path], ssclass: Command) -> None:

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError
 from ssclass.history.batches import story
 from ssclass.history.lineage import lineage
-from ssclass.retrain.ingest import take_in, waiting
-from ssclass.retrain.train import decision_key
+from ssclass.retrain.ingest import ingest, waiting
+from ssclass.retrain.key import pending_key
 from ssclass.store import Store
 from ssclass.upkeep.decisions import revoke
 from ssclass.workspace.create import create
 from ssclass.workspace.dvc import repository
 from ssclass.workspace.ledger import Event
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command
+from tests.support.pipelines import CLASSES, Command, ingest_all
 
 
 @pytest.fixture
@@ -36,21 +36,20 @@ def deliver(workspace: Workspace, folder: Path, batch: str, seed: int, decision:
     """A batch, taken in and decided on; the decision is written, nothing is trained."""
     if not (folder / batch).exists():
         draw(folder / batch, CLASSES, 5, seed)
-    submit(Store(workspace.settings), folder / batch, batch, CLASSES)
-    with workspace.turn():
-        for ref in waiting(Store(workspace.settings), workspace.state()):
-            take_in(workspace, ref)
-        decide(workspace, decision)
+    submit(workspace.store, folder / batch, batch, CLASSES)
+    ingest_all(workspace)
+    decide(workspace, decision)
 
 
 def decide(workspace: Workspace, decision: str) -> None:
-    state = workspace.state()
-    key = decision_key(workspace.dataset(), workspace.params, state.revoked)
-    assert key not in state.decisions
-    body = {"decision": decision, "reason": "…", "key": key, "data_version": workspace.data_version}
-    seen = {batch for event in state.decisions.values() for batch in event.body["batches"]}
-    body |= {"batches": [batch for batch in state.ingested if batch not in seen], "run_id": "r", "code": "c"}
-    workspace.publish(decision, [Event.now("decision", **body, params="p")], tags=[f"run/{key}"])
+    with workspace.transaction() as change:
+        version = change.version
+        key = pending_key(version)
+        assert key is not None
+        champion = version.state.champion and {"key": version.state.champion}
+        body = {"decision": decision, "reason": "…", "key": key, "data_version": version.data_version}
+        body |= {"batches": version.state.undecided(), "run_id": "r", "code": "c", "champion": champion}
+        change.publish(decision, [Event.now("decision", **body, params="p")], tags=[f"run/{key}"])
 
 
 def keys(found: list[dict[str, object]]) -> list[object]:
@@ -58,60 +57,57 @@ def keys(found: list[dict[str, object]]) -> list[object]:
 
 
 def test_revoking_the_newest_batch_gives_the_data_before_it_and_a_new_question(workspace, tmp_path):
-    before = workspace.dataset("data/1")
+    before = workspace.at("data/1").dataset
     revoke(workspace, "day-2", "wrong restaurant")
-    assert workspace.data_version == "data/3"
-    assert workspace.dataset().digest == before.digest
-    assert workspace.dataset("data/2").digest != before.digest, "history is kept"
+    assert workspace.at().data_version == "data/3"
+    assert workspace.at().dataset.digest == before.digest
+    assert workspace.at("data/2").dataset.digest != before.digest, "history is kept"
     told = story(workspace, "day-2")
     assert (told.status, told.reason, told.receipt["accepted"]) == ("revoked", "wrong restaurant", 10)
-    assert waiting(Store(workspace.settings), workspace.state()) == [], "it does not come back by itself"
-    with workspace.turn():
-        decide(workspace, "REJECTED")  # asserts that its key is new
+    assert waiting(workspace.store, workspace.at().state) == [], "it does not come back by itself"
+    assert pending_key(workspace.at()) is None, "the same photos, against no champion, as before day-2"
 
     deliver(workspace, tmp_path, "day-3", 3)
-    assert workspace.data_version == "data/4"
-    assert [shard.batch_id for shard in workspace.dataset().shards] == ["day-1", "day-3"]
+    assert workspace.at().data_version == "data/4"
+    assert [shard.batch_id for shard in workspace.at().dataset.shards] == ["day-1", "day-3"]
     with pytest.raises(NotFoundError, match="not in the data set"):
         revoke(workspace, "day-2", "again")
 
 
 def test_a_revoked_batchs_photos_may_come_again_in_another(workspace, tmp_path):
-    rows = {row.sha256 for row in workspace.dataset().rows}
+    rows = {row.sha256 for row in workspace.at().dataset.rows}
     revoke(workspace, "day-1", "labels")
     (tmp_path / "day-1").rename(tmp_path / "again")
     deliver(workspace, tmp_path, "again", 1)
-    assert {row.sha256 for row in workspace.dataset().rows} == rows
+    assert {row.sha256 for row in workspace.at().dataset.rows} == rows
 
 
 def test_a_clone_without_shards_revokes_and_a_fresh_one_pulls_the_result(workspace, tmp_path):
     origin = workspace.git("remote", "get-url", "origin")
     revoke(create(tmp_path / "other", {}, git=origin), "day-1", "late")
     fresh = create(tmp_path / "fresh", {}, git=origin)
-    assert [shard.batch_id for shard in fresh.dataset().shards] == ["day-2"]
-    with repository(fresh.root) as repo:
+    assert [shard.batch_id for shard in fresh.at().dataset.shards] == ["day-2"]
+    with repository(fresh.settings) as repo:
         repo.pull(targets=[str(fresh.root / "data.dvc")])
     assert [path.name for path in (fresh.root / "data").iterdir()] == ["day-2.parquet"]
     assert fresh.git("status", "--porcelain") == ""
     deliver(workspace, tmp_path, "day-3", 3)
-    assert [shard.batch_id for shard in workspace.dataset().shards] == ["day-2", "day-3"]
+    assert [shard.batch_id for shard in workspace.at().dataset.shards] == ["day-2", "day-3"]
 
 
 def test_lineage_from_a_model_back_and_from_a_photo_on(workspace, tmp_path, ssclass: Command):
-    first, second = workspace.state().decisions
-    (photo, *_) = [row for row in workspace.dataset("data/1").rows if row.split == "train"]
+    first, second = workspace.at().state.decisions
+    (photo, *_) = [row for row in workspace.at("data/1").dataset.rows if row.split == "train"]
     body = {"schema": 1, "relabel": [{"sha256": photo.sha256, "label": "sandwich"}]}
     if photo.label == "sandwich":
         body["relabel"][0]["label"] = "sushi"
-    Store(workspace.settings).put("incoming/fix/manifest.json", json.dumps(body).encode())
-    with workspace.turn():
-        (ref,) = waiting(Store(workspace.settings), workspace.state())
-        take_in(workspace, ref)
-        decide(workspace, "PROMOTED")
-    third = list(workspace.state().decisions)[2]
+    workspace.store.put("incoming/fix/manifest.json", json.dumps(body).encode())
+    (ref,) = waiting(workspace.store, workspace.at().state)
+    ingest(workspace, ref)
+    decide(workspace, "PROMOTED")
+    third = list(workspace.at().state.decisions)[2]
     revoke(workspace, "day-1", "…")
-    with workspace.turn():
-        decide(workspace, "REJECTED")
+    decide(workspace, "REJECTED")
 
     model = lineage(workspace, "1")
     assert (model["key"], model["data_version"], model["champion"]) == (third, "data/3", 1)

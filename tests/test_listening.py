@@ -1,7 +1,10 @@
 """Notifications, as S3 servers really send them and as nobody should: what they make of a batch."""
 
+import io
 import json
+import logging
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -11,15 +14,16 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.environment import free_port
 from ssclass.errors import ParamsError
+from ssclass.secrets import LineFormatter, hide
 from ssclass.settings import Settings
-from ssclass.stack import webhook
-from ssclass.stack.listening import Backoff, Hints, batches_in
-from ssclass.stack.manager import notify
+from ssclass.stack import serving, webhook
+from ssclass.stack.listening import Backoff, Hints, batches_in, tell
 from ssclass.stack.queue import poll, queue_client
 from ssclass.store import Store
+from ssclass.upkeep.bucket import notify
 
 CLASSES = ("sandwich", "sushi")
 
@@ -58,6 +62,18 @@ def test_envelopes_of_aws_are_opened():
 )
 def test_nothing_else_is_a_batch_or_an_error(message):
     assert batches_in(json.dumps(message), "photos") == set()
+
+
+@pytest.mark.parametrize("depth", [900, 5_000, 100_000])
+@pytest.mark.parametrize("opened", ["[", '{"Records":', '{"detail":{"object":{"key":'])
+def test_brackets_without_end_are_nothing(depth, opened):
+    depth = depth // len(opened) + 1
+    whole = opened * depth + "0" + "".join({"[": "]", "{": "}"}.get(each, "") for each in reversed(opened)) * depth
+    assert batches_in(opened * depth, "photos") == set()
+    assert batches_in(whole, "photos") == set()
+    assert batches_in(json.dumps({"Message": whole}), "photos") == set()
+    deep = f'{{"detail": {{"bucket": {{"name": "photos"}}, "object": {{"key": {whole}}}}}}}'
+    assert batches_in(deep, "photos") == set()
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"\xff\xfe\x00", b'{"Message": "{"}', b'{"Event": "s3:TestEvent"}'])
@@ -153,6 +169,65 @@ def test_sqs_delivers_real_notifications_and_survives_the_rest(s3: Store, drawin
     assert sum("day-1" in batches_in(body, s3.bucket) for body in heard) == 1
 
 
+def test_a_message_that_cannot_be_heard_does_not_come_back(s3: Store):
+    settings = s3.settings
+    url = f"{settings.s3_endpoint}/123456789012/{s3.bucket}"
+    client = queue_client(settings, url)
+    client.create_queue(QueueName=s3.bucket, Attributes={"VisibilityTimeout": "0"})
+    for body in ("first", "second", "[" * 100_000):
+        client.send_message(QueueUrl=url, MessageBody=body)
+    heard: list[bytes] = []
+    done, stop = threading.Event(), threading.Event()
+
+    def hear(body: bytes, source: str) -> None:
+        heard.append(body)
+        if len(heard) >= 3:
+            done.set()
+        raise RecursionError("too deep")
+
+    thread = threading.Thread(target=poll, args=(settings, url, hear, stop))
+    thread.start()
+    try:
+        assert done.wait(30)
+    finally:
+        stop.set()
+        client.send_message(QueueUrl=url, MessageBody="wakes the long poll")
+        thread.join(15)
+    assert sorted(heard)[:3] == sorted(set(heard))[:3], "one came back"
+
+
+def test_a_notification_writes_no_line_of_its_own_into_the_log(caplog):
+    """Neither by the name of a batch, nor by what is quoted of a server's answer; nor does a secret get there."""
+    hide("s3cret-of-the-webhook")
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("tests.lines")
+    logger.addHandler(handler)
+    logger.propagate = False
+    event = s3_event("incoming/x%0A2026-01-01 sweep: all is well%1b[2J%E2%80%AE/manifest.json")
+    (name,) = batches_in(json.dumps(event), "photos")
+    logger.warning("webhook: %s", name)
+    try:
+        raise RuntimeError(f"first\n2026-01-01 forged {name} s3cret-of-the-webhook")
+    except RuntimeError:
+        logger.exception("it said %s", "http://user:pa@ss/wo:rd@host/x")
+    lines = stream.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("2026-01-01")] == []
+    assert "\\n2026-01-01 sweep" in lines[0]
+    assert all(each.isprintable() for line in lines for each in line)
+    assert "s3cret" not in stream.getvalue()
+    assert "wo:rd" not in stream.getvalue()
+    assert all(line.startswith("    ") for line in lines[2:]), "a traceback is indented"
+
+
+def test_what_a_batch_is_called_is_told_on_one_line(monkeypatch, tmp_path):
+    posted = []
+    monkeypatch.setattr("ssclass.stack.listening.post", lambda *event: posted.append(event))
+    tell(Settings(workspace=tmp_path), {"day\r\nBcc: all@example.org": "sqs"})
+    assert all(str(part).isprintable() for part in posted[0])
+
+
 @pytest.fixture
 def endpoint():
     heard: list[bytes] = []
@@ -189,11 +264,45 @@ def test_the_webhook_takes_no_more_than_its_limit(endpoint):
     assert heard == []
 
 
+@pytest.mark.parametrize("sent", [b"", b"POST /s3 HTTP/1.1\r\nHost: x\r\n", b"POST /s3 HTTP/1.1\r\nX: " + b"y" * 500])
+def test_silent_connections_keep_nobody_out(endpoint, sent):
+    """More of them than may wait at a time, and none knows the secret; the notification gets through at once."""
+    url, heard = endpoint
+    port = int(url.rpartition(":")[2])
+    opened = []
+    try:
+        for _ in range(3 * serving.SILENT):
+            opened.append(socket.create_connection(("127.0.0.1", port)))
+            opened[-1].sendall(sent)
+        for _ in range(5):
+            right = {"Authorization": "Bearer a secret"}
+            assert requests.post(f"{url}/s3", data=b"{}", headers=right, timeout=5).status_code == 200
+    finally:
+        for each in opened:
+            each.close()
+    assert heard == [b"{}"] * 5
+
+
+def test_a_silent_client_is_cut_off(endpoint, monkeypatch):
+    monkeypatch.setattr(serving, "PATIENCE", 0.3)
+    monkeypatch.setattr(webhook, "PATIENCE", 0.3)
+    url, heard = endpoint
+    port = int(url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+        silent.sendall(b"POST /s3 HTTP/1.1\r\n")
+        assert silent.recv(100) == b""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+        slow.sendall(b"POST /s3 HTTP/1.1\r\nHost: x\r\nAuthorization: a secret\r\nContent-Length: 100\r\n\r\nslow")
+        assert b" 408 " in slow.recv(100)
+    assert heard == []
+
+
 def test_an_open_webhook_without_a_secret_is_refused():
     with pytest.raises(ParamsError, match="without a secret"):
         webhook.server("0.0.0.0:8099", None)
-    with pytest.raises(ParamsError, match="give a port"):
-        webhook.server("localhost", None)
+    for address in ("localhost", "0", "70000", "-1", "8099x", "[::1]:"):
+        with pytest.raises(ParamsError, match="give a port"):
+            webhook.server(address, "a secret")
     assert webhook.server("8099", None)
 
 

@@ -15,16 +15,15 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ssclass.data.batches import submit
 from ssclass.data.images import decode, inspect
 from ssclass.data.metadata import personal, strip
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.history.batches import story
 from ssclass.params import IngestParams
-from ssclass.retrain.ingest import take_in, waiting
 from ssclass.store import Store
 from ssclass.workspace.create import create
-from tests.support.pipelines import CLASSES, REAL, Command, Pipeline, real_photos
+from tests.support.pipelines import CLASSES, REAL, Command, Pipeline, ingest_all, real_photos
 
 NAME = "Jane Q. Personal"
 KINDS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "HEIF", "AVIF")
@@ -105,9 +104,7 @@ def test_no_report_has_it_and_an_export_has_it_only_unasked(s3: Store, tmp_path:
     telling_photo.write_bytes(telling("JPEG"))
     (tmp_path / "photos" / "sushi" / "cut.jpg").write_bytes(telling("JPEG")[:-400])  # to quarantine, with a reason
     submit(s3, tmp_path / "photos", "one", CLASSES)
-    with workspace.turn():
-        for ref in waiting(s3, workspace.state()):
-            take_in(workspace, ref)
+    ingest_all(workspace)
 
     dump = ["git", "-C", str(workspace.root), "cat-file", "--batch", "--batch-all-objects"]
     told = subprocess.run(dump, capture_output=True, check=True).stdout

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.store import Store
 from tests.support.odd import odd_files, some_photos
 from tests.support.pipelines import CLASSES, Command, Pipeline, real_photos
 
@@ -35,7 +34,7 @@ def test_a_folder_of_odd_files_is_taken_in(pipeline: Pipeline, ssclass: Command,
     code, most, out = measured(ssclass, "retrain", "--json", "--workspace", workspace.root)
     assert code == 0, out
     assert json.loads(out)["decision"] == "PROMOTED"
-    (shard,) = workspace.dataset().shards
+    (shard,) = workspace.at().dataset.shards
     taken = {row.key for row in shard.rows}
     refused = {item.key: item for item in shard.receipt.refused}
     assert not taken & set(refused)
@@ -45,7 +44,7 @@ def test_a_folder_of_odd_files_is_taken_in(pipeline: Pipeline, ssclass: Command,
             assert (key in taken) == comes_in, (key, told)
     assert all(item.reason and item.detail for item in refused.values())
     assert len(Counter(item.reason for item in refused.values())) > 4
-    quarantined = {item.key.removeprefix("quarantine/odd/") for item in Store(workspace.settings).list("quarantine/")}
+    quarantined = {item.key.removeprefix("quarantine/odd/") for item in workspace.store.list("quarantine/")}
     assert quarantined == set(refused) | {"reasons.json"}
     print(f"{len(wanted)} files, {len(taken)} taken, {most} MB")
     assert most < MOST

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.settings import CHECKOUT
 from ssclass.store import Store
@@ -33,18 +33,16 @@ settings = settings_at(Path(sys.argv[1]))
 from flows.train import train
 print(train(sys.argv[2], sys.argv[3], sys.argv[4]))
 """
-TAKE_IN = """
+INGEST = """
 import sys
 from pathlib import Path
-from ssclass.retrain.ingest import take_in, waiting
+from ssclass.retrain.ingest import ingest, waiting
 from ssclass.cli.common import workspace_at
-from ssclass.retrain.train import decision_key
-from ssclass.store import Store
+from ssclass.retrain.key import pending_key
 workspace = workspace_at(Path(sys.argv[1]))
-with workspace.turn():
-    for ref in waiting(Store(workspace.settings), workspace.state()):
-        take_in(workspace, ref)
-    print(decision_key(workspace.dataset(), workspace.params))
+for ref in waiting(workspace.store, workspace.newest().state):
+    ingest(workspace, ref)
+print(pending_key(workspace.at()))
 """
 
 
@@ -75,9 +73,9 @@ def run(program: str, *arguments: str | Path) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_a_result_made_elsewhere_is_adopted_without_tensorflow(workspace: Workspace, s3: Store, tmp_path: Path):
+def test_a_result_made_elsewhere_is_taken_up_without_tensorflow(workspace: Workspace, s3: Store, tmp_path: Path):
     """Train from nothing but URLs, in a clone that is gone afterwards; decide where no training ever ran."""
-    key = run(TAKE_IN, workspace.root)
+    key = run(INGEST, workspace.root)
     origin = workspace.git("remote", "get-url", "origin")
     run_id = run(TRAIN, workspace.root, origin, key, workspace.head)
     assert not (workspace.private / "results").exists(), "the training touched the workspace's own folder"
@@ -91,7 +89,7 @@ def test_a_result_made_elsewhere_is_adopted_without_tensorflow(workspace: Worksp
     outcome = json.loads(run(RETRAIN, workspace.root))
     assert outcome == {"decision": "PROMOTED", "tensorflow": False}
     assert not (workspace.private / "features").exists(), "features were fetched or computed"
-    event = workspace.state().decisions[key]
+    event = workspace.at().state.decisions[key]
     assert event.body["run_id"] == run_id
 
     again = json.loads(run(RETRAIN, workspace.root))
@@ -99,7 +97,7 @@ def test_a_result_made_elsewhere_is_adopted_without_tensorflow(workspace: Worksp
 
 
 def test_other_code_refuses_the_work(workspace: Workspace):
-    run(TAKE_IN, workspace.root)
+    run(INGEST, workspace.root)
     origin = workspace.git("remote", "get-url", "origin")
     command = [sys.executable, "-c", TRAIN, str(workspace.root), origin, "0123456789abcdef", workspace.head]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)

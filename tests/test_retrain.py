@@ -14,9 +14,9 @@ import pytest
 
 from ssclass.demo.drawings import draw
 from ssclass.demo.run import deliveries, gather
-from ssclass.retrain.train import Result, result_folder
+from ssclass.retrain.predict import result_folder
+from ssclass.retrain.result import Result
 from ssclass.serving.model import open_model, read_photo
-from ssclass.store import Store
 from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline
@@ -50,7 +50,7 @@ def journey(pipeline: Pipeline, sources, tmp_path_factory) -> Journey:
     for name in ("first", "more", "again", "copy", "flipped", "junk"):
         batch, source = sources[name]
         found.outcomes[name] = pipeline.deliver(found.workspace, source, batch)
-        found.rows[name] = found.workspace.dataset().digest
+        found.rows[name] = found.workspace.at().dataset.digest
     return found
 
 
@@ -66,7 +66,7 @@ def without_held(pipeline: Pipeline, sources, tmp_path_factory) -> Journey:
 
 @pytest.fixture(scope="module")
 def tracking(journey: Journey) -> Tracking:
-    return Tracking(journey.workspace.settings)
+    return Tracking.of(journey.workspace)
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +99,15 @@ def test_a_good_batch_is_decided_on_the_same_photos(journey, name):
     ours, theirs = event["candidate"]["right"], event["champion"]["right"]
     assert event["decision"] == ("PROMOTED" if ours > theirs else "REJECTED")
     result = Result.read(result_folder(journey.workspace, event["key"]) / "result.json")
-    labels = np.array(result.labels)
-    assert len(labels) == event["holdout"]["size"] == len(result.candidate) == len(result.champion)
-    assert ours == (np.array(result.candidate).argmax(1) == labels).sum()
-    assert theirs == (np.array(result.champion).argmax(1) == labels).sum()
+    labels = result.candidate.labels
+    assert (
+        len(labels)
+        == event["holdout"]["size"]
+        == len(result.candidate.probabilities)
+        == len(result.champion.probabilities)
+    )
+    assert ours == (result.candidate.probabilities.argmax(1) == labels).sum()
+    assert theirs == (result.champion.probabilities.argmax(1) == labels).sum()
     assert event["wins"] - event["losses"] == ours - theirs
 
 
@@ -116,7 +121,7 @@ def test_the_same_photos_again_are_skipped_and_nothing_doubles(journey, sources,
         (taken,) = outcome.batches
         photos = sum(1 for path in sources["more"][1].rglob("*") if path.is_file())
         assert (taken.accepted, taken.duplicates, taken.refused) == (0, photos, 0)
-    sha256s = [row.sha256 for row in journey.workspace.dataset().rows]
+    sha256s = [row.sha256 for row in journey.workspace.at().dataset.rows]
     assert len(sha256s) == len(set(sha256s))
 
 
@@ -125,9 +130,9 @@ def test_flipped_labels_are_held_and_the_data_set_stays(journey):
     assert outcome.decision == "HELD"
     assert "implausible" in outcome.reason
     assert journey.rows["flipped"] == journey.rows["copy"]
-    assert "day-3-flipped" not in [shard.batch_id for shard in journey.workspace.dataset().shards]
-    assert [batch for batch, _ in journey.workspace.state().held] == ["day-3-flipped"]
-    assert list(Store(journey.workspace.settings).list("quarantine/day-3-flipped/")) == []
+    assert "day-3-flipped" not in [shard.batch_id for shard in journey.workspace.at().dataset.shards]
+    assert [batch for batch, _ in journey.workspace.at().state.held] == ["day-3-flipped"]
+    assert list(journey.workspace.store.list("quarantine/day-3-flipped/")) == []
 
 
 def test_junk_is_quarantined_with_reasons_and_the_rest_is_in(journey, sources):
@@ -137,7 +142,7 @@ def test_junk_is_quarantined_with_reasons_and_the_rest_is_in(journey, sources):
     assert taken.refused == len(junk) > 0
     assert taken.accepted == sum(1 for path in folder.rglob("*.jpg")) - sum(name.endswith("jpg") for name in junk)
 
-    store = Store(journey.workspace.settings)
+    store = journey.workspace.store
     kept = {item.key.removeprefix("quarantine/day-3/") for item in store.list("quarantine/day-3/")}
     assert kept == junk | {"reasons.json"}
     for name in junk:
@@ -145,7 +150,7 @@ def test_junk_is_quarantined_with_reasons_and_the_rest_is_in(journey, sources):
     reasons = json.loads(store.get("quarantine/day-3/reasons.json"))
     assert {item["key"] for item in reasons} == junk
     assert all(item["reason"] and item["detail"] for item in reasons)
-    shard = journey.workspace.dataset().shards[-1]
+    shard = journey.workspace.at().dataset.shards[-1]
     assert {item.key for item in shard.receipt.refused} == junk
     assert not junk & {row.key for row in shard.rows}
 
@@ -163,7 +168,7 @@ def test_the_ledger_and_git_tell_all_of_it_once(journey):
     workspace, outcomes = journey.workspace, journey.outcomes
     told = [
         (event.kind, event.body.get("decision"), event.body.get("batch") or event.body.get("key"))
-        for event in workspace.events()
+        for event in workspace.at().events
     ]
     first, more, junk = (outcomes[name].event for name in ("first", "more", "junk"))
     assert told == [
@@ -189,7 +194,7 @@ def test_the_ledger_and_git_tell_all_of_it_once(journey):
 
 
 def test_one_run_for_each_decision(journey, runs):
-    decisions = journey.workspace.state().decisions
+    decisions = journey.workspace.at().state.decisions
     assert set(runs) == set(decisions)
     for key, event in decisions.items():
         run, body = runs[key], event.body
@@ -228,7 +233,7 @@ def test_a_run_has_metrics_figures_card_dataset_and_model(journey, runs, trackin
     assert {"figures/confusion.png", "figures/calibration.png"} <= figures
     (given,) = run.inputs.dataset_inputs
     assert given.dataset.name == event["data_version"]
-    assert journey.workspace.dataset().digest.startswith(given.dataset.digest)
+    assert journey.workspace.at().dataset.digest.startswith(given.dataset.digest)
     assert set(tracking.models_of(run)) == (
         {"candidate", "model"} if event["decision"] == "PROMOTED" else {"candidate"}
     )
@@ -236,7 +241,7 @@ def test_a_run_has_metrics_figures_card_dataset_and_model(journey, runs, trackin
 
 
 def test_only_champions_are_registered_and_the_alias_is_on_the_last(journey, tracking):
-    client, state = tracking.client, journey.workspace.state()
+    client, state = tracking.client, journey.workspace.at().state
     versions = sorted(client.search_model_versions("name = 'ssclass'"), key=lambda each: int(each.version))
     assert [each.tags["decision_key"] for each in versions] == state.champions
     champion = client.get_model_version_by_alias("ssclass", "champion")
@@ -273,7 +278,7 @@ def test_the_logged_model_loads_with_plain_keras_and_answers_like_predict(journe
 @pytest.fixture(scope="module")
 def clone(journey: Journey, ssclass: Command, tmp_path_factory) -> Path:
     """A fresh git clone at the last run's tag, made by a person with git and dvc only, and none of our caches."""
-    store = Store(journey.workspace.settings)
+    store = journey.workspace.store
     for item in list(store.list("features/")):
         store.delete(item.key)
     folder = tmp_path_factory.mktemp("person") / "clone"

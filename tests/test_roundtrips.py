@@ -19,7 +19,6 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score,
 from ssclass.data.images import decode
 from ssclass.history.lineage import lineage
 from ssclass.serving.model import open_model
-from ssclass.store import Store
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline, deal
@@ -51,7 +50,7 @@ class Hand:
     def correct(self, batch: str, relabel: dict[str, str], remove: list[str]) -> None:
         body = {"schema": 1, "remove": [{"sha256": sha256} for sha256 in remove]}
         body |= {"relabel": [{"sha256": sha256, "label": label} for sha256, label in relabel.items()]}
-        Store(self.workspace.settings).put(f"incoming/{batch}/manifest.json", json.dumps(body).encode())
+        self.workspace.store.put(f"incoming/{batch}/manifest.json", json.dumps(body).encode())
 
     def check_data(self, rev: str, labels: dict[str, str]) -> Path:
         """A data version is these photos with these labels, and nothing else, byte for byte."""
@@ -70,7 +69,7 @@ class Hand:
     def check(self, event: dict[str, object], rev: str) -> None:
         """The newest data version is what is kept here, and the decision's scores are those of scikit-learn on it."""
         out = self.check_data(rev, self.labels)
-        assert self.workspace.data_version == rev
+        assert self.workspace.at().data_version == rev
         assert event["data_version"] == rev
         files = sorted((out / "holdout").rglob("*.jpg"))
         model = open_model(str(event["run_id"]), self.workspace.settings)
@@ -108,8 +107,8 @@ def test_two_batches(hand: Hand):
 
 def test_relabel_and_remove(hand: Hand):
     before = dict(hand.labels)
-    held = [row for row in hand.workspace.dataset().rows if row.split == "holdout"]
-    trained = [row for row in hand.workspace.dataset().rows if row.split == "train"]
+    held = [row for row in hand.workspace.at().dataset.rows if row.split == "holdout"]
+    trained = [row for row in hand.workspace.at().dataset.rows if row.split == "train"]
     other = {"sushi": "sandwich", "sandwich": "sushi"}
     relabel = {row.sha256: other[row.label] for row in (held[0], trained[0], trained[-1])}
     remove = [held[1].sha256, trained[1].sha256]
@@ -136,23 +135,23 @@ def test_revoke(hand: Hand):
     day_2 = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (hand.scratch / "day-2").rglob("*.jpg")}
     done = hand.command("batch", "revoke", "day-2", "--workspace", hand.workspace.root)
     assert done.returncode == 0, done.stderr
-    hand.workspace.refresh()
+    hand.workspace.newest()
     hand.labels = {sha256: label for sha256, label in hand.labels.items() if sha256 not in day_2}
     outcome = hand.pipeline.retrain(hand.workspace)
     hand.check(outcome.event, "data/5")
-    decisions = list(hand.workspace.state().decisions)
+    decisions = list(hand.workspace.at().state.decisions)
     saw = [each["key"] for each in lineage(hand.workspace, "day-2")["decisions"]]
     assert saw == decisions[1:4], "of five, those between its coming and its going"
 
 
 def test_forget(hand: Hand):
-    sha256 = next(row.sha256 for row in hand.workspace.dataset().rows if row.split == "holdout")
+    sha256 = next(row.sha256 for row in hand.workspace.at().dataset.rows if row.split == "holdout")
     done = hand.command("forget", sha256, "--yes", "--json", "--workspace", hand.workspace.root)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert [each["key"] for each in told["models"]] == list(hand.workspace.state().decisions)
+    assert [each["key"] for each in told["models"]] == list(hand.workspace.at().state.decisions)
     assert {each["use"] for each in told["models"]} == {"scored on"}
-    hand.workspace.refresh()
+    hand.workspace.newest()
     del hand.labels[sha256]
     outcome = hand.pipeline.retrain(hand.workspace)
     hand.check(outcome.event, "data/6")
@@ -164,14 +163,14 @@ def test_a_disk_where_only_new_shards_are_works_the_same(hand: Hand):
     shutil.copytree(hand.workspace.private / "mlflow", clone.private / "mlflow")
     full = Hand(hand.workspace, hand.pipeline, hand.command, hand.scratch)
     new = full.folder("day-3", 3)
-    for item in list(Store(clone.settings).list("features/")):
-        Store(clone.settings).delete(item.key)
+    for item in list(clone.store.list("features/")):
+        clone.store.delete(item.key)
     outcome = hand.pipeline.deliver(clone, hand.scratch / "day-3", "day-3")
     assert [path.name for path in (clone.root / "data").iterdir()] == ["day-3.parquet"]
     hand.labels |= new
     hand.bytes |= full.bytes
-    hand.workspace.refresh()
+    hand.workspace.newest()
     ours = Hand(clone, hand.pipeline, hand.command, hand.scratch, hand.labels, hand.bytes)
     ours.check(outcome.event, "data/7")
     hand.check_data("data/7", hand.labels)
-    assert clone.dataset().digest == hand.workspace.dataset().digest
+    assert clone.at().dataset.digest == hand.workspace.at().dataset.digest

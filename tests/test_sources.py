@@ -9,18 +9,17 @@ import pyarrow.parquet as parquet
 import pytest
 from test_shards import photos, receipt, row
 
-from ssclass.data.batches import submit
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Shard, read_shard, write_shard
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import BatchError
 from ssclass.history.batches import story
-from ssclass.retrain.ingest import take_in, waiting
-from ssclass.retrain.train import decision_key
+from ssclass.retrain.key import key_of
 from ssclass.store import Store
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command, set_params
+from tests.support.pipelines import CLASSES, Command, ingest_all, set_params
 
 
 @pytest.fixture
@@ -34,30 +33,28 @@ def workspace(s3: Store, tmp_path: Path, ssclass: Command) -> Workspace:
     told = ("--id", "bought", "--source", "bought", "--workspace", made.root)
     done = ssclass("submit", tmp_path / "bought", *told)
     assert done.returncode == 0, done.stderr
-    with made.turn():
-        for ref in waiting(Store(made.settings), made.state()):
-            take_in(made, ref)
+    ingest_all(made)
     return made
 
 
 def test_what_a_source_brings_trains_only_where_params_say_so(workspace: Workspace) -> None:
-    everything = workspace.dataset()
-    key = decision_key(everything, workspace.params)
+    everything = workspace.at().dataset
+    key = key_of(workspace.at())
     assert len(everything.used) == 20
     assert set(everything.by_source()) == {"bought", "main"}
 
     set_params(workspace, sources="[main]")
-    own = workspace.dataset()
+    own = workspace.at().dataset
     assert len(own.rows) == 20, "the others are kept"
     assert own.by_source()["bought"] == {"train": 0, "holdout": 0, "unused": 8}
     (shard,) = (shard for shard in own.shards if shard.batch_id == "own")
     assert {row.sha256 for row in own.train + own.holdout} == {row.sha256 for row in shard.rows}
     assert own.digest == Dataset.of([shard]).digest, "as if the other batch had never come"
-    assert decision_key(own, workspace.params) != key
+    assert key_of(workspace.at()) != key
     assert story(workspace, "bought").receipt["source"] == "bought"  # type: ignore[index]
 
     set_params(workspace, sources="[main, bought, none-yet]")
-    assert decision_key(workspace.dataset(), workspace.params) == key, "the same rows are the same question"
+    assert key_of(workspace.at()) == key, "the same rows are the same question"
 
 
 def test_a_source_has_a_plain_name(s3: Store, drawings: Path) -> None:

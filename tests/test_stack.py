@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from ssclass.environment import free_port
+from ssclass.environment import LOGINS_FILE, free_port, quiet_libraries
 from ssclass.settings import CHECKOUT, Settings
 from ssclass.stack.automations import NOTICES
-from ssclass.stack.manager import notify
+from ssclass.stack.plan import credentials
 from ssclass.stack.queue import queue_client
 from ssclass.store import Store
 from ssclass.tracking.client import Tracking
+from ssclass.upkeep.bucket import ROLES, notify
 from tests.support.running import Running, dump, eventually
 
 pytestmark = pytest.mark.timeout(900)
@@ -40,7 +41,7 @@ def delivered(stack: Running) -> Running:
 
 
 def test_a_batch_becomes_a_decision_by_itself(delivered: Running):
-    state = delivered.state()
+    state = delivered.at().state
     (event,) = state.decisions.values()
     assert event.body["decision"] == "PROMOTED", event.body
     assert [run["parameters"]["batch"] for run in delivered.runs("retrain")] == ["day-1"]
@@ -48,6 +49,7 @@ def test_a_batch_becomes_a_decision_by_itself(delivered: Running):
     assert "webhook: day-1" in delivered.log("listener"), "S3 told of it"
     assert arrived["payload"]["count"] == 1
 
+    quiet_libraries(delivered.settings)
     tracking = Tracking(delivered.settings)
     assert tracking.alias() == "1"
     (run,) = tracking.runs(event.body["key"])
@@ -76,10 +78,10 @@ def test_promoted_is_told_once_the_alias_moved(delivered: Running):
 
 
 def test_nothing_new_is_skipped_without_ado(delivered: Running):
-    before = len(delivered.state().decisions)
+    before = len(delivered.at().state.decisions)
     run = delivered.retrain_now()
     assert run["state"]["type"] == "COMPLETED", run["state"]
-    assert len(delivered.state().decisions) == before
+    assert len(delivered.at().state.decisions) == before
     assert len(delivered.runs("train")) == 1
 
 
@@ -139,7 +141,7 @@ def test_every_decision_is_an_event(delivered: Running):
     assert delivered.retrain_now()["state"]["type"] == "FAILED"
     params.write_text(text)
     delivered.submit("flipped", flipped=True)
-    eventually("flipped is held", lambda: "flipped" in {batch for batch, _ in delivered.state().held})
+    eventually("flipped is held", lambda: "flipped" in {batch for batch, _ in delivered.at().state.held})
     delivered.submit("day-2")
     decision = delivered.one_decision("day-2")
     assert decision["decision"] == "REJECTED", "drawings are easy: there is nothing to be better at"
@@ -200,9 +202,12 @@ def test_a_bucket_is_prepared_on_a_server_without_lifecycle_rules(stack: Running
 
 
 def test_secrets_are_their_owners(stack: Running):
-    for name in ("plan.json", "supervisord.conf", "aws"):
-        mode = (stack.manager.folder / name).stat().st_mode
-        assert stat.S_IMODE(mode) == 0o600, name
+    private = stack.settings.private
+    for path in (*(stack.manager.folder / name for name in ("plan.json", "supervisord.conf")), private / LOGINS_FILE):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for role in ROLES:
+        assert stat.S_IMODE(credentials(stack.manager.folder, role).stat().st_mode) == 0o600, role
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert stack.workspace().git("status", "--porcelain") == ""
 
 
@@ -245,7 +250,8 @@ def test_an_event_that_prefect_lost_is_made_good_by_the_sweep(stack: Running):
         "resource": {"prefect.resource.id": f"ssclass.batch.{name}"},
         "payload": {"batch": name, "count": 1},
     }
-    answer = requests.post(f"{stack.settings.prefect_url}/events", json=[event], timeout=10)
+    url = f"{stack.settings.prefect_url}/events"
+    answer = requests.post(url, json=[event], auth=stack.login("prefect"), timeout=10)
     os.kill(prefect, signal.SIGKILL)
     assert answer.status_code == 204
     stack.start("listener")

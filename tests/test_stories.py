@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.history.batches import stories, story
-from ssclass.retrain.ingest import Taken, take_in, waiting
+from ssclass.retrain.ingest import Ingested
 from ssclass.store import Store
-from ssclass.upkeep.decisions import answer_held
+from ssclass.upkeep.decisions import admit, drop
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
-from tests.support.pipelines import CLASSES, Command, set_params
+from tests.support.pipelines import CLASSES, Command, ingest_all, set_params
 
 
 @pytest.fixture
@@ -24,9 +24,8 @@ def workspace(s3: Store, tmp_path: Path) -> Workspace:
     return create(tmp_path / "workspace", at)
 
 
-def take_all(workspace: Workspace) -> list[Taken]:
-    with workspace.turn():
-        return [take_in(workspace, ref) for ref in waiting(Store(workspace.settings), workspace.state())]
+def take_all(workspace: Workspace) -> list[Ingested]:
+    return ingest_all(workspace)
 
 
 def send(workspace: Workspace, folder: Path, batch: str, seed: int, **per_class: int) -> None:
@@ -35,12 +34,12 @@ def send(workspace: Workspace, folder: Path, batch: str, seed: int, **per_class:
     for label, count in wanted.items():
         for path in sorted((folder / batch / label).iterdir())[count:]:
             path.unlink()
-    submit(Store(workspace.settings), folder / batch, batch, CLASSES)
+    submit(workspace.store, folder / batch, batch, CLASSES)
 
 
 def correct(workspace: Workspace, batch: str, **corrections: object) -> None:
     body = json.dumps({"schema": 1, **corrections}).encode()
-    Store(workspace.settings).put(f"incoming/{batch}/manifest.json", body)
+    workspace.store.put(f"incoming/{batch}/manifest.json", body)
 
 
 def codes(workspace: Workspace, batch: str) -> list[str]:
@@ -52,7 +51,7 @@ def codes(workspace: Workspace, batch: str) -> list[str]:
 def test_the_story_of_a_batch_from_arrival_to_data_version(workspace, tmp_path, ssclass: Command):
     draw(tmp_path / "one", CLASSES, 6, 1)
     names = junk(tmp_path / "one" / "sushi")
-    submit(Store(workspace.settings), tmp_path / "one", "one", CLASSES)
+    submit(workspace.store, tmp_path / "one", "one", CLASSES)
     (told,) = stories(workspace)
     assert (told.batch, told.status, told.receipt) == ("one", "waiting", None)
     take_all(workspace)
@@ -75,23 +74,23 @@ def test_the_story_of_a_batch_from_arrival_to_data_version(workspace, tmp_path, 
 def test_a_batch_of_many_corrections_is_held_until_somebody_answers(workspace, tmp_path):
     send(workspace, tmp_path, "one", 1, sandwich=6, sushi=10)
     take_all(workspace)
-    before = workspace.dataset()
+    before = workspace.at().dataset
     sushi = [row.sha256 for row in before.rows if row.label == "sushi"]
     correct(workspace, "flips", relabel=[{"sha256": sha256, "label": "sandwich"} for sha256 in sushi])
     (taken,) = take_all(workspace)
     assert taken.outcome == "HELD"
     assert "10 relabelled and 0 removed of 16 photos" in taken.reason
-    assert workspace.dataset().digest == before.digest
+    assert workspace.at().dataset.digest == before.digest
     assert story(workspace, "flips").status == "held"
-    answer_held(workspace, "flips", "admit")
+    admit(workspace, "flips")
     assert story(workspace, "flips").status == "admitted"
     take_all(workspace)
     assert story(workspace, "flips").status == "ingested"
-    assert workspace.dataset().counts().keys() == {"sandwich"}
+    assert workspace.at().dataset.counts().keys() == {"sandwich"}
 
     correct(workspace, "gone", remove=[{"sha256": sha256} for sha256 in sushi])
     assert take_all(workspace)[0].outcome == "HELD"
-    answer_held(workspace, "gone", "drop")
+    drop(workspace, "gone")
     assert take_all(workspace) == []
     told = story(workspace, "gone")
     assert told.status == "dropped"
@@ -101,10 +100,10 @@ def test_a_batch_of_many_corrections_is_held_until_somebody_answers(workspace, t
 def test_a_few_corrections_go_through(workspace, tmp_path):
     send(workspace, tmp_path, "one", 1)
     take_all(workspace)
-    row = workspace.dataset().rows[0]
+    row = workspace.at().dataset.rows[0]
     correct(workspace, "fix", remove=[{"sha256": row.sha256}])
     assert take_all(workspace)[0].outcome == "INGESTED"
-    assert row.sha256 not in workspace.dataset().by_sha256
+    assert row.sha256 not in workspace.at().dataset.by_sha256
     assert story(workspace, "fix").receipt["remove"] == [row.sha256]
 
 

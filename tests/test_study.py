@@ -13,16 +13,16 @@ import yaml
 from click.testing import CliRunner
 
 from ssclass.cli import cli
-from ssclass.data.batches import submit
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError, ParamsError, WeightsError
 from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.classifier import Classifier, Member
 from ssclass.model.spec import feature_spec
 from ssclass.params import FeatureParams
-from ssclass.retrain.ingest import take_in, waiting
+from ssclass.retrain.ingest import waiting
 from ssclass.serving.model import Model, open_model
 from ssclass.store import Store
 from ssclass.study import explain as explaining
@@ -40,7 +40,7 @@ from ssclass.study.suspects import manifest, ranked
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
 from tests.support.models import needed_weights
-from tests.support.pipelines import CLASSES, Command
+from tests.support.pipelines import CLASSES, Command, ingest_all
 
 SMALL = {"features.crops": "none", "features.sizes": [64], "train.folds": 2}
 ROWS = {
@@ -56,12 +56,6 @@ ROWS = {
 }
 
 
-def ingest(workspace: Workspace) -> None:
-    with workspace.turn():
-        for ref in waiting(Store(workspace.settings), workspace.state()):
-            take_in(workspace, ref)
-
-
 def rows_of(workspace: Workspace, rows: dict[str, object]) -> None:
     (workspace.root / "study.yaml").write_text(yaml.safe_dump({"repeats": 2, "rows": rows}, sort_keys=False))
 
@@ -72,12 +66,12 @@ def studied(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Works
     needed_weights()
     folder = tmp_path_factory.mktemp("study")
     workspace = create(folder / "workspace", {"bucket": "study", "s3_endpoint": s3_endpoint, "s3_region": "us-east-1"})
-    store = Store(workspace.settings)
+    store = workspace.store
     store.make_bucket()
     for source, seed, per_class in (("main", 1, 20), ("bought", 2, 8)):
         draw(folder / source, CLASSES, per_class, seed)
         submit(store, folder / source, source, CLASSES, source=source)
-    ingest(workspace)
+    ingest_all(workspace)
     rows_of(workspace, ROWS)
     run_study(workspace, ["linear", "rbf", "own"], say=lambda line: None)
     return workspace
@@ -115,7 +109,7 @@ def test_each_row_is_a_child_run_with_the_metrics_of_a_retrain_and_of_the_study(
 
 def test_the_study_writes_nothing_that_decides(studied: Workspace) -> None:
     assert studied.git("status", "--porcelain") == "M study.yaml", "written by hand above"
-    assert not studied.state().decisions
+    assert not studied.at().state.decisions
     assert [event.kind for event in studied.events()] == ["ingest", "ingest"]
     assert not StudyRuns(studied).client.search_registered_models()
 
@@ -123,7 +117,7 @@ def test_the_study_writes_nothing_that_decides(studied: Workspace) -> None:
 def test_the_report_has_every_row_and_says_which_were_not_run(studied: Workspace) -> None:
     folder = studied.private / "study" / "report"
     text, html = (folder / "study.md").read_text(), (folder / "study.html").read_text()
-    linear = finished(studied, load_rows(studied)["linear"], studied.dataset())
+    linear = finished(studied, load_rows(studied)["linear"], studied.at().dataset)
     assert linear is not None
     assert f"{linear.scores.right} of {linear.scores.n}" in text
     assert "| 90.00 |" in text.replace("**", "")
@@ -141,7 +135,7 @@ def test_a_finished_row_is_not_trained_again_until_data_params_or_code_change(
     def never(*arguments: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(measuring.learning, "learnt", never)
+    monkeypatch.setattr(measuring, "fit", never)
     said: list[str] = []
     before = len(StudyRuns(studied).client.search_runs([StudyRuns(studied).experiment_id]))
     run_study(studied, ["linear", "rbf"], say=said.append)
@@ -153,7 +147,7 @@ def test_a_finished_row_is_not_trained_again_until_data_params_or_code_change(
     try:
         params.write_text(text.replace("  seed: 0", "  seed: 1"))
         row = load_rows(studied)["linear"]
-        assert finished(studied, row, studied.dataset()) is None
+        assert finished(studied, row, studied.at().dataset) is None
     finally:
         params.write_text(text)
 
@@ -162,7 +156,7 @@ def test_a_row_that_was_cut_off_is_taken_up_where_rows_are_whole(
     studied: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = StudyRuns(studied)
-    row, dataset = load_rows(studied)["rbf"], studied.dataset()
+    row, dataset = load_rows(studied)["rbf"], studied.at().dataset
     done = finished(studied, row, dataset)
     assert done is not None
     parent = next(r for r in runs.client.search_runs([runs.experiment_id]) if "study_key" in r.data.tags).info.run_id
@@ -170,7 +164,7 @@ def test_a_row_that_was_cut_off_is_taken_up_where_rows_are_whole(
     assert run is not None
     runs.discard(run)  # as if it had been killed between the training and MLflow
     said: list[str] = []
-    monkeypatch.setattr(measuring.learning, "learnt", None)
+    monkeypatch.setattr(measuring, "fit", None)
     run_study(studied, ["rbf"], say=said.append)
     assert said == ["rbf: finished before"]
     again = runs.child(parent, done)
@@ -180,7 +174,7 @@ def test_a_row_that_was_cut_off_is_taken_up_where_rows_are_whole(
 
 
 def test_rows_of_other_sources_are_compared_on_the_photos_that_both_have(studied: Workspace) -> None:
-    rows, dataset = load_rows(studied), studied.dataset()
+    rows, dataset = load_rows(studied), studied.at().dataset
     linear, own = (finished(studied, rows[name], dataset) for name in ("linear", "own"))
     assert linear is not None
     assert own is not None
@@ -199,7 +193,7 @@ def test_rows_whose_weights_cannot_be_had_are_told_and_the_rest_goes_on(
     def away(workspace: Workspace, params: object, *rest: object) -> None:
         raise WeightsError("weights of resnet50: out of reach; bring them")
 
-    monkeypatch.setattr(measuring.learning, "learnt", away)
+    monkeypatch.setattr(measuring, "fit", away)
     said: list[str] = []
     found = run_study(studied, ["away", "linear"], say=said.append)
     assert found.not_run == {"away": "weights of resnet50: out of reach; bring them"}
@@ -248,9 +242,9 @@ def test_the_shipped_rows_fit_the_shipped_params(empty: Workspace) -> None:
 
 
 def test_flipped_labels_are_at_the_top_of_the_suspects_and_a_manifest_corrects_them(studied: Workspace) -> None:
-    linear = finished(studied, load_rows(studied)["linear"], studied.dataset())
+    linear = finished(studied, load_rows(studied)["linear"], studied.at().dataset)
     assert linear is not None
-    dataset, probabilities = studied.dataset(), np.array(linear.out_of_fold)
+    dataset, probabilities = studied.at().dataset, np.array(linear.out_of_fold)
     sure = [at for at in np.argsort(-probabilities.max(axis=1)) if linear.cv_correct[at]][:4]
     flipped = {linear.train[at] for at in sure}
     wrong = {"sandwich": "sushi", "sushi": "sandwich"}
@@ -293,7 +287,7 @@ def test_the_command_shows_suspects_and_their_manifest_can_be_submitted(
         sent = ssclass("submit", corrections, "--id", "corrections", *at)
         assert sent.returncode == 0, sent.stderr
         assert "1 corrections" in sent.stdout
-        assert [ref.id for ref in waiting(Store(studied.settings), studied.state())] == ["corrections"]
+        assert [ref.id for ref in waiting(Store(studied.settings), studied.at().state)] == ["corrections"]
         Store(studied.settings).delete("incoming/corrections/manifest.json")
         (tmp_path / "odd.json").write_text(json.dumps({"schema": 1, "photos": [{"key": "a.jpg", "label": "sushi"}]}))
         odd = ssclass("submit", tmp_path / "odd.json", *at)
@@ -403,7 +397,7 @@ def test_the_page_shows_mistakes_maps_curves_and_a_threshold(
     monkeypatch.setattr("ssclass.study.filters.STEPS", 2)
     model = model_of(studied, "rbf")
     page = explaining.write(explaining.explain(model, of_holdout(studied), studied), tmp_path / "explained").read_text()
-    rbf = finished(studied, load_rows(studied)["rbf"], studied.dataset())
+    rbf = finished(studied, load_rows(studied)["rbf"], studied.at().dataset)
     assert rbf is not None
     mistakes = rbf.scores.n - rbf.scores.right
     assert f"{rbf.scores.right} of {rbf.scores.n} right" in page
@@ -424,7 +418,7 @@ def test_the_page_shows_mistakes_maps_curves_and_a_threshold(
 
 
 def test_forgetting_a_photo_takes_the_rows_that_name_it(studied: Workspace, tmp_path: Path) -> None:
-    done = finished(studied, load_rows(studied)["own"], studied.dataset())
+    done = finished(studied, load_rows(studied)["own"], studied.at().dataset)
     assert done is not None
     copy = Workspace(studied.settings.model_copy(update={"workspace": tmp_path}))
     shutil.copytree(studied.private / "study", copy.private / "study")

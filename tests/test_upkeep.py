@@ -16,7 +16,7 @@ import pytest
 from ssclass.data.images import decode
 from ssclass.demo.drawings import draw, junk
 from ssclass.errors import NotFoundError, TrackingError
-from ssclass.retrain.train import champion_classifier
+from ssclass.retrain.predict import decided_classifier
 from ssclass.serving.model import open_model
 from ssclass.settings import Settings
 from ssclass.store import Store
@@ -46,7 +46,7 @@ class Aged:
 
     @property
     def store(self) -> Store:
-        return Store(self.workspace.settings)
+        return self.workspace.store
 
     def places(self) -> dict[str, int]:
         """Everything in S3 and on disk that gc may touch, with its size in bytes."""
@@ -62,7 +62,7 @@ class Aged:
         """What every champion says of some photos, from the registry."""
         photos = [path.read_bytes() for path in sorted((self.sources / "last").rglob("*.jpg"))][:6]
         found = {}
-        for number, _ in enumerate(self.workspace.state().champions, 1):
+        for number, _ in enumerate(self.workspace.at().state.champions, 1):
             model = open_model(str(number), self.workspace.settings)
             found[str(number)] = model.predict(np.stack([decode(photo, model.size) for photo in photos]))
         return found
@@ -133,7 +133,7 @@ def test_rebuilt_from_the_ledger_mlflow_tells_the_same(aged: Aged, tmp_path):
     assert len(before["runs"]) == 3
     empty = elsewhere(aged.workspace, tmp_path / "empty")
     assert [(each.decision, each.note) for each in rebuild(empty)] == [
-        (event.body["decision"], "") for event in aged.workspace.state().decisions.values()
+        (event.body["decision"], "") for event in aged.workspace.at().state.decisions.values()
     ]
     assert told(empty.settings) == before
     assert rebuild(empty) == [], "again: nothing"
@@ -152,7 +152,7 @@ def test_without_any_result_kept_the_answers_are_computed_again(aged: Aged, tmp_
     assert [each["note"] for each in json.loads(done.stdout)] == ["", "", ""]
     assert told(aged.workspace.settings.model_copy(update={"mlflow_uri": uri})) == before
     shutil.move(tmp_path / "results", aged.workspace.private / "results")
-    key = aged.workspace.state().champion
+    key = aged.workspace.at().state.champion
     aged.store.put(f"results/{key}/result.json", b"{}")  # something for gc
 
 
@@ -166,7 +166,7 @@ def test_a_version_that_somebody_deleted_comes_back(aged: Aged, tmp_path):
 
 
 def test_a_rejected_candidate_is_kept_without_the_backbone_and_answers_all_the_same(aged: Aged):
-    tracking, key = Tracking(aged.workspace.settings), aged.workspace.state().champion
+    tracking, key = Tracking.of(aged.workspace), aged.workspace.at().state.champion
     (rejected,), (champion,) = tracking.runs(aged.rejected), tracking.runs(key)
     assert set(tracking.models_of(rejected)) == {"candidate"}
     assert set(tracking.models_of(champion)) == {"candidate", "model"}
@@ -174,7 +174,7 @@ def test_a_rejected_candidate_is_kept_without_the_backbone_and_answers_all_the_s
     for run in (rejected, champion):
         model = open_model(run.info.run_id, aged.workspace.settings)
         images = np.stack([decode(photo, model.size) for photo in photos])
-        whole = champion_classifier(aged.workspace, run.data.tags["decision_key"]).whole()
+        whole = decided_classifier(aged.workspace, run.data.tags["decision_key"]).whole()
         np.testing.assert_array_equal(model.predict(images), whole(images).numpy().astype(float))
 
 
@@ -226,11 +226,11 @@ def test_features_in_use_stay(aged: Aged):
     used = {member["fingerprint"] for member in about["members"]}
     assert {item.key.split("/")[1] for item in aged.store.list("features/")} == used
     digests = {item.key.rsplit("/", 1)[1] for item in aged.store.list("features/")}
-    assert digests == {f"{shard.photos_digest}.npz" for shard in workspace.dataset().shards}
+    assert digests == {f"{shard.photos_digest}.npz" for shard in workspace.at().dataset.shards}
 
 
 def test_of_a_rejected_run_everything_stays_but_the_model(aged: Aged):
-    tracking = Tracking(aged.workspace.settings)
+    tracking = Tracking.of(aged.workspace)
     (run,) = tracking.runs(aged.rejected)
     assert run.data.tags["decision"] == "REJECTED"
     assert run.data.metrics["accuracy"] > 0
@@ -251,7 +251,7 @@ def test_every_champion_and_every_data_version_can_still_be_pulled(aged: Aged, s
             ["dvc", "pull", "--force", *targets], cwd=clone.root, env=environment, capture_output=True, text=True
         )
 
-    for rev in ("main", *(f"run/{key}" for key in workspace.state().champions)):
+    for rev in ("main", *(f"run/{key}" for key in workspace.at().state.champions)):
         done = pull(rev)
         assert done.returncode == 0, f"{rev}: {done.stderr}"
         assert (clone.root / "candidate" / "head.keras").exists()
@@ -260,7 +260,7 @@ def test_every_champion_and_every_data_version_can_still_be_pulled(aged: Aged, s
     for tag in tags:
         done = pull(tag, "data")
         assert done.returncode == 0, f"{tag}: {done.stderr}"
-        assert len(list((clone.root / "data").iterdir())) == len(workspace.dataset(tag).shards)
+        assert len(list((clone.root / "data").iterdir())) == len(workspace.at(tag).dataset.shards)
     assert pull(f"run/{aged.rejected}").returncode != 0, "its candidate is what gc is for"
 
 
@@ -307,10 +307,10 @@ def test_a_branch_or_a_tag_of_a_persons_is_kept(aged: Aged):
 
 def test_without_keep_champions_only_the_one_in_force_can_be_rolled_back_to(aged: Aged, tmp_path, ssclass: Command):
     workspace = aged.workspace
-    former = workspace.state().number_of(workspace.state().champion) - 1
+    former = workspace.at().state.number_of(workspace.at().state.champion) - 1
     gone = collect(workspace, 30, keep_champions=False, dry_run=False, now=LATER)
     assert any(each.kind == "DVC objects" and each.where.startswith("s3://") for each in gone)
     done = ssclass("rollback", former, "--workspace", workspace.root)
     assert done.returncode == 2
     assert "`ssclass gc`" in done.stderr
-    assert len(aged.answers()) == len(workspace.state().champions), "the registry keeps them all"
+    assert len(aged.answers()) == len(workspace.at().state.champions), "the registry keeps them all"

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from ssclass.data.batches import submit
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
-from ssclass.retrain.ingest import take_in, waiting
+from ssclass.retrain.ingest import waiting
 from ssclass.settings import Settings
 from ssclass.store import Store
 from ssclass.workspace import ledger
 from ssclass.workspace.create import FILES, create, template_file
 from ssclass.workspace.dvc import bootstrap, repository
 from ssclass.workspace.workspace import Workspace
+from tests.support.pipelines import ingest_all
 
 CLASSES = ("sandwich", "sushi")
 
@@ -36,24 +37,22 @@ def send(workspace: Workspace, tmp_path: Path, batch: str, seed: int, per_class:
     folder = tmp_path / f"photos-{seed}"
     if not folder.exists():
         draw(folder, CLASSES, per_class, seed)
-    submit(Store(workspace.settings), folder, batch, CLASSES)
+    submit(workspace.store, folder, batch, CLASSES)
 
 
 def take_all(workspace: Workspace) -> None:
-    with workspace.turn():
-        for ref in waiting(Store(workspace.settings), workspace.state()):
-            take_in(workspace, ref)
+    ingest_all(workspace)
 
 
 def dvc_status(folder: Path, *targets: str) -> object:
-    with repository(folder) as repo:
+    with repository(Settings(workspace=folder)) as repo:
         return repo.status(targets=[str(folder / target) for target in targets] or None)
 
 
 def test_a_new_workspace_is_clean(workspace):
     assert workspace.git("status", "--porcelain") == ""
     assert dvc_status(workspace.root) == {}
-    assert workspace.dataset().rows == ()
+    assert workspace.at().dataset.rows == ()
     assert workspace.git("rev-parse", "HEAD") == workspace.git("rev-parse", "origin/main")
 
 
@@ -65,20 +64,20 @@ def test_the_codes_own_checkout_is_a_clean_template(tmp_path):
         shutil.copy(template_file(name), folder / name)
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     bootstrap(folder)
-    with repository(folder) as repo:
+    with repository(Settings(workspace=folder)) as repo:
         assert repo.status() == {}, "params.yaml or dvc.yaml changed: run `ssclass stage bootstrap` and `dvc commit -f`"
 
 
 def test_ingest_is_one_pushed_commit_that_a_fresh_clone_can_pull(workspace, tmp_path):
     send(workspace, tmp_path, "day-1", 1)
     take_all(workspace)
-    assert workspace.data_version == "data/1"
+    assert workspace.at().data_version == "data/1"
     assert workspace.git("log", "-1", "--format=%an %s") == "ssclass Ingest day-1: 8 photos"
-    assert waiting(Store(workspace.settings), workspace.state()) == []
+    assert waiting(workspace.store, workspace.at().state) == []
 
     clone = other_clone(workspace, tmp_path)
-    assert [row.sha256 for row in clone.dataset().rows] == [row.sha256 for row in workspace.dataset().rows]
-    with repository(clone.root) as repo:
+    assert [row.sha256 for row in clone.at().dataset.rows] == [row.sha256 for row in workspace.at().dataset.rows]
+    with repository(clone.settings) as repo:
         repo.pull()
     name = "data/day-1.parquet"
     assert (clone.root / name).read_bytes() == (workspace.root / name).read_bytes()
@@ -94,20 +93,18 @@ def test_a_clone_without_the_old_shards_adds_only_its_own(workspace, tmp_path):
     take_all(clone)
     assert not (clone.root / "data" / "day-1.parquet").exists()
     take_all(workspace)
-    assert [shard.batch_id for shard in workspace.dataset().shards] == ["day-1", "day-2"]
-    assert workspace.dataset().digest == clone.dataset().digest
+    assert [shard.batch_id for shard in workspace.at().dataset.shards] == ["day-1", "day-2"]
+    assert workspace.at().dataset.digest == clone.at().dataset.digest
 
 
 def test_of_two_writers_one_wins_and_the_other_starts_over(workspace, tmp_path):
     clone = other_clone(workspace, tmp_path)
-    with workspace.turn(), clone.turn():
-        workspace.publish("first", [ledger.Event.now("freeze", reason="one")])
-        with pytest.raises(LostRaceError):
-            clone.publish("second", [ledger.Event.now("freeze", reason="two")])
-        assert clone.git("status", "--porcelain") == ""
-        assert clone.state().frozen is None
-    with clone.turn():
-        assert clone.state().frozen == "one"
+    with workspace.transaction() as first, pytest.raises(LostRaceError), clone.transaction() as second:  # noqa: PT012
+        first.publish("first", [ledger.Event.now("freeze", reason="one")])
+        second.publish("second", [ledger.Event.now("freeze", reason="two")])
+    assert clone.git("status", "--porcelain") == ""
+    assert clone.at().state.frozen is None
+    assert clone.newest().state.frozen == "one"
 
 
 def test_what_a_killed_turn_left_is_undone(workspace, tmp_path):
@@ -120,7 +117,7 @@ def test_what_a_killed_turn_left_is_undone(workspace, tmp_path):
     (workspace.root / ".git" / "index.lock").touch()
     take_all(workspace)
     assert workspace.git("rev-parse", "HEAD~1") == head
-    assert len(workspace.dataset().rows) == 8
+    assert len(workspace.at().dataset.rows) == 8
 
 
 def test_an_unpushed_commit_of_a_killed_turn_is_dropped(workspace, tmp_path):
@@ -128,28 +125,26 @@ def test_an_unpushed_commit_of_a_killed_turn_is_dropped(workspace, tmp_path):
     (workspace.private / "unfinished").touch()
     (workspace.root / "ledger.jsonl").write_text(ledger.Event.now("freeze", reason="never pushed").line())
     workspace.git("commit", "--quiet", "--all", "--message", "Freeze")
-    with workspace.turn():
-        assert workspace.state().frozen is None
+    assert workspace.newest().state.frozen is None
     assert workspace.git("rev-parse", "HEAD") == workspace.git("rev-parse", "origin/main")
 
 
 def test_a_persons_changes_stop_the_pipeline_and_are_kept(workspace):
     path = workspace.root / "params.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
-    with pytest.raises(WorkspaceError, match=r"params\.yaml has uncommitted changes"), workspace.turn():
+    with pytest.raises(WorkspaceError, match=r"params\.yaml has uncommitted changes"), workspace.transaction():
         pass
     assert "seed: 1" in path.read_text()
     git = ["git", "-C", str(workspace.root), "-c", "user.name=p", "-c", "user.email=p@example.org"]
     subprocess.run([*git, "commit", "-qam", "Another seed"], check=True)
-    with pytest.raises(WorkspaceError, match="that origin has not"), workspace.turn():
+    with pytest.raises(WorkspaceError, match="that origin has not"), workspace.transaction():
         pass
     subprocess.run([*git, "push", "-q", "origin", "main"], check=True)
-    with workspace.turn():
-        assert workspace.params.train.seed == 1
+    assert workspace.newest().params.train.seed == 1
 
 
 def test_an_origin_that_is_away_is_named(workspace, monkeypatch):
     away = Workspace(Settings(workspace=workspace.root, patience=0))
     shutil.move(workspace.root.with_name("workspace.git"), workspace.root.with_name("gone.git"))
-    with pytest.raises(FailedError, match="cannot be fetched"), away.turn():
+    with pytest.raises(FailedError, match="does not appear to be a git repository"), away.transaction():
         pass

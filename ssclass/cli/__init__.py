@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import click
 from ssclass import __version__
 from ssclass.cli import batches, data, demo, models, services, stack, stage, study, upkeep, weights, workspace
 from ssclass.errors import SsclassError
+from ssclass.secrets import without_secrets
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,6 +31,9 @@ for module in (workspace, batches, data, models, study, weights, services, upkee
 
 def main() -> None:
     """Run a command; an error on purpose is one line on stderr, exit code 2 (bad input) or 1 (failed)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or a pipe may lack letters that a label has
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what it started ends with it
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
@@ -43,5 +48,5 @@ def main() -> None:
     except SsclassError as error:
         if os.environ.get("SSCLASS_DEBUG"):
             raise
-        print(f"ssclass: {error}", file=sys.stderr)
+        print(f"ssclass: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)

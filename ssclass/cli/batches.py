@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ssclass.cli.common import as_json, in_workspace, print_json, print_table, workspace_at
+from ssclass.cli.common import (
+    as_json,
+    in_workspace,
+    print_json,
+    print_line,
+    print_table,
+    workspace_at,
+    workspace_in_a_hurry,
+)
 
 if TYPE_CHECKING:
     from ssclass.history.batches import Story
@@ -29,29 +37,28 @@ def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None) -
     from datetime import UTC, datetime
 
     from ssclass import progress
-    from ssclass.data.batches import submit as upload
-    from ssclass.data.batches import submit_corrections
-    from ssclass.store import Store
+    from ssclass.data.submit import submit as upload
+    from ssclass.data.submit import submit_corrections
 
     workspace = workspace_at(folder)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().name.removesuffix(".json")).strip("-") or "batch"
     batch = batch_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name[:60]}"
     if source.is_file():
-        count = submit_corrections(Store(workspace.settings), source, batch)
-        click.echo(f"batch {batch}: {count} corrections; `ssclass retrain` takes them in")
+        count = submit_corrections(workspace.store, source, batch)
+        print_line(f"batch {batch}: {count} corrections; `ssclass retrain` ingests them")
         return
     with progress.shown():
         count = upload(
-            Store(workspace.settings),
+            workspace.store,
             source,
             batch,
-            workspace.params.dataset.classes,
+            workspace.work_tree().params.dataset.classes,
             lambda done, total: progress.report(f"upload of {batch}", done, total),
             kind,
         )
-    click.echo(
+    print_line(
         f"batch {batch}: {count} photos in s3://{workspace.settings.bucket}/incoming/{batch}/; `ssclass retrain` "
-        "takes it in"
+        "ingests it"
     )
 
 
@@ -68,10 +75,9 @@ def import_(source: str, name: str | None, size: int, kind: str, folder: Path | 
 
     from ssclass import progress
     from ssclass.data.submit import fetch, import_folder
-    from ssclass.store import Store
 
     workspace = workspace_at(folder)
-    called = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-")[:90] or "import"
+    prefix = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-")[:90] or "import"
     workspace.private.mkdir(exist_ok=True)
     with progress.shown(), TemporaryDirectory(dir=workspace.private) as scratch:
         local = Path(source)
@@ -79,17 +85,17 @@ def import_(source: str, name: str | None, size: int, kind: str, folder: Path | 
             local = Path(scratch)
             fetch(workspace.settings, source, local, lambda done, total: progress.report("download", done, total))
         sent = import_folder(
-            Store(workspace.settings),
+            workspace.store,
             local,
-            called,
-            workspace.params.dataset.classes,
+            prefix,
+            workspace.work_tree().params.dataset.classes,
             size,
             lambda done, total: progress.report("upload", done, total),
             kind,
         )
     for batch, count in sent.items():
-        click.echo(f"batch {batch}: {count} photos")
-    click.echo("`ssclass retrain` takes them in")
+        print_line(f"batch {batch}: {count} photos")
+    print_line("`ssclass retrain` ingests them")
 
 
 @click.group()
@@ -110,23 +116,23 @@ def list_(folder: Path | None, as_json: bool) -> None:
         return
     print_table(
         ("batch", "received (UTC)", "status", "in", "there already", "refused", "warnings", "data", "decision"),
-        [_line(each) for each in found],
+        [_cells(batch) for batch in found],
     )
 
 
-def _line(each: Story) -> tuple[object, ...]:
-    receipt = each.receipt or {}
+def _cells(batch: Story) -> tuple[object, ...]:
+    receipt = batch.receipt or {}
     refused = receipt.get("refused", {})
     return (
-        each.batch,
-        (each.received or "")[:16].replace("T", " "),
-        each.status,
+        batch.batch,
+        (batch.received or "")[:16].replace("T", " "),
+        batch.status,
         receipt.get("accepted"),
         receipt.get("duplicates"),
         sum(refused.values()) if receipt else None,
         ", ".join(sorted({item["code"] for item in receipt.get("warnings", ())})),
-        each.data_version,
-        each.decision and each.decision["decision"],
+        batch.data_version,
+        batch.decision and batch.decision["decision"],
     )
 
 
@@ -138,19 +144,19 @@ def show(batch_id: str, folder: Path | None, as_json: bool) -> None:
     """Tell the story of a batch: what arrived, what was refused and why, what it changed."""
     from ssclass.history.batches import story
 
-    told = story(workspace_at(folder), batch_id)
+    found = story(workspace_at(folder), batch_id)
     if as_json:
-        print_json(told.as_dict())
+        print_json(found.as_dict())
         return
-    for line in _telling(told):
-        click.echo(line)
+    for line in _lines(found):
+        print_line(line)
 
 
-def _telling(told: Story) -> list[str]:
-    lines = [f"{told.batch}  {told.status}{f': {told.reason}' if told.reason else ''}"]
-    if told.received:
-        lines.append(f"received   {told.received[:19].replace('T', ' ')} UTC")
-    receipt = told.receipt
+def _lines(found: Story) -> list[str]:
+    lines = [f"{found.batch}  {found.status}{f': {found.reason}' if found.reason else ''}"]
+    if found.received:
+        lines.append(f"received   {found.received[:19].replace('T', ' ')} UTC")
+    receipt = found.receipt
     if receipt:
         if receipt.get("source", "main") != "main":
             lines.append(f"source     {receipt['source']}")
@@ -165,19 +171,21 @@ def _telling(told: Story) -> list[str]:
         lines += [f"relabelled {sha256} → {label}" for sha256, label in (receipt.get("relabel") or {}).items()]
         lines += [f"removed    {sha256}" for sha256 in receipt.get("remove") or ()]
         lines += [f"warning    {item['code']}: {item['detail']}" for item in receipt.get("warnings", ())]
-    if test := told.champion_test:
+    if test := found.champion_test:
         lines.append(
             f"champion   {test['right']} of {test['n']} right before it learnt from them (p = {test['p']:.2g}, "
             f"run/{test['key']})"
         )
-    if told.data_version:
-        lines.append(f"data       {told.data_version}")
-    if told.decision:
+    if found.data_version:
+        lines.append(f"data       {found.data_version}")
+    if found.decision:
         lines.append(
-            f"decision   {told.decision['decision']}: {told.decision['reason']} (run/{told.decision['key']}, "
-            f"{told.decision['data_version']})"
+            f"decision   {found.decision['decision']}: {found.decision['reason']} (run/{found.decision['key']}, "
+            f"{found.decision['data_version']})"
         )
-    lines += [f"{event['at'][:19].replace('T', ' ')}  {event.get('decision', event['event'])}" for event in told.events]
+    lines += [
+        f"{event['at'][:19].replace('T', ' ')}  {event.get('decision', event['event'])}" for event in found.events
+    ]
     return lines
 
 
@@ -186,21 +194,21 @@ def _telling(told: Story) -> list[str]:
 @in_workspace
 def admit(batch_id: str, folder: Path | None) -> None:
     """Let a HELD batch in with the next retrain."""
-    from ssclass.upkeep.decisions import answer_held
+    from ssclass.upkeep import decisions
 
-    answer_held(workspace_at(folder), batch_id, "admit")
-    click.echo(f"{batch_id} joins with the next `ssclass retrain`")
+    decisions.admit(workspace_in_a_hurry(folder), batch_id)
+    print_line(f"{batch_id} joins with the next `ssclass retrain`")
 
 
 @batch.command()
 @click.argument("batch_id")
 @in_workspace
 def drop(batch_id: str, folder: Path | None) -> None:
-    """Keep a HELD batch out for good."""
-    from ssclass.upkeep.decisions import answer_held
+    """Keep a batch out for good, whether it is HELD or waits."""
+    from ssclass.upkeep import decisions
 
-    answer_held(workspace_at(folder), batch_id, "drop")
-    click.echo(f"{batch_id} stays out; its photos remain in incoming/{batch_id}/")
+    decisions.drop(workspace_in_a_hurry(folder), batch_id)
+    print_line(f"{batch_id} stays out; its photos remain in incoming/{batch_id}/")
 
 
 @batch.command()
@@ -212,15 +220,15 @@ def revoke(batch_id: str, reason: str, folder: Path | None) -> None:
     from ssclass.history.lineage import decisions_with
     from ssclass.upkeep.decisions import revoke as take_out
 
-    workspace = workspace_at(folder)
+    workspace = workspace_in_a_hurry(folder)
     event = take_out(workspace, batch_id, reason)
-    click.echo(f"{batch_id} is out since data/{event.body['sequence']}; `ssclass retrain` learns without it")
-    state = workspace.state()
-    learnt = {each.body["key"] for each in decisions_with(workspace.events(), batch_id)}
+    print_line(f"{batch_id} is out since data/{event.body['sequence']}; `ssclass retrain` learns without it")
+    state = workspace.at().state
+    learnt = {each.body["key"] for each in decisions_with(workspace.at().events, batch_id)}
     if state.champion in learnt:
         earlier = [number for number, key in enumerate(state.champions, 1) if key not in learnt]
         remedy = f"; `ssclass rollback {earlier[-1]}` goes back to one that has not" if earlier else ""
-        click.echo(f"the champion in force has learnt from it{remedy}")
+        print_line(f"the champion in force has learnt from it{remedy}")
 
 
 COMMANDS = (submit, import_, batch)

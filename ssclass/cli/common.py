@@ -50,9 +50,31 @@ def settings_for(models: Sequence[str], folder: Path | None) -> Settings | None:
 
 def workspace_at(folder: Path | None) -> Workspace:
     """The workspace itself."""
+    from ssclass.errors import WorkspaceError
     from ssclass.workspace.workspace import Workspace
 
-    return Workspace(settings_at(folder))
+    settings = settings_at(folder)
+    if not (settings.workspace / ".git").exists():
+        raise WorkspaceError(
+            f"{settings.workspace}: has an ssclass.toml, but no git repository; make a workspace with "
+            "`ssclass init DIR`, and copy ssclass.toml there"
+        )
+    return Workspace(settings)
+
+
+def workspace_in_a_hurry(folder: Path | None) -> Workspace:
+    """The workspace, for a command of an emergency: what is away is told after seconds."""
+    from ssclass.upkeep.decisions import impatient
+    from ssclass.workspace.workspace import Workspace
+
+    return Workspace(impatient(settings_at(folder)))
+
+
+def print_line(line: str, *, err: bool = False) -> None:
+    """Print a line that may quote what others wrote, to stdout or stderr; it stays one line, and moves no cursor."""
+    from ssclass.text import printable
+
+    click.echo(printable(line), err=err)
 
 
 def print_json(value: Any) -> None:
@@ -65,9 +87,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from ssclass.text import printable
 
     table = Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     console = Console()
     Console(width=None if console.is_terminal else 160).print(table)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ssclass.cli.common import FILE, FOLDER, as_json, in_workspace, print_json, print_table, workspace_at
+from ssclass.cli.common import FILE, FOLDER, as_json, in_workspace, print_json, print_line, print_table, workspace_at
 
 
 @click.command()
@@ -123,12 +123,12 @@ def lineage(name: str, folder: Path | None, as_json: bool) -> None:
         return
     for field, value in found.items():
         if not isinstance(value, list):
-            click.echo(f"{field:<13} {'–' if value is None else value}")
+            print_line(f"{field:<13} {'–' if value is None else value}")
     for field, value in found.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             print_table(tuple(value[0]), [_cells(item) for item in value], title=field)
         elif isinstance(value, list):
-            click.echo(f"{field:<13} {', '.join(map(str, value)) or 'none'}")
+            print_line(f"{field:<13} {', '.join(map(str, value)) or 'none'}")
 
 
 def _cells(item: dict[str, Any]) -> list[object]:

@@ -13,6 +13,7 @@ from ssclass.cli.common import (
     as_json,
     in_workspace,
     print_json,
+    print_line,
     print_table,
     settings_at,
     settings_for,
@@ -26,9 +27,11 @@ from ssclass.cli.common import (
 def retrain(folder: Path | None, as_json: bool) -> None:
     """Take in waiting batches, train if that is news, promote if better."""
     from ssclass import progress
+    from ssclass.environment import check_imports
     from ssclass.workspace.ledger import HELD
 
     settings = settings_at(folder)
+    check_imports()
     from flows.retrain import retrain as flow
 
     with progress.shown():
@@ -37,11 +40,11 @@ def retrain(folder: Path | None, as_json: bool) -> None:
         print_json(outcome.as_dict())
     else:
         for each in outcome.batches:
-            click.echo(
+            print_line(
                 f"{each.batch}: {each.outcome}, {each.accepted} photos in, {each.duplicates} there already, "
                 f"{each.refused} refused"
             )
-        click.echo(f"{outcome.decision}: {outcome.reason}")
+        print_line(f"{outcome.decision}: {outcome.reason}")
     held = [each for each in outcome.batches if each.outcome == HELD]
     for each in held:
         print(
@@ -83,10 +86,10 @@ def adopt(
         print_json(event.body | {"taken": [each.as_dict() for each in taken]})
         return
     for each in taken:
-        click.echo(f"{each.batch}: {each.outcome}, {each.accepted} photos in, {each.refused} refused")
-    click.echo(f"{event.body['decision']}: {event.body['reason']}")
+        print_line(f"{each.batch}: {each.outcome}, {each.accepted} photos in, {each.refused} refused")
+    print_line(f"{event.body['decision']}: {event.body['reason']}")
     for each in (each for each in taken if each.outcome == HELD):
-        print(f"ssclass: batch {each.batch} is HELD: {each.reason}", file=sys.stderr)
+        print_line(f"ssclass: batch {each.batch} is HELD: {each.reason}", err=True)
     if event.body["decision"] != PROMOTED:
         print(
             "ssclass: are --classes in the order of its outputs, and --preprocess and --logits right?", file=sys.stderr
@@ -140,7 +143,7 @@ def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Pa
         print_json(found)
         return
     for item in unreadable:
-        print(f"left out {item['file']}: {item['reason']}", file=sys.stderr)
+        print_line(f"left out {item['file']}: {item['reason']}", err=True)
     print_table(
         ("model", "right", *chosen),
         [
@@ -184,7 +187,7 @@ def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: b
         image = read_photo(path, opened.size)
         if isinstance(image, Refused):
             failed = True
-            print(f"ssclass: {path}: {image.reason}: {image.detail}; give a photo that opens", file=sys.stderr)
+            print_line(f"ssclass: {path}: {image.reason}: {image.detail}; give a photo that opens", err=True)
             continue
         answer = (float(value) for value in opened.predict(image[None])[0])
         odds: dict[str, float] = dict(zip(opened.classes, answer, strict=True))
@@ -193,7 +196,7 @@ def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: b
         print_json(found)
     else:
         for item in found:
-            click.echo(f"{item['file']}: {item['label']} ({item['probabilities'][item['label']]:.3f})")
+            print_line(f"{item['file']}: {item['label']} ({item['probabilities'][item['label']]:.3f})")
     if failed:
         sys.exit(2)
 

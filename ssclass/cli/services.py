@@ -21,9 +21,9 @@ def bucket() -> None:
 @in_workspace
 def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
     """Make the bucket, its folders and lifecycle rules; --print gives the roles' policies."""
-    from ssclass.stack.manager import notify as announce
     from ssclass.store import Store
     from ssclass.upkeep.bucket import FOLDERS, plan
+    from ssclass.upkeep.bucket import notify as announce
     from ssclass.upkeep.bucket import setup as prepare
 
     settings = settings_at(folder)
@@ -35,7 +35,7 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
         announce(Store(settings), notify)
         click.echo(f"s3://{settings.bucket} tells {notify} of markers under incoming/")
     click.echo(f"s3://{settings.bucket}: {', '.join(f'{name}/' for name in FOLDERS)}, {rules}")
-    click.echo("policies for sender, pipeline and reader: `ssclass bucket setup --print`")
+    click.echo("policies of every role: `ssclass bucket setup --print`")
 
 
 @click.command()

@@ -50,7 +50,12 @@ def down(folder: Path | None) -> None:
 
 @click.command()
 @click.option("--git", "git_url", is_flag=True, help="Tell the runs the URL of origin instead of this folder.")
-@click.option("--notify", multiple=True, help="Send notices to this URL: http(s)://… or mailto(s)://…; repeatable.")
+@click.option(
+    "--notify",
+    multiple=True,
+    envvar="SSCLASS_NOTIFY",
+    help="Send notices to this URL: http(s)://… or mailto(s)://…; repeatable. One with a password: $SSCLASS_NOTIFY.",
+)
 @in_workspace
 def deploy(git_url: bool, notify: tuple[str, ...], folder: Path | None) -> None:
     """Bring the Prefect server up to prefect.yaml."""
@@ -77,13 +82,18 @@ def listen(sqs: str | None, webhook: str | None, folder: Path | None) -> None:
     import signal
     import threading
 
+    from ssclass.secrets import LineFormatter, hide
     from ssclass.stack.listening import listen as run
     from ssclass.stack.webhook import server
 
     settings = settings_at(folder)
     needs_prefect(settings)
-    serve = server(webhook, os.environ.get("SSCLASS_WEBHOOK_SECRET") or None) if webhook else None
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    secret = os.environ.get("SSCLASS_WEBHOOK_SECRET") or None
+    hide(secret or "")
+    serve = server(webhook, secret) if webhook else None
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

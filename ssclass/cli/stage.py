@@ -31,7 +31,7 @@ def code() -> None:
 @stage.command()
 def train() -> None:
     """Train on data/ by params.yaml; writes candidate/."""
-    _step("fit")
+    _step("train")
 
 
 @stage.command()
@@ -45,14 +45,14 @@ def _step(name: str) -> None:
 
     from ssclass import progress
     from ssclass.environment import quiet_libraries
-    from ssclass.retrain import train as learning
+    from ssclass.retrain.train import STAGES
     from ssclass.settings import Settings
     from ssclass.workspace.workspace import Workspace
 
     settings = Settings(workspace=Path(os.environ.get("DVC_ROOT") or Path.cwd()))
     quiet_libraries(settings)
     with progress.shown():
-        getattr(learning, name)(Workspace(settings), progress.report)
+        STAGES[name](Workspace(settings), progress.report)
 
 
 COMMANDS = (stage,)

@@ -37,7 +37,7 @@ def study(rows: tuple[str, ...], only_list: bool, folder: Path | None, as_json: 
     workspace = workspace_at(folder)
     chosen = [row.name for row in choose(load_rows(workspace), rows)]
     if only_list:
-        found = survey(workspace, load_rows(workspace), workspace.dataset())
+        found = survey(workspace, load_rows(workspace), workspace.at().dataset)
     else:
         with progress.shown():
             found = run_study(workspace, rows, progress.report, lambda line: click.echo(line, err=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ssclass.cli.common import as_json, in_workspace, print_json, print_table, workspace_at
+from ssclass.cli.common import as_json, in_workspace, print_json, print_line, print_table, workspace_at
 
 
 @click.command()
@@ -35,7 +35,7 @@ def gc(days: int, keep_champions: bool, dry_run: bool, folder: Path | None, as_j
         print_json([each.as_dict() for each in found])
         return
     for each in found:
-        click.echo(f"{each.size:>14,}  {each.kind}: {each.where}")
+        print_line(f"{each.size:>14,}  {each.kind}: {each.where}")
     rows = [(kind, [each.size for each in found if each.kind == kind]) for kind in KINDS]
     total = [each.size for each in found]
     said = "would go" if dry_run else "gone"

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_table, settings_at, workspace_at
+from ssclass.cli.common import (
+    FOLDER,
+    as_json,
+    in_workspace,
+    print_json,
+    print_line,
+    print_table,
+    settings_at,
+    workspace_at,
+    workspace_in_a_hurry,
+)
 
 
 @click.command()
@@ -47,13 +57,12 @@ def status(folder: Path | None, as_json: bool) -> None:
     from ssclass.errors import StoreError
     from ssclass.retrain.ingest import waiting
     from ssclass.stack.health import lines, loop
-    from ssclass.store import Store
 
     workspace = workspace_at(folder)
-    state, dataset = workspace.state(), workspace.dataset()
+    state, dataset = workspace.at().state, workspace.at().dataset
     champion = state.decisions[state.champion].body if state.champion else None
     try:
-        pending: list[str] | str = [ref.id for ref in waiting(Store(workspace.settings), state)]
+        pending: list[str] | str = [ref.id for ref in waiting(workspace.store, state)]
     except StoreError as error:
         pending = str(error)
     found = {
@@ -67,7 +76,7 @@ def status(folder: Path | None, as_json: bool) -> None:
             "data_version": champion["data_version"],
         },
         "frozen": state.frozen,
-        "data_version": workspace.data_version,
+        "data_version": workspace.at().data_version,
         "photos": dataset.counts(),
         "held": [{"batch": batch, "reason": event.body["reason"]} for (batch, _), event in state.held.items()],
         "waiting": pending,
@@ -84,16 +93,16 @@ def status(folder: Path | None, as_json: bool) -> None:
     else:
         click.echo("champion   none yet")
     if state.frozen:
-        click.echo(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
+        print_line(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
     photos = ", ".join(
         f"{sum(sides.values())} {name} ({sides['holdout']} held out)" for name, sides in dataset.counts().items()
     )
-    click.echo(f"data       {workspace.data_version}: {photos or 'empty'}")
+    print_line(f"data       {workspace.at().data_version}: {photos or 'empty'}")
     for (batch, _), event in state.held.items():
-        click.echo(
+        print_line(
             f"held       {batch}: {event.body['reason']}; `ssclass batch admit {batch}` or `ssclass batch drop {batch}`"
         )
-    click.echo(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
+    print_line(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
     for line in lines(running):
         click.echo(line)
 
@@ -106,7 +115,7 @@ def history(folder: Path | None, as_json: bool) -> None:
     import json
 
     workspace = workspace_at(folder)
-    events = workspace.events()
+    events = workspace.at().events
     if as_json:
         print_json([json.loads(event.line()) for event in events])
         return
@@ -141,15 +150,17 @@ def _ingest_line(receipt: dict[str, object] | None) -> str | None:
 @click.argument("number", type=int, required=False)
 @in_workspace
 def rollback(number: int | None, folder: Path | None) -> None:
-    """Make champion NUMBER (default: the one before) the champion again, and freeze promotion."""
+    """Make champion NUMBER the champion again, and freeze promotion.
+
+    Without NUMBER: the one before the champion that was promoted last. Given again, it changes nothing more.
+    """
     from ssclass.upkeep.decisions import roll_back
 
-    workspace = workspace_at(folder)
-    event = roll_back(workspace, number)
-    click.echo(
-        f"champion {event.body['number']} (run/{event.body['key']}) is in force; promotion is frozen until `ssclass "
-        "unfreeze`"
-    )
+    workspace = workspace_in_a_hurry(folder)
+    event, in_force = roll_back(workspace, number)
+    key = workspace.at().state.champion
+    already = " already" if event is None else ""
+    click.echo(f"champion {in_force} (run/{key}) is{already} in force; promotion is frozen until `ssclass unfreeze`")
 
 
 @click.command()
@@ -157,9 +168,9 @@ def rollback(number: int | None, folder: Path | None) -> None:
 @in_workspace
 def freeze(reason: str, folder: Path | None) -> None:
     """Stop promotion: retrains still train and record, nothing becomes champion."""
-    from ssclass.upkeep.decisions import append
+    from ssclass.upkeep import decisions
 
-    append(workspace_at(folder), "freeze", f"Freeze: {reason}", reason=reason)
+    decisions.freeze(workspace_in_a_hurry(folder), reason)
     click.echo("promotion is frozen until `ssclass unfreeze`")
 
 
@@ -169,7 +180,7 @@ def unfreeze(folder: Path | None) -> None:
     """Let promotion go on."""
     from ssclass.upkeep.decisions import append
 
-    append(workspace_at(folder), "unfreeze", "Unfreeze")
+    append(workspace_in_a_hurry(folder), "unfreeze", "Unfreeze")
     click.echo("promotion goes on with the next retrain")
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from ssclass.data.shards import Row, Shard
 from ssclass.data.split import HOLDOUT, TRAIN
-from ssclass.errors import InputError, NotFoundError
+from ssclass.errors import NotFoundError
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,6 @@ class Dataset:
     def counts(self) -> dict[str, dict[str, int]]:
         """class → split → photos."""
         return count(self.rows)
-
-    def labels_index(self, classes: Sequence[str]) -> dict[str, int]:
-        """sha256 → position of its label in `classes`; InputError when a label is none of them."""
-        place = {name: i for i, name in enumerate(classes)}
-        unknown = {row.label for row in self.rows} - set(place)
-        if unknown:
-            names = ", ".join(sorted(unknown))
-            raise InputError(f"the data set has photos labelled {names}; name them in params.yaml, or relabel them")
-        return {row.sha256: place[row.label] for row in self.rows}
 
 
 def correct(rows: dict[str, Row], relabel: Mapping[str, str], remove: Iterable[str]) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import struct
 
+LONGEST = 300  # letters of a detail; what a decoder says may hold as much of the file as it likes
+
 
 class Refused(Exception):
-    """A photo that cannot be taken: `reason` is a short code, `detail` names what is wrong."""
+    """A photo that cannot be taken: `reason` is a short code, `detail` names what is wrong, in one printable line."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in detail[: LONGEST + 1])
+        detail = detail if len(detail) <= LONGEST else detail[:LONGEST] + "…"
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -33,7 +37,17 @@ _OTHERS = {
     b"\x7fELF": "a program",
     b"<svg": "SVG",
     b"<": "HTML or XML",
+    b"qoif": "a QOI",
+    b"\x59\xa6\x6a\x95": "a Sun raster",
+    b"FUJIFILMCCD-RAW": "a camera's raw file (RAF)",
+    b"IIRO": "a camera's raw file (ORF)",
+    b"IIU\0": "a camera's raw file (RW2)",
+    **{f"P{n}".encode(): "a PPM" for n in "1234567fF"},
 }
+
+
+_COMPUTERS = ("a PPM", "a QOI", "a Sun raster", "an icon", "a Photoshop file")
+"""Pictures, but none that a camera, a phone or an app takes or sends."""
 
 
 def unopened(data: bytes, error: Exception) -> Refused:
@@ -59,7 +73,10 @@ def unopened(data: bytes, error: Exception) -> Refused:
         )
     for magic, name in _OTHERS.items():
         if data[:200].lstrip().startswith(magic):
-            return Refused("not an image", f"this is {name}")
+            more = "; send it as JPEG or PNG" if name in _COMPUTERS or "raw" in name else ""
+            return Refused("not an image", f"this is {name}{more}")
+    if data[-18:] == b"TRUEVISION-XFILE.\0":
+        return Refused("not an image", "this is a TGA; send it as JPEG or PNG")
     text = data[:200].decode("utf-8", "replace").rstrip("\ufffd")
     if "\ufffd" not in text and all(letter.isprintable() or letter.isspace() for letter in text):
         return Refused("not an image", "this is text")

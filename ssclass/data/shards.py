@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ssclass.data.batches import MAIN
+from ssclass.data.manifest import MAIN
 from ssclass.errors import FailedError
+from ssclass.files import whole
 
 SCHEMA_VERSION = 2
 READABLE = ("1", "2")  # 1: receipts without a source, which are of `main`
@@ -118,30 +119,28 @@ class Shard:
 
 
 def write_shard(path: Path, photos: Iterable[tuple[Row, bytes]], receipt: Receipt) -> Shard:
-    """Write a shard under a temporary name, then rename it; holds about GROUP_BYTES in memory."""
+    """Write a shard, which appears whole or not at all; holds about GROUP_BYTES in memory."""
     import pyarrow as pa
     from pyarrow import parquet
 
     meta = {"ssclass.schema": str(SCHEMA_VERSION), "ssclass.receipt": json.dumps(receipt.to_json(), sort_keys=True)}
     schema = _schema(pa).with_metadata(meta)
-    temporary = path.with_name(f".{path.name}.partial")
     rows: list[Row] = []
-    try:
-        with parquet.ParquetWriter(temporary, schema, compression="none", use_dictionary=False) as writer:
-            waiting: list[dict[str, Any]] = []
-            size = 0
-            for row, data in photos:
-                rows.append(row)
-                waiting.append({**vars(row), "bytes": data})
-                size += len(data)
-                if size >= GROUP_BYTES:
-                    writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
-                    waiting, size = [], 0
-            if waiting:
+    with (
+        whole(path) as new,
+        parquet.ParquetWriter(new, schema, compression="none", use_dictionary=False) as writer,
+    ):
+        waiting: list[dict[str, Any]] = []
+        size = 0
+        for row, data in photos:
+            rows.append(row)
+            waiting.append({**vars(row), "bytes": data})
+            size += len(data)
+            if size >= GROUP_BYTES:
                 writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                waiting, size = [], 0
+        if waiting:
+            writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
     return Shard(tuple(rows), receipt)
 
 
@@ -172,9 +171,8 @@ def copy_metadata(source: BinaryIO, path: Path) -> None:
     with parquet.ParquetFile(source, pre_buffer=False) as file:
         columns = [column for column in file.schema_arrow.names if column != "bytes"]
         table = file.read(columns=columns).replace_schema_metadata(file.schema_arrow.metadata)
-    temporary = path.with_name(f".{path.name}.partial")
-    parquet.write_table(table, temporary)
-    temporary.replace(path)
+    with whole(path) as new:
+        parquet.write_table(table, new)
 
 
 def iter_photos(source: Path | BinaryIO, wanted: set[str] | None = None) -> Iterator[tuple[str, bytes]]:

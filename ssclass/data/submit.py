@@ -1,4 +1,4 @@
-"""Starting from what people have: a data set in class folders, on disk or in S3, sent as batches.
+"""Sending photos: one folder as a batch, a data set as several, a manifest of corrections; each batch's marker last.
 
 A tree with `train/` beside `test/` or `holdout/` keeps its held-out photos held out. Photos are spread over the
 batches by their content, so that each batch is a fair sample, and the same tree always gives the same batches.
@@ -6,15 +6,23 @@ batches by their content, so that each batch is a fair sample, and the same tree
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from ssclass.data.batches import MAIN, File, Progress, check_id, file_sha256, labelled_files, upload
+from ssclass.data.batches import INCOMING, MANIFEST, REQUESTS, SUCCESS, Progress, check_id, check_source
+from ssclass.data.folders import class_folders, labelled_files
+from ssclass.data.manifest import MAIN, MANIFEST_LIMIT, parse_manifest
 from ssclass.data.split import HOLDOUT, TRAIN
 from ssclass.errors import BatchError
+from ssclass.files import file_sha256
 from ssclass.settings import Settings
 from ssclass.store import Store
+from ssclass.text import composed, quoted
 
 SIDES = {"train": TRAIN, "val": TRAIN, "valid": TRAIN, "validation": TRAIN, "test": HOLDOUT, "holdout": HOLDOUT}
 """Folder → side of the split; photos that a model was tuned on are no longer fit to judge it, so they train."""
@@ -22,18 +30,101 @@ SIDES = {"train": TRAIN, "val": TRAIN, "valid": TRAIN, "validation": TRAIN, "tes
 BATCH = 5000  # photos in a batch
 
 
+@dataclass(frozen=True)
+class File:
+    """A file to be sent: its key in the batch, its label, and the side that its sender wants it on, if any."""
+
+    path: Path
+    key: str
+    label: str
+    split: str | None = None
+
+
+def submit(
+    store: Store,
+    folder: Path,
+    batch_id: str,
+    classes: Sequence[str],
+    progress: Progress | None = None,
+    source: str = MAIN,
+) -> int:
+    """Upload class folders as a batch, its manifest last; the number of files in it.
+
+    The same batch again is a no-op; another content under an id in use is a BatchError. Every file of a folder
+    counts, whatever it is called: what is no photo is refused by name at ingest. Hidden files are left out.
+    """
+    return upload(store, _files(folder, classes), batch_id, progress, source)
+
+
+def _files(folder: Path, classes: Sequence[str]) -> list[File]:
+    return [File(file.path, file.key, file.label) for file in labelled_files(folder, classes)]
+
+
+def submit_corrections(store: Store, path: Path, batch_id: str) -> int:
+    """Upload a manifest that holds corrections alone as a batch; the number of them. Again changes nothing."""
+    check_id(batch_id)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MANIFEST_LIMIT + 1)
+    except OSError as error:
+        raise BatchError(f"{path}: {error.strerror}; name a folder, or a manifest that can be read") from error
+    manifest = parse_manifest(data, str(path), "correct it there (format: docs/formats.md)")
+    if manifest.photos or not (manifest.relabel or manifest.remove):
+        raise BatchError(f"{path}: not a manifest of corrections alone (relabel, remove); submit photos as a folder")
+    key = f"{INCOMING}/{batch_id}/{MANIFEST}"
+    there = store.get(key, limit=MANIFEST_LIMIT)
+    if there is not None and there != data:
+        raise BatchError(f"s3://{store.bucket}/{key}: there already, with another content; choose another --id")
+    if there is None:
+        store.put(key, data)
+    return len(manifest.relabel) + len(manifest.remove)
+
+
+def upload(
+    store: Store, files: Sequence[File], batch_id: str, progress: Progress | None = None, source: str = MAIN
+) -> int:
+    """Send files as a batch, its manifest last; see `submit`."""
+    check_id(batch_id)
+    check_source(source)
+    prefix = f"{INCOMING}/{batch_id}/"
+    photos = []
+    for file in files:
+        photo: dict[str, Any] = {"key": file.key, "label": file.label}
+        photo |= {"sha256": file_sha256(file.path), "size": file.path.stat().st_size}
+        photos.append(photo | ({"split": file.split} if file.split else {}))
+    named = {} if source == MAIN else {"source": source}
+    manifest = json.dumps({"schema": 1, **named, "photos": photos}, ensure_ascii=False, indent=1).encode()
+    parse_manifest(manifest, "the batch's manifest", "rename those files, or send fewer at a time")
+    for marker in (MANIFEST, SUCCESS):
+        there = store.get(prefix + marker, limit=MANIFEST_LIMIT)
+        if there == manifest:
+            return len(files)
+        if there is not None:
+            raise BatchError(f"s3://{store.bucket}/{prefix}: there already, with another content; choose another --id")
+
+    def send(file: File) -> None:
+        with file.path.open("rb") as body:
+            store.put(prefix + file.key, body)
+
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for done, _ in enumerate(pool.map(send, files), 1):
+            if progress:
+                progress(done, len(files))
+    store.put(prefix + MANIFEST, manifest)
+    return len(files)
+
+
 def find_files(folder: Path, classes: Sequence[str]) -> list[File]:
     """Every file of a data set in class folders, with its side where the tree says it; BatchError when it is none."""
-    if not folder.is_dir():
-        raise BatchError(f"{folder}: no such folder; name one that holds class folders, or train/ and test/ with them")
-    sides = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name in SIDES]
-    if not sides or any((folder / name).is_dir() for name in classes):
-        return [File(*each) for each in labelled_files(folder, classes)]
-    found = []
-    for side in sides:
-        for path, key, label in labelled_files(side, classes):
-            found.append(File(path, f"{side.name}/{key}", label, SIDES[side.name]))
-    return found
+    inside = class_folders(folder, classes)
+    sides = [path for path in inside if path.name in SIDES]
+    if not sides or any(composed(path.name) in classes for path in inside):
+        return _files(folder, classes)
+    return [
+        File(file.path, f"{side.name}/{file.key}", file.label, SIDES[side.name])
+        for side in sides
+        for file in labelled_files(side, classes)
+    ]
 
 
 def batches_of(files: Sequence[File], name: str, size: int) -> Iterator[tuple[str, list[File]]]:
@@ -74,10 +165,17 @@ def fetch(settings: Settings, url: str, folder: Path, progress: Progress | None 
     if not found:
         raise BatchError(f"{url}: nothing there; name the folder that holds the class folders")
     for done, item in enumerate(found, 1):
-        path = folder / item.key.removeprefix(prefix)
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BatchError(f"s3://{at.netloc}/{item.key}: a key with '..'; rename the object")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source.get(item.key) or b"")
+        name = item.key.removeprefix(prefix)
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or name.startswith("/"):
+            raise BatchError(f"s3://{at.netloc}/{item.key}: a key with '..', or an empty folder; rename the object")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(source.get(item.key) or b"")
+        except (OSError, ValueError) as error:  # a name too long, a file where another key has a folder, a NUL
+            said = error.strerror if isinstance(error, OSError) else error
+            raise BatchError(
+                f"s3://{at.netloc}/{item.key}: {quoted(name)} cannot be a file here ({said}); rename the object"
+            ) from error
         if progress:
             progress(done, len(found))

@@ -15,12 +15,13 @@ from typing import Any
 import yaml
 
 from ssclass import progress
-from ssclass.data.batches import submit
+from ssclass.data.folders import class_folders, files_in
+from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.environment import free_port, leave_user_settings, quiet_libraries
 from ssclass.errors import BatchError
 from ssclass.settings import CHECKOUT, Settings
-from ssclass.store import Store
+from ssclass.text import composed
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
 
@@ -73,14 +74,7 @@ def next_folder() -> Path:
 
 def gather(photos: Path) -> dict[str, list[Path]]:
     """Files by class folder; BatchError when there is not enough to show anything."""
-    if not photos.is_dir():
-        raise BatchError(f"{photos}: no such folder; name one that holds class folders, as in sushi/ and sandwich/")
-    folders = sorted(path for path in photos.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = {
-        folder.name: sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        for folder in folders
-    }
-    found = {name: files for name, files in found.items() if files}
+    found = {composed(folder.name): files for folder in class_folders(photos) if (files := files_in(folder))}
     if len(found) < 2:
         raise BatchError(
             f"{photos}: {len(found)} class folder(s) with photos; it needs two or more, as in sushi/ and sandwich/"
@@ -147,7 +141,7 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
             found = gather(staging / "drawings")
         say(f"workspace {root}: {', '.join(f'{len(files)} {name}' for name, files in found.items())}")
         _set_classes(workspace, list(found))
-        Store(workspace.settings).make_bucket()
+        workspace.store.make_bucket()
         say("starting Prefect …")
         from flows.retrain import retrain
 
@@ -156,7 +150,7 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
             say(f"{number}. {what}: batch {batch}")
             began = time.monotonic()
             submit(
-                Store(workspace.settings),
+                workspace.store,
                 source,
                 batch,
                 list(found),
@@ -177,7 +171,7 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
                     champion=f"{event['champion']['right']}/{event['holdout']['size']}"
                     if event and event["champion"]
                     else "",
-                    data_version=workspace.data_version,
+                    data_version=workspace.at().data_version,
                     seconds=round(time.monotonic() - began, 1),
                 )
             )
@@ -207,11 +201,12 @@ def _set_classes(workspace: Workspace, classes: Sequence[str]) -> None:
 
 
 def _champion(workspace: Workspace) -> dict[str, Any] | None:
+    from ssclass.retrain.predict import result_folder
+    from ssclass.retrain.result import Result
     from ssclass.retrain.statistics import clopper_pearson
-    from ssclass.retrain.train import Result, result_folder
     from ssclass.tracking.report import interval_of_folds
 
-    state = workspace.state()
+    state = workspace.at().state
     if state.champion is None:
         return None
     result = Result.read(result_folder(workspace, state.champion) / "result.json")

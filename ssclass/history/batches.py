@@ -8,18 +8,9 @@ from typing import Any
 from ssclass.data.batches import BatchRef, list_batches
 from ssclass.data.shards import Receipt
 from ssclass.errors import NotFoundError, StoreError
-from ssclass.store import Store
-from ssclass.workspace.ledger import State
+from ssclass.history.lineage import shards_ever
+from ssclass.workspace.ledger import INGESTED, REVOKED, WAITING, State
 from ssclass.workspace.workspace import Workspace
-
-WAITING, INGESTED, HELD, ADMITTED, DROPPED, REVOKED = STATUSES = (
-    "waiting",
-    "ingested",
-    "held",
-    "admitted",
-    "dropped",
-    "revoked",
-)
 
 
 @dataclass(frozen=True)
@@ -48,16 +39,17 @@ class Story:
 def stories(workspace: Workspace) -> list[Story]:
     """Every batch that the ledger or S3 knows, in the order in which they came; without S3, the ledger's."""
     try:
-        refs = {ref.id: ref for ref in list_batches(Store(workspace.settings))}
+        refs = {ref.id: ref for ref in list_batches(workspace.store)}
     except StoreError:
         refs = {}
     names: dict[str, None] = {}
     events: dict[str, list[dict[str, Any]]] = {}
-    for event in workspace.events():
+    version = workspace.at()
+    for event in version.events:
         if batch := event.body.get("batch"):
             names[batch] = None
             events.setdefault(batch, []).append({"event": event.kind, "at": event.at, **event.body})
-    state = workspace.state()
+    state = version.state
     return [_story(name, refs.get(name), events.get(name, []), state) for name in names | dict.fromkeys(refs)]
 
 
@@ -99,29 +91,20 @@ def _story(name: str, ref: BatchRef | None, events: list[dict[str, Any]], state:
 
 
 def _status(name: str, ref: BatchRef | None, state: State, held: dict[str, Any] | None) -> tuple[str, str]:
-    if name in state.revoked:
-        return REVOKED, str(state.revoked[name].body.get("reason", ""))
-    if name in state.ingested:
-        return INGESTED, ""
-    case = (name, ref.etag if ref else held["etag"] if held else "")
-    reason = str(held["reason"]) if held else ""
-    if case in state.dropped:
-        return DROPPED, reason
-    if case in state.admitted:
-        return ADMITTED, reason
-    return (HELD, reason) if case in state.held else (WAITING, "")
+    etag = ref.etag if ref else held["etag"] if held else ""
+    status = state.status(name, etag)
+    if status == REVOKED:
+        return status, str(state.revoked[name].body.get("reason", ""))
+    if status in (INGESTED, WAITING) or held is None:
+        return status, ""
+    return status, str(held["reason"])
 
 
 def _receipt(workspace: Workspace, told: Story) -> Receipt | None:
-    """The receipt in the batch's shard, at the data version that it made where it has been taken out since."""
+    """The receipt in the batch's shard; None where a photo of it was forgotten, or where it cannot be had."""
     if told.data_version is None:
         return None
-    for rev in (None, told.data_version):
-        try:
-            shards = workspace.dataset(rev).shards
-        except StoreError:  # an old version, of which a photo was forgotten
-            continue
-        for shard in shards:
-            if shard.batch_id == told.batch:
-                return shard.receipt
-    return None
+    try:
+        return next((shard.receipt for shard in shards_ever(workspace) if shard.batch_id == told.batch), None)
+    except StoreError:
+        return None

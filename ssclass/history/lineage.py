@@ -6,14 +6,16 @@ Told from the ledger and the shards alone, so that it holds whatever became of M
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ssclass.data.dataset import Dataset, count
 from ssclass.data.shards import Shard
 from ssclass.data.split import TRAIN
-from ssclass.errors import NotFoundError, StoreError
+from ssclass.errors import NotFoundError
+from ssclass.workspace.dvc import DATA
 from ssclass.workspace.ledger import HELD, Event, State
+from ssclass.workspace.objects import Tracked
 from ssclass.workspace.workspace import Workspace
 
 _USES = {True: "trained on", False: "scored on"}
@@ -24,7 +26,7 @@ def lineage(workspace: Workspace, name: str) -> dict[str, Any]:
 
     A sha256 may be cut to its first 8 digits or more. NotFoundError when it is none of them.
     """
-    state = workspace.state()
+    state = workspace.at().state
     if key := _key(name, state):
         return of_model(workspace, key)
     if re.fullmatch(r"data/\d+", name):
@@ -54,7 +56,7 @@ def _key(name: str, state: State) -> str | None:
 
 def of_model(workspace: Workspace, key: str) -> dict[str, Any]:
     """Back from a decision: its run, data version, batches, and how many photos of each it learnt from."""
-    state = workspace.state()
+    state = workspace.at().state
     body = state.decisions[key].body
     return {
         "kind": "model",
@@ -63,7 +65,7 @@ def of_model(workspace: Workspace, key: str) -> dict[str, Any]:
         "code": body["code"],
         "params": body["params"],
         **{f"adopted {name}": value for name, value in body.get("adopted", {}).items()},
-        "batches": _batches(workspace.dataset(f"run/{key}")),
+        "batches": _batches(workspace.decided(key).dataset),
     }
 
 
@@ -71,17 +73,17 @@ def of_version(workspace: Workspace, rev: str) -> dict[str, Any]:
     """Back from a data version to its batches, and on to the decisions on it."""
     from ssclass.history.export import check_version
 
-    state = workspace.state()
+    state = workspace.at().state
     decisions = [_decision(event, state) for event in state.decisions.values() if event.body["data_version"] == rev]
-    dataset = Dataset() if rev == "data/0" else workspace.dataset(check_version(workspace, rev))
+    dataset = Dataset() if rev == "data/0" else workspace.at(check_version(workspace, rev)).dataset
     return {"kind": "data version", "data_version": rev, "batches": _batches(dataset), "decisions": decisions}
 
 
 def of_batch(workspace: Workspace, batch: str) -> dict[str, Any]:
     """On from a batch: the data version that it made, its photos, and the decisions on data that it is in."""
-    state = workspace.state()
+    state = workspace.at().state
     shard = next(shard for shard in shards_ever(workspace) if shard.batch_id == batch)
-    rows = workspace.dataset().by_sha256
+    rows = workspace.at().dataset.by_sha256
     return {
         "kind": "batch",
         "batch": batch,
@@ -93,7 +95,7 @@ def of_batch(workspace: Workspace, batch: str) -> dict[str, Any]:
         ],
         "relabel": shard.receipt.relabel,
         "remove": list(shard.receipt.remove),
-        "decisions": [_decision(event, state) for event in decisions_with(workspace.events(), batch)],
+        "decisions": [_decision(event, state) for event in decisions_with(workspace.at().events, batch)],
     }
 
 
@@ -105,7 +107,7 @@ def of_photo(workspace: Workspace, sha256: str) -> dict[str, Any]:
         said = "several photos begin so; give more digits" if names else "in no batch that was ever taken in"
         raise NotFoundError(f"{sha256}: {said}; `ssclass batch show ID` tells what was refused")
     (found,) = names
-    state = workspace.state()
+    state = workspace.at().state
     touching = {
         shard.batch_id: shard
         for shard in shards
@@ -117,7 +119,7 @@ def of_photo(workspace: Workspace, sha256: str) -> dict[str, Any]:
     history: list[dict[str, Any]] = []
     models: list[dict[str, Any]] = []
     row = None
-    for event in workspace.events():
+    for event in workspace.at().events:
         batch = event.body.get("batch")
         if event.kind in ("ingest", "revoke") and batch in touching:
             if event.kind == "ingest":
@@ -135,7 +137,7 @@ def of_photo(workspace: Workspace, sha256: str) -> dict[str, Any]:
     return {"kind": "photo", "sha256": found, "in": row is not None, "history": history, "models": models}
 
 
-def decisions_with(events: list[Event], batch: str) -> Iterator[Event]:
+def decisions_with(events: Sequence[Event], batch: str) -> Iterator[Event]:
     """The decisions that were made while a batch was in the data set."""
     there = False
     for event in events:
@@ -146,15 +148,17 @@ def decisions_with(events: list[Event], batch: str) -> Iterator[Event]:
 
 
 def shards_ever(workspace: Workspace) -> Iterator[Shard]:
-    """The shards of the data set, and those that were revoked, from the versions that they made."""
-    yield from workspace.dataset().shards
-    state = workspace.state()
-    for batch in state.revoked:
-        try:
-            then = workspace.dataset(f"data/{state.ingested[batch].body['sequence']}")
-        except StoreError:  # a photo of it was forgotten since
-            continue
-        yield from (shard for shard in then.shards if shard.batch_id == batch)
+    """The shards of the data set, and those that were revoked and still exist, from the versions that they made.
+
+    A shard that a `forget` took is not there, and is passed over; StoreError when another one cannot be read.
+    """
+    version = workspace.at()
+    yield from version.dataset.shards
+    erased = {md5 for event in version.events if event.kind == "forget" for md5 in event.body["md5s"]}
+    for batch in version.state.revoked:
+        ingest = version.state.ingested[batch].body
+        if ingest["md5"] not in erased:
+            yield version.shard(Tracked(f"{DATA}/{batch}.parquet", ingest["md5"]))
 
 
 def _batches(dataset: Dataset) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ssclass.data.batches import file_sha256
 from ssclass.errors import InputError, NotFoundError
+from ssclass.files import file_sha256
 from ssclass.model.backbones import import_keras
 from ssclass.model.classifier import ABOUT_FILE, Classifier, FeaturesOf, load_model, save_model
 from ssclass.model.extraction import ANSWERS

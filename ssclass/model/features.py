@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass.errors import StoreError
+from ssclass.files import write_whole
 from ssclass.model.extraction import Extractor, extract, make_extractor, tuned_extractor
 from ssclass.model.spec import FeatureSpec, Spec
 from ssclass.store import Store
@@ -120,14 +120,14 @@ class FeatureMemo:
             return None
         if packed is None or (found := _unpack(packed, sha256s)) is None:
             return None
-        _write_whole(path, packed)
+        write_whole(path, packed)
         return found
 
     def put(self, spec: Spec, photos_digest: str, features: Features) -> None:
         """Keep features in both places. S3 out of reach is only logged: the memo is never a dependency."""
         key = self.key(spec, photos_digest)
         packed = _pack(features)
-        _write_whole(self.local / key, packed)
+        write_whole(self.local / key, packed)
         if self.store is not None:
             try:
                 self.store.put(key, packed)
@@ -192,11 +192,3 @@ def _unpack(packed: bytes, sha256s: tuple[str, ...]) -> Features | None:
         return None
     whole = found == sha256s and arrays and all(len(array) == len(found) for array in arrays.values())
     return Features(found, arrays) if whole else None
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)

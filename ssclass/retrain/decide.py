@@ -1,36 +1,79 @@
-"""Put the question to the gate: gather the preconditions, judge, and word the ledger event."""
+"""Put the question to the gate: gather the preconditions, judge, and make the answer the ledger's."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
 
 from ssclass.code import code_digest
+from ssclass.errors import LostRaceError, WorkspaceError
+from ssclass.retrain import results
 from ssclass.retrain.gate import Precondition, Verdict, judge
-from ssclass.retrain.scores import Comparison, Scores, compare
-from ssclass.retrain.train import Result
-from ssclass.workspace.dvc import commit_stages
-from ssclass.workspace.ledger import Event, State
+from ssclass.retrain.key import pending_key
+from ssclass.retrain.predict import result_folder
+from ssclass.retrain.result import Answers, Result
+from ssclass.workspace.dvc import CANDIDATE
+from ssclass.workspace.ledger import Event
+from ssclass.workspace.transaction import Change
+from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
 
-def preconditions(workspace: Workspace, result: Result, state: State) -> list[Precondition]:
-    """What must hold before any score counts."""
-    dataset = workspace.dataset()
-    train, holdout = dataset.train, dataset.holdout
+class OvertakenError(LostRaceError):
+    """Another writer changed the question while it was being answered: the retrain begins again."""
+
+
+def decide(workspace: Workspace, key: str, run_id: str) -> Event:
+    """Judge the result of a key, and make the verdict one pushed commit with the tag ``run/<key>``.
+
+    The decision that the ledger has for the key, where another run, or this one before it was killed, made it.
+    OvertakenError when the newest version asks another question by now.
+    """
+
+    def write(change: Change) -> Event:
+        version = change.version
+        if (decided := version.state.decisions.get(key)) is not None:
+            return decided
+        if pending_key(version) != key:
+            raise OvertakenError(f"{key}: no longer the question, as another writer changed data, params or champion")
+        return record(change, results.read(workspace, version, key), run_id)
+
+    return workspace.write(write)
+
+
+def record(change: Change, result: Result, run_id: str, adopted: dict[str, Any] | None = None) -> Event:
+    """Judge a result and publish the verdict; `adopted` says where a model came from that was not trained here."""
+    workspace, version = change.workspace, change.version
+    _descends(workspace, version)
+    verdict = ask_gate(version, result)
+    event = decision_event(version, result, verdict, run_id, adopted)
+    folder = result_folder(workspace, result.key)
+    change.record_candidate(folder / CANDIDATE, folder / results.METRICS)
+    change.publish(f"{verdict.decision} {result.key}: {verdict.reason}", [event], tags=[f"run/{result.key}"])
+    return event
+
+
+def _descends(workspace: Workspace, version: Version) -> None:
+    """WorkspaceError unless the champion's decision is in the history of this version; that says nothing of a model."""
+    champion = version.state.champion
+    if champion is not None and not workspace.has_ancestor(
+        workspace.decided(champion).commit or "", version.commit or ""
+    ):
+        raise WorkspaceError(
+            f"{workspace.root}: main no longer descends from run/{champion}, the champion's decision; restore "
+            "main from "
+            "the reflog of origin, or `ssclass rollback NUMBER` to a champion that it contains"
+        )
+
+
+def preconditions(version: Version, result: Result) -> list[Precondition]:
+    """What must hold of a candidate before any score counts."""
+    train, holdout = version.dataset.train, version.dataset.holdout
     overlap = {row.sha256 for row in train} & {row.sha256 for row in holdout}
     shared = {row.group for row in train} & {row.group for row in holdout}
-    finite = all(np.isfinite(np.array(each)).all() for each in (result.candidate, result.champion or ()))
-    champion = state.champion
-    descends = champion is None or workspace.has_ancestor(f"run/{champion}")
+    finite = result.candidate.finite and (result.champion is None or result.champion.finite)
     return [
-        Precondition(
-            "held-out set as split",
-            result.holdout == tuple(row.sha256 for row in holdout),
-            "the scored photos are not the held-out split of this data version; retrain",
-        ),
         Precondition(
             "no photo on both sides",
             not overlap and not shared,
@@ -46,111 +89,63 @@ def preconditions(workspace: Workspace, result: Result, state: State) -> list[Pr
             "the saved model does not answer as the trained one did; report this",
         ),
         Precondition(
-            "the champion is the ledger's",
-            result.champion_key == champion,
-            "another run moved the champion meanwhile; retrain",
-        ),
-        Precondition(
-            "data descends from the champion's",
-            descends,
-            f"history no longer contains run/{champion}; restore main from the reflog or roll back",
-        ),
-        Precondition(
             "promotion not frozen",
-            state.frozen is None,
-            f"frozen: {state.frozen}; `ssclass unfreeze` lets promotion go on",
+            version.state.frozen is None,
+            f"frozen: {version.state.frozen}; `ssclass unfreeze` lets promotion go on",
         ),
     ]
 
 
-def ask_gate(workspace: Workspace, result: Result) -> Verdict:
-    """The gate's verdict on a result, against the ledger of this commit."""
+def ask_gate(version: Version, result: Result) -> Verdict:
+    """The gate's verdict on a result, against the ledger of a version."""
     return judge(
-        np.array(result.labels),
-        np.array(result.candidate_class),
-        None if result.champion_class is None else np.array(result.champion_class),
-        workspace.params.gate,
-        preconditions(workspace, result, workspace.state()),
+        result.candidate.labels,
+        result.candidate.predicted,
+        None if result.champion is None else result.champion.predicted,
+        version.params.gate,
+        preconditions(version, result),
     )
 
 
-def comparison(result: Result) -> Comparison | None:
-    """Candidate against champion on the same photos; None without a champion."""
-    if result.champion_class is None:
-        return None
-    labels = np.array(result.labels)
-    return compare(np.array(result.candidate_class) == labels, np.array(result.champion_class) == labels)
-
-
-def right(result: Result) -> tuple[int, int | None]:
-    """Held-out photos that the candidate and the champion have right."""
-    labels = np.array(result.labels)
-    champion = None if result.champion_class is None else int((np.array(result.champion_class) == labels).sum())
-    return int((np.array(result.candidate_class) == labels).sum()), champion
-
-
-def holdout_digest(result: Result) -> str:
-    """Names a held-out set by its photos (hex, 16), to count how often it was consulted."""
-    return hashlib.sha256(" ".join(sorted(result.holdout)).encode()).hexdigest()[:16]
-
-
 def decision_event(
-    workspace: Workspace, result: Result, verdict: Verdict, run_id: str, adopted: dict[str, Any] | None = None
+    version: Version, result: Result, verdict: Verdict, run_id: str, adopted: dict[str, Any] | None = None
 ) -> Event:
-    """The ledger's line for a decision; `adopted` says where a model came from that has learnt from none of our photos.
-
-    The batches of such a decision are still to be learnt from.
-    """
-    state = workspace.state()
-    scores, champion_scores = result.scores()
-    compared = comparison(result)
-    digest = holdout_digest(result)
-    ours, theirs = right(result)
+    """The ledger's line for a decision. Of an adopted model it names no batches: they are still to be learnt from."""
+    state, compared = version.state, result.comparison
     folds = result.cross_validation.get(result.head, [])
-    seen = {batch for event in state.decisions.values() for batch in event.body["batches"]}
+    digest = result.holdout_digest
     return Event.now(
         "decision",
         decision=verdict.decision,
         reason=verdict.reason,
         key=result.key,
         data_version=result.data_version,
-        batches=[
-            batch for batch in state.ingested if adopted is None and batch not in seen and batch not in state.revoked
-        ],
+        batches=state.undecided() if adopted is None else [],
         head=result.head,
         train_size=result.train_size,
         cross_validated={"right": round(float(np.mean(folds or [0])) * result.train_size), "n": result.train_size},
         holdout={
-            "size": scores.n,
+            "size": len(result.holdout),
             "digest": digest,
             "consulted": 1 + sum(event.body["holdout"]["digest"] == digest for event in state.decisions.values()),
         },
-        candidate=_brief(scores, ours),
-        champion=None if champion_scores is None else {"key": result.champion_key, **_brief(champion_scores, theirs)},
+        candidate=_summary(result.candidate),
+        champion=result.champion and {"key": result.champion_key, **_summary(result.champion)},
         wins=compared and compared.wins,
         losses=compared and compared.losses,
         mcnemar_p=compared and compared.mcnemar_p,
         run_id=run_id,
         code=code_digest(),
-        params=workspace.params.result_digest[:16],
+        params=version.params.result_digest[:16],
         seconds=round(sum(result.seconds.values()), 1),
         **({} if adopted is None else {"adopted": adopted}),
     )
 
 
-def _brief(scores: Scores, right: int | None) -> dict[str, Any]:
+def _summary(answers: Answers) -> dict[str, Any]:
+    n = len(answers.photos)
     return {
-        "right": right,
-        "accuracy": right / scores.n if right is not None and scores.n else 0.0,
-        "loss": scores.loss,
+        "right": answers.right,
+        "accuracy": answers.right / n if n else 0.0,
+        "loss": answers.scores.loss,
     }
-
-
-def record(workspace: Workspace, result: Result, run_id: str, adopted: dict[str, Any] | None = None) -> Event:
-    """Judge, and make the verdict one pushed commit with the tag ``run/<key>``; LostRaceError when another was "
-    "first."""
-    verdict = ask_gate(workspace, result)
-    event = decision_event(workspace, result, verdict, run_id, adopted)
-    commit_stages(workspace.root)
-    workspace.publish(f"{verdict.decision} {result.key}: {verdict.reason}", [event], tags=[f"run/{result.key}"])
-    return event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass import progress
-from ssclass.data.batches import BatchRef, list_batches, read_batch
+from ssclass.data.batches import SUCCESS, Batch, BatchRef, find_batches, in_class_folders, list_batches, read_batch
 from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
+from ssclass.environment import private_folder
 from ssclass.errors import BatchError
+from ssclass.retrain.predict import decided_classifier, memo_of
+from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import predicted
-from ssclass.retrain.train import champion_classifier, label_index
 from ssclass.store import Store
-from ssclass.workspace.dvc import add_shard
-from ssclass.workspace.ledger import HELD, Event, State
+from ssclass.workspace.ledger import ADMITTED, HELD, WAITING, Event, State
+from ssclass.workspace.transaction import Change
+from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -29,10 +32,12 @@ if TYPE_CHECKING:
     from ssclass.model.spec import Spec
 
 INGESTED = "INGESTED"
+RECENT = 50
+"""Of so many batches that were ingested last, the markers are looked at again: something may have been sent anew."""
 
 
 @dataclass(frozen=True)
-class Taken:
+class Ingested:
     """What became of a batch: INGESTED or HELD, with the reason for the latter."""
 
     batch: str
@@ -47,76 +52,173 @@ class Taken:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What the checks of a batch say, against one version: either why it is held, or the shard that joins."""
+
+    ref: BatchRef
+    commit: str | None
+    held: dict[str, Any] | None = None
+    batch: Batch | None = None
+    receipt: Receipt | None = None
+    shard: Path | None = None
+    test: dict[str, Any] | None = None
+
+
 def waiting(store: Store, state: State) -> list[BatchRef]:
-    """Marked batches that nobody has decided on yet, in the order in which they are taken."""
+    """Marked batches that are to be taken in, in order: those that nobody decided on, and those that were admitted."""
     return [
         ref
         for ref in list_batches(store, known=state.ingested)
-        if (ref.id, ref.etag) not in state.dropped
-        and ((ref.id, ref.etag) not in state.held or (ref.id, ref.etag) in state.admitted)
+        if state.status(ref.id, ref.etag) in (WAITING, ADMITTED)
     ]
 
 
-def take_in(workspace: Workspace, ref: BatchRef) -> Taken:
+def sent_again(store: Store, state: State) -> list[BatchRef]:
+    """Batches that were sent again with other content under an id that is in use; looked for among the newest.
+
+    Nothing of them would ever be looked at: `ingest` holds them, so that a person hears of it.
+    """
+    found = find_batches(store, list(state.ingested)[-RECENT:])
+    return [
+        ref
+        for ref in found
+        if state.taken_under_another_marker(ref.id, ref.etag) and not _same_files(store, state, ref)
+    ]
+
+
+def _same_files(store: Store, state: State, ref: BatchRef) -> bool:
+    """Whether class folders hold as many files as when they were taken in: then only _SUCCESS was written again."""
+    told = state.ingested[ref.id].body.get("receipt", {})
+    before = told.get("accepted", 0) + told.get("duplicates", 0) + sum(told.get("refused", {}).values())
+    return ref.marker == SUCCESS and sum(1 for _ in in_class_folders(store, ref)) == before
+
+
+def ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
     """Take one batch in, in one pushed commit: its shard and its line in the ledger, or only the line that holds it.
 
-    StoreError when S3 fails, LostRaceError when another writer was first; then nothing has changed.
+    StoreError when S3 fails, LostRaceError when other writers were first ten times: then nothing has changed.
     """
-    store, state, params = Store(workspace.settings), workspace.state(), workspace.params
-    out = workspace.scratch / f"{ref.id}.parquet"
+    with TemporaryDirectory(prefix="ingest-", dir=private_folder(workspace.settings)) as folder:
+        checked = [check(workspace, workspace.newest(), ref, Path(folder))]
+
+        def write(change: Change) -> Ingested:
+            if (done := _done_already(change.version.state, ref)) is not None:
+                return done
+            if checked[-1].commit != change.version.commit:  # another writer was here meanwhile: check against that
+                checked.append(check(workspace, change.version, ref, Path(folder)))
+            return _publish(change, checked[-1])
+
+        return workspace.write(write)
+
+
+def check(workspace: Workspace, version: Version, ref: BatchRef, folder: Path) -> Checked:
+    """Check a batch against a version: read it, build its shard in `folder`, and let the champion score it."""
+    store, state, params = workspace.store, version.state, version.params
+
+    def held(reason: str, **more: Any) -> Checked:
+        return Checked(ref, version.commit, held={"reason": reason, **more})
+
+    if ref.id in state.ingested:
+        earlier = state.ingested[ref.id].body["sequence"]
+        return held(
+            f"the id is in use since data/{earlier}, and its marker was written again; send the photos under a new id, "
+            f"then `ssclass batch drop {ref.id}`"
+        )
     try:
         batch = read_batch(store, ref, params.dataset.classes)
     except BatchError as error:
-        return _hold(workspace, ref, {"reason": str(error)})
-    with TemporaryDirectory(prefix="photos-", dir=workspace.scratch) as spool:
-        told = _reporter(f"batch {ref.id}")
-        receipt = build_shard(store, batch, params, workspace.dataset(), Path(spool), out, told, state.next_version)
+        return held(str(error))
+    out = folder / f"{ref.id}.parquet"
+    with TemporaryDirectory(prefix="photos-", dir=folder) as spool:
+        report = _reporter(f"batch {ref.id}")
+        receipt = build_shard(store, batch, params, version.dataset, Path(spool), out, report, state.next_version)
     shard = read_shard(out)
+    if state.status(ref.id, ref.etag) == ADMITTED:
+        return Checked(ref, version.commit, None, batch, receipt, out, champion_test(workspace, version, shard, out))
 
-    admitted = (ref.id, ref.etag) in state.admitted
-    holding = [each for each in receipt.warnings if each.code in params.ingest.hold]
-    if holding and not admitted:
-        reason = "; ".join(f"{each.code}: {each.detail}" for each in holding) + " (ingest.hold)"
-        return _hold(workspace, ref, {"reason": reason, "receipt": _brief(receipt)})
-    test = _champion_test(workspace, state, shard, out)
-    if test and test["p"] < params.ingest.implausible and not admitted:
+    if (waits := _corrects_what_is_held(receipt, state)) is not None:
+        return held(waits, receipt=summary(receipt))
+    if holding := [warning for warning in receipt.warnings if warning.code in params.ingest.hold]:
+        reason = "; ".join(f"{warning.code}: {warning.detail}" for warning in holding) + " (ingest.hold)"
+        return held(reason, receipt=summary(receipt))
+    test = champion_test(workspace, version, shard, out)
+    if test and test["p"] < params.ingest.implausible:
         reason = (
             f"the champion has {test['right']} of {test['n']} right, implausible for one with "
             f"{test['champion_right']} of {test['champion_n']} photos right that it had not learnt from "
             f"(p = {test['p']:.1e}, ingest.implausible {params.ingest.implausible:g})"
         )
-        return _hold(workspace, ref, {"reason": reason, "champion_test": test, "receipt": _brief(receipt)})
+        return held(reason, champion_test=test, receipt=summary(receipt))
+    return Checked(ref, version.commit, None, batch, receipt, out, test)
 
+
+def _publish(change: Change, checked: Checked) -> Ingested:
+    """Make the checks' answer the ledger's: the shard joins, or the batch is held."""
+    ref = checked.ref
+    if checked.held is not None:
+        event = Event.now("decision", decision=HELD, batch=ref.id, etag=ref.etag, **checked.held)
+        change.publish(f"Hold {ref.id}", [event])
+        return Ingested(ref.id, HELD, reason=checked.held["reason"])
+    batch, receipt, shard = checked.batch, checked.receipt, checked.shard
+    assert batch, "a batch that is not held was read"
+    assert receipt, "and has a receipt"
+    assert shard, "and a shard"
     if receipt.refused:
-        quarantine(store, batch, receipt, _reporter(f"quarantine of {ref.id}"))
-    tracked = add_shard(workspace.root, out)
+        quarantine(change.store, batch, receipt, _reporter(f"quarantine of {ref.id}"))
+    md5 = change.add_shards(shard)[shard.name]
     event = Event.now(
         "ingest",
         batch=ref.id,
         etag=ref.etag,
         sequence=receipt.sequence,
-        md5=tracked.md5,
-        receipt=_brief(receipt),
-        champion_test=test,
+        md5=md5,
+        receipt=summary(receipt),
+        champion_test=checked.test,
     )
-    workspace.publish(f"Ingest {ref.id}: {receipt.accepted} photos", [event], tags=[f"data/{receipt.sequence}"])
-    return Taken(ref.id, INGESTED, receipt.accepted, receipt.duplicates, len(receipt.refused))
+    change.publish(f"Ingest {ref.id}: {receipt.accepted} photos", [event], tags=[f"data/{receipt.sequence}"])
+    return Ingested(ref.id, INGESTED, receipt.accepted, receipt.duplicates, len(receipt.refused))
 
 
-def _champion_test(workspace: Workspace, state: State, shard: Shard, path: Path) -> dict[str, Any] | None:
+def _done_already(state: State, ref: BatchRef) -> Ingested | None:
+    """What another writer, or this one before it was killed, made of the same delivery."""
+    done = state.ingested.get(ref.id)
+    if done is not None and done.body["etag"] == ref.etag:
+        told = done.body.get("receipt", {})
+        refused = sum(told.get("refused", {}).values())
+        return Ingested(ref.id, INGESTED, told.get("accepted", 0), told.get("duplicates", 0), refused)
+    if (held := state.held.get((ref.id, ref.etag))) is not None:
+        return Ingested(ref.id, HELD, reason=held.body["reason"])
+    return None
+
+
+def _corrects_what_is_held(receipt: Receipt, state: State) -> str | None:
+    """Why corrections wait: they name photos that are not in the data set, and held batches may have them."""
+    unknown = sum(refusal.reason == "unknown photo" for refusal in receipt.refused)
+    others = sorted({batch for batch, _ in state.held} - {receipt.batch_id})
+    if not unknown or not others:
+        return None
+    return (
+        f"it corrects {unknown} photos that are not in the data set, and {', '.join(others[:5])} "
+        f"{'is' if len(others) == 1 else 'are'} held; decide on that first, then `ssclass batch admit "
+        f"{receipt.batch_id}`"
+    )
+
+
+def champion_test(workspace: Workspace, version: Version, shard: Shard, path: Path) -> dict[str, Any] | None:
     """Test before train: how many of the batch's photos the champion has right; None when it cannot say."""
+    state = version.state
     if state.champion is None or not shard.rows:
         return None
-    from ssclass.model.features import FeatureMemo, shard_features
+    from ssclass.model.features import shard_features
 
-    classes = workspace.params.dataset.classes
-    champion = champion_classifier(workspace, state.champion)
-    memo = FeatureMemo(workspace.private, Store(workspace.settings))
+    champion, memo = decided_classifier(workspace, state.champion), memo_of(workspace)
 
     def features_of(spec: Spec) -> Features:
         report = _reporter(f"features of {shard.batch_id}")
         return shard_features(spec, memo, shard, lambda: iter_photos(path), progress=report)
 
+    classes = version.params.dataset.classes
     test = plausibility(champion, features_of, shard.rows, classes, *state.record_of(state.champion))
     return {"key": state.champion, **test}
 
@@ -134,20 +236,16 @@ def plausibility(
     `features_of` gives the features of `rows`, in order. Photos of a class that the champion does not know are not
     counted.
     """
-    called = predicted(champion.predict(features_of), champion.classes, classes)
+    answered = predicted(champion.predict(features_of), champion.classes, classes)
     known = np.array([row.label in champion.classes for row in rows])
-    hit = (called == label_index(rows, classes))[known]
-    right, n = int(hit.sum()), len(hit)
+    correct = (answered == label_index(rows, classes))[known]
+    right, n = int(correct.sum()), len(correct)
     p = implausible(right, n, champion_right, champion_n)
     return {"right": right, "n": n, "champion_right": champion_right, "champion_n": champion_n, "p": p}
 
 
-def _hold(workspace: Workspace, ref: BatchRef, body: dict[str, Any]) -> Taken:
-    workspace.publish(f"Hold {ref.id}", [Event.now("decision", decision=HELD, batch=ref.id, etag=ref.etag, **body)])
-    return Taken(ref.id, HELD, reason=body["reason"])
-
-
-def _brief(receipt: Receipt) -> dict[str, Any]:
+def summary(receipt: Receipt) -> dict[str, Any]:
+    """What the ledger tells of a receipt: counts, without the names of photos."""
     reasons: dict[str, int] = {}
     for item in receipt.refused:
         reasons[item.reason] = reasons.get(item.reason, 0) + 1
@@ -157,11 +255,11 @@ def _brief(receipt: Receipt) -> dict[str, Any]:
         "duplicates": receipt.duplicates,
         "refused": reasons,
         "counts": receipt.counts,
-        "warnings": [asdict(each) for each in receipt.warnings],
+        "warnings": [asdict(warning) for warning in receipt.warnings],
         "relabelled": len(receipt.relabel),
         "removed": len(receipt.remove),
     }
 
 
-def _reporter(what: str) -> Any:
+def _reporter(what: str) -> Callable[[int, int], None]:
     return lambda done, total: progress.report(what, done, total)

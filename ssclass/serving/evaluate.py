@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass import progress
+from ssclass.data.folders import LabelledFile, labelled_files
 from ssclass.data.images import Refused
 from ssclass.errors import BatchError
 from ssclass.retrain.scores import Scores, align, score
-from ssclass.serving.model import LabelledFile, Model, class_folders, stream
+from ssclass.serving.model import Model, stream
 
 
 def evaluate_folder(
@@ -24,7 +25,7 @@ def evaluate_folder(
     Models that tell other classes are scored on the classes of the first.
     """
     classes = models[0].classes
-    files = class_folders(folder, classes)
+    files = labelled_files(folder, classes, only=True)
     held = {size: list(stream(files, size)) for size in {model.size for model in models}} if in_memory else None
     scores: dict[str, Scores] = {}
     refused: list[tuple[LabelledFile, Refused]] = []

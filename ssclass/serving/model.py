@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.folders import LabelledFile
 from ssclass.data.images import Refused, decode, inspect
-from ssclass.errors import BatchError, NotFoundError
+from ssclass.errors import NotFoundError
 from ssclass.model.compute import batch_size
 from ssclass.params import IngestParams
 from ssclass.settings import Settings
@@ -114,36 +115,6 @@ def _from_folder(name: str, folder: Path) -> Model:
         )
     keras = import_keras().models.load_model(found[0])
     return Model(name, tuple(about["classes"]), int(about["size"]), keras, about.get("decision_key"))
-
-
-@dataclass(frozen=True)
-class LabelledFile:
-    """A file in a class folder."""
-
-    path: Path
-    label: str
-
-
-def class_folders(folder: Path, classes: Sequence[str]) -> list[LabelledFile]:
-    """Every file in the class folders of `folder`; BatchError when there are none, or one is not a known class."""
-    if not folder.is_dir():
-        raise BatchError(f"{folder}: no such folder; name one that holds class folders ({', '.join(classes)})")
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    unknown = [path.name for path in inside if path.name not in classes]
-    if unknown or not inside:
-        raise BatchError(
-            f"{folder}: {f'folder {unknown[0]!r} is no class of the model' if unknown else 'no class folders'}; it "
-            f"needs folders named {', '.join(classes)}"
-        )
-    files = [
-        LabelledFile(path, label.name)
-        for label in inside
-        for path in sorted(label.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
-    ]
-    if not files:
-        raise BatchError(f"{folder}: its class folders are empty; put photos into them")
-    return files
 
 
 def read_photo(path: Path, size: int) -> NDArray[np.uint8] | Refused:

@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 from ssclass.errors import ParamsError
+from ssclass.secrets import hide
 
 SILENT = 90  # seconds without a heartbeat (one every 30) after which a run counts as crashed
 STARTING = 120  # seconds from a worker's taking a run to its running; a worker killed in between leaves it pending
@@ -104,6 +105,7 @@ def _automation(body: dict[str, Any]) -> Any:
 def notice_automations(client: Any, deployments: dict[str, str], urls: list[str]) -> list[Any]:
     """One automation a URL: ``http(s)://…`` gets a POST of JSON, ``mailto(s)://…`` (Apprise's form) a mail."""
     found = []
+    hide(*urls)  # a webhook's address is as good as a password
     for url in urls:
         name = hashlib.sha256(url.encode()).hexdigest()[:8]
         if url.startswith(("http://", "https://")):

@@ -7,16 +7,30 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import yaml
-
+from ssclass.environment import check_imports
 from ssclass.errors import FailedError, ParamsError
+from ssclass.params import read_yaml
+from ssclass.secrets import one_line, without_secrets
 from ssclass.settings import Settings
 from ssclass.stack.automations import crash_automations, notice_automations
 from ssclass.workspace.create import template_file
 
 FILE = "prefect.yaml"
 POOL_TYPE = "process"
-IGNORED = ("id", "created", "updated", "deployment_id", "flow_run_notification_policy_id")
+POOL_TEMPLATE: dict[str, Any] = {
+    # The pool says what is run and with which environment; it has no variable by which a run could say otherwise.
+    # By default Prefect's process worker starts two more processes for a run, which find nothing to do here.
+    # The heartbeats are what the automation "a run that fell silent" waits for; Prefect's default is 3 minutes.
+    "job_configuration": {
+        "command": "python -P -m prefect.engine",
+        "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PYTHONSAFEPATH": "1"},
+        "labels": {},
+        "name": None,
+        "stream_output": True,
+        "working_dir": None,
+    },
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
 
 
 def deployments_file(settings: Settings) -> Path:
@@ -28,14 +42,14 @@ def deployments_file(settings: Settings) -> Path:
 def read_deployments(path: Path, where: str) -> list[dict[str, Any]]:
     """The deployments of a prefect.yaml, with `{{ workspace }}` filled in; ParamsError when it is unusable."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        found = read_yaml(path)["deployments"]
         for each in found:
             each["parameters"] = {
                 name: where if value == "{{ workspace }}" else value
                 for name, value in each.get("parameters", {}).items()
             }
             each["name"], each["flow_name"], each["entrypoint"], each["work_pool"]["name"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ParamsError(f"{path}: not usable as prefect.yaml ({error!r}); compare it with the one shipped") from error
     return list(found)
 
@@ -49,12 +63,18 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
 
+    check_imports()
     path = deployments_file(settings)
     try:
         with get_client(sync_client=True) as client:
             return _Deployer(client).all(read_deployments(path, where), notify)
     except PrefectHTTPStatusError as error:
-        raise FailedError(f"Prefect refused {path}: {error.response.text[:300]}; correct it there") from error
+        said = one_line(without_secrets(error.response.text), 300)
+        if error.response.status_code in (401, 403):
+            raise FailedError(
+                f"Prefect at {settings.prefect_url} wants a login; set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+            ) from error
+        raise FailedError(f"Prefect refused {path}: {said}; correct it there") from error
     except (httpx.HTTPError, RuntimeError) as error:
         raise FailedError(
             f"Prefect at {settings.prefect_url}: {error}; start it with `ssclass up`, or correct prefect_url"
@@ -65,6 +85,7 @@ class _Deployer:
     def __init__(self, client: Any) -> None:
         self.client = client
         self.changes: list[str] = []
+        self.foreign: set[str] = set()  # pools whose template is not ours
 
     def all(self, deployments: list[dict[str, Any]], notify: list[str]) -> list[str]:
         ids = {}
@@ -81,14 +102,21 @@ class _Deployer:
         return self.client.request("GET", path, params=query).json()
 
     def pool(self, name: str) -> None:
-        from prefect.client.schemas.actions import WorkPoolCreate
+        from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
         from prefect.exceptions import ObjectNotFound
 
         try:
-            self.client.read_work_pool(name)  # of any type: a Kubernetes pool made by hand stays what it is
+            there = self.client.read_work_pool(name)
         except ObjectNotFound:
-            self.client.create_work_pool(WorkPoolCreate(name=name, type=POOL_TYPE))
+            pool = WorkPoolCreate(name=name, type=POOL_TYPE, base_job_template=POOL_TEMPLATE)
+            self.client.create_work_pool(pool)
             self.changes.append(f"work pool {name}: made, type {POOL_TYPE}")
+            return
+        if there.type != POOL_TYPE:  # a Kubernetes pool made by hand stays what it is
+            self.foreign.add(name)
+        elif any(there.base_job_template.get(key) != value for key, value in POOL_TEMPLATE.items()):
+            self.client.update_work_pool(name, WorkPoolUpdate(base_job_template=POOL_TEMPLATE))
+            self.changes.append(f"work pool {name}: its runs cannot change their command")
 
     def deployment(self, spec: dict[str, Any]) -> str:
         from prefect.exceptions import ObjectNotFound
@@ -96,7 +124,7 @@ class _Deployer:
         from prefect.utilities.callables import parameter_schema
 
         flow: Any = load_flow_from_entrypoint(spec["entrypoint"])
-        full = f"{spec['flow_name']}/{spec['name']}"
+        full, pool = f"{spec['flow_name']}/{spec['name']}", spec["work_pool"]["name"]
         limit = spec.get("concurrency_limit") or {}
         body = {
             "name": spec["name"],
@@ -108,8 +136,8 @@ class _Deployer:
             "parameters": spec["parameters"],
             "parameter_openapi_schema": parameter_schema(flow).model_dump(mode="json"),
             "enforce_parameter_schema": True,
-            "work_pool_name": spec["work_pool"]["name"],
-            "job_variables": spec["work_pool"].get("job_variables", {}),
+            "work_pool_name": pool,
+            "job_variables": spec["work_pool"].get("job_variables", {}) if pool in self.foreign else {},
             "schedules": [_schedule(each) for each in spec.get("schedules", [])],
             "concurrency_limit": limit.get("limit"),
             "concurrency_options": {"collision_strategy": limit["collision_strategy"]} if limit else None,

@@ -20,6 +20,7 @@ from urllib.parse import unquote_plus
 from ssclass.errors import SsclassError
 from ssclass.notices import post
 from ssclass.retrain.ingest import waiting
+from ssclass.secrets import one_line
 from ssclass.settings import Settings
 from ssclass.store import Store
 from ssclass.workspace.origin import Origin
@@ -29,6 +30,8 @@ SWEPT = "sweep"
 SETTLE = 30.0  # seconds that an event has to become a run before a sweep asks what was missed
 SOON = 15.0  # seconds between tries while something is away, or a retrain is under way
 LONGEST = 6 * 3600.0  # seconds that no retrain takes; the longest pause before a failing one is tried again
+LONGEST_NAME = 100  # characters of a batch's id
+MOST = 1000  # batches that wait to be told of: one event makes a retrain look at all there are
 MARKER = re.compile(r"incoming/([^/]+)/(?:manifest\.json|_SUCCESS)")
 Serve = Callable[[Callable[[bytes], None]], None]
 log = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ def batches_in(body: bytes | str, bucket: str) -> set[str]:
         message = json.loads(body)
         if isinstance(message, dict) and isinstance(message.get("Message"), str):
             message = json.loads(message["Message"])
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets without end
         return set()
     if not isinstance(message, dict):
         return set()
@@ -54,8 +57,10 @@ def batches_in(body: bytes | str, bucket: str) -> set[str]:
     found = set()
     for place, encoded in [*((each, True) for each in named), (message.get("detail"), False)]:
         try:
-            name, key = str(place["bucket"]["name"]), str(place["object"]["key"])
+            name, key = place["bucket"]["name"], place["object"]["key"]
         except (TypeError, KeyError):
+            continue
+        if not isinstance(key, str):
             continue
         matched = MARKER.fullmatch(unquote_plus(key) if encoded else key)
         if matched and name == bucket:
@@ -78,6 +83,8 @@ class Hints:
         """Note batches; from any thread."""
         with self.lock:
             for batch in batches:
+                if len(self.pending) >= MOST:
+                    return
                 if source == SWEPT or self.clock() - self.recent.get(batch, float("-inf")) > SETTLE:
                     self.pending.setdefault(batch, source)
 
@@ -119,7 +126,7 @@ class Backoff:
 
 def tell(settings: Settings, batches: dict[str, str]) -> None:
     """One event for all these batches; FailedError when Prefect did not take it."""
-    names = sorted(batches)
+    names = sorted(one_line(batch, LONGEST_NAME) for batch in batches)
     post(
         "ssclass.batch.arrived",
         f"ssclass.batch.{names[0]}",

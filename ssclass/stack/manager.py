@@ -1,6 +1,7 @@
 """The stack on one machine, kept running by supervisor: start, watch, stop. Its data and logs stay in the workspace.
 
-.ssclass/stack/            plan.json (ports, secrets), supervisord.conf, the servers' data
+.ssclass/stack/            plan.json (ports, secrets), supervisord.conf, aws* (a role each), the servers' data
+.ssclass/logins.toml       how this workspace's commands log in to the servers
 .ssclass/stack/logs/       one file a part
 """
 
@@ -16,20 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ssclass.environment import LOGINS_FILE, check_imports, logins, private_folder, quiet_libraries, write_private
 from ssclass.errors import FailedError
+from ssclass.secrets import one_line, without_secrets
 from ssclass.settings import Settings, load_settings
-from ssclass.stack.parts import (
-    NOTIFY_ARN,
-    Part,
-    Plan,
-    brought,
-    format_s3,
-    is_well,
-    parts,
-    started,
-    stopped,
-    write_private,
-)
+from ssclass.stack.identities import make_identities
+from ssclass.stack.parts import NOTIFY_ARN, Part, format_s3, is_well, parts
+from ssclass.stack.plan import USER, Plan, brought, started, stopped
+from ssclass.upkeep.bucket import notify
 
 PATIENCE = 180.0  # seconds for a part to come up; Prefect's first start on a busy laptop takes 30
 ATTEMPTS = 3  # starts of a part after which it is given up, when bringing the stack up
@@ -86,7 +81,8 @@ class Manager:
         """Nobody else starts or stops this stack meanwhile; waits for whoever is at it."""
         from filelock import FileLock
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self.settings)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         with FileLock(self.folder / "lock"):
             yield
 
@@ -163,12 +159,14 @@ class Manager:
 
     def start(self, say: Say) -> subprocess.Popen[bytes]:
         """Bring everything up, in order; the supervisor's process. FailedError names the part that did not come up."""
+        check_imports()
         self.end_leftovers(say)
         plan = Plan.of(self.folder)
         theirs = brought(self.settings)
         if "s3" not in theirs:
             format_s3(self.folder)
         self.settings = started(self.settings, plan, self.folder)
+        quiet_libraries(self.settings)
         wanted = parts(self.settings, plan, self.folder)
         self.write_config(wanted)
         self.socket.unlink(missing_ok=True)
@@ -186,7 +184,7 @@ class Manager:
             for part in (each for each in wanted if each.first):
                 self._wait(process, part)
                 say(f"{part.name:15} {plan.url(part.name)}")
-            self._prepare(say, "s3" not in theirs)
+            self._prepare(say, plan, "s3" not in theirs)
             for part in (each for each in wanted if not each.first):
                 self.rpc.supervisor.startProcess(part.name, False)
             for part in (each for each in wanted if not each.first):
@@ -198,15 +196,15 @@ class Manager:
             raise
         return process
 
-    def _prepare(self, say: Say, own_s3: bool) -> None:
-        """Bucket, notifications, deployments."""
-        from ssclass.environment import quiet_libraries
+    def _prepare(self, say: Say, plan: Plan, own_s3: bool) -> None:
+        """Identities, bucket, notifications, deployments."""
         from ssclass.stack.deployment import deploy
         from ssclass.store import Store
 
-        quiet_libraries(self.settings)
-        store = Store(self.settings)
         if own_s3:
+            root = (plan.s3_user, plan.s3_password)
+            make_identities(plan.url("s3"), root, self.settings.bucket, plan.s3_passwords)
+            store = Store(self.settings)
             store.make_bucket()
             notify(store, NOTIFY_ARN)
         for line in deploy(self.settings, str(self.settings.workspace), []):
@@ -229,7 +227,8 @@ class Manager:
             time.sleep(0.3)
         log = self.folder / "logs" / f"{part.name}.log"
         last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1] if log.exists() else "no log"
-        raise FailedError(f"{part.name} did not come up ({last.strip()[:200]}); its log is {log}")
+        said = one_line(without_secrets(last.strip()), 200)
+        raise FailedError(f"{part.name} did not come up ({said}); its log is {log}")
 
     def stop(self, say: Say, process: subprocess.Popen[bytes] | None = None) -> None:
         """Stop every part, then supervisor; returns when all is gone."""
@@ -300,24 +299,6 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def notify(store: Any, arn: str) -> None:
-    """Have the bucket tell `arn` of markers."""
-    rules = [
-        {
-            "Id": f"ssclass-{number}",
-            "QueueArn": arn,
-            "Events": ["s3:ObjectCreated:*"],
-            "Filter": {
-                "Key": {"FilterRules": [{"Name": "prefix", "Value": "incoming/"}, {"Name": "suffix", "Value": suffix}]}
-            },
-        }
-        for number, suffix in enumerate(("/manifest.json", "/_SUCCESS"), 1)
-    ]
-    store.client.put_bucket_notification_configuration(
-        Bucket=store.bucket, NotificationConfiguration={"QueueConfigurations": rules}
-    )
-
-
 def up(settings: Settings, say: Say, *, detach: bool) -> None:
     """Start the stack; then watch it until Ctrl-C, SIGTERM or `ssclass down`, unless detached."""
     manager = Manager(settings)
@@ -354,11 +335,13 @@ def up(settings: Settings, say: Say, *, detach: bool) -> None:
 
 
 def report(manager: Manager, say: Say) -> None:
-    """Where the two UIs are."""
+    """Where the two UIs are, and where their password is: not on the screen, which others may see."""
     settings = load_settings(manager.settings.workspace)
     prefect = (settings.prefect_url or "").removesuffix("/api")
     say(f"Prefect UI      {prefect}")
     say(f"MLflow UI       {settings.tracking_uri}")
+    if logins(settings):
+        say(f"logins          both ask once: {USER}, password in {settings.private / LOGINS_FILE}")
     say(f"logs            {manager.folder / 'logs'}")
 
 

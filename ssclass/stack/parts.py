@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssclass.environment import free_port, prefect_login
+from ssclass.environment import prefect_login
 from ssclass.errors import FailedError
-from ssclass.settings import SETTINGS_FILE, STARTED_FILE, Settings, load_settings
+from ssclass.settings import Settings
+from ssclass.stack.plan import HOST, PROFILE, USER, Plan, brought, credentials
 
-HOST = "127.0.0.1"
 NOTIFY_ARN = "arn:minio:sqs:us-east-1:BATCH:webhook"
-TRAINING = "train/gpu"
+PYTHON = (sys.executable, "-P", "-m")
+"""How our own programs are run: the current folder, where a person's tasks.py may lie, is not on Python's path."""
 POOLS = {"retrain-worker": "ssclass", "gpu-worker": "gpu"}
 
 
@@ -35,108 +34,6 @@ class Part:
     pool: tuple[str, str] | None = None  # Prefect's API, pool
     signal: str = "TERM"
     first: bool = True  # started before the others, which need it
-
-
-@dataclass
-class Plan:
-    """Ports and secrets of a workspace's stack; the same from one start to the next, in a file only its user reads."""
-
-    ports: dict[str, int] = field(default_factory=dict)
-    s3_user: str = "ssclass"
-    s3_password: str = ""
-    webhook_secret: str = ""
-
-    @classmethod
-    def of(cls, folder: Path) -> Plan:
-        """The plan in a folder, made on first use; a port that somebody else has taken meanwhile is replaced."""
-        path = folder / "plan.json"
-        plan = cls(**json.loads(path.read_text())) if path.exists() else cls()
-        plan.s3_password = plan.s3_password or secrets.token_hex(20)
-        plan.webhook_secret = plan.webhook_secret or secrets.token_hex(20)
-        for name in ("s3", "prefect", "mlflow", "listener"):
-            while not _is_free(plan.ports.get(name)) or list(plan.ports.values()).count(plan.ports[name]) > 1:
-                plan.ports[name] = free_port()
-        write_private(path, json.dumps(asdict(plan)))
-        return plan
-
-    def url(self, name: str) -> str:
-        """Where a part listens."""
-        return f"http://{HOST}:{self.ports[name]}"
-
-
-def write_private(path: Path, text: str) -> None:
-    """A file that only its owner reads, from its first byte on; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - with a mode
-        file.write(text)
-    new.replace(path)
-
-
-def _is_free(port: int | None) -> bool:
-    import socket
-
-    if port is None:
-        return False
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def brought(settings: Settings) -> dict[str, str]:
-    """The parts that the person brings, by name, with where they are: what ssclass.toml or the environment names."""
-    import tomllib
-
-    own = tomllib.loads((settings.workspace / SETTINGS_FILE).read_text(encoding="utf-8"))
-    own |= {name: value for name in Settings.model_fields if (value := os.environ.get(f"SSCLASS_{name.upper()}"))}
-    found = {}
-    if own.get("s3_endpoint") or own.get("s3_region") or own.get("s3_profile"):
-        found["s3"] = str(own.get("s3_endpoint") or "AWS")
-    for name, key in (("prefect", "prefect_url"), ("mlflow", "mlflow_uri")):
-        if own.get(key):
-            found[name] = str(own[key])
-    return found
-
-
-def started(settings: Settings, plan: Plan, folder: Path) -> Settings:
-    """Write down where the parts will be, for every command in this workspace; the settings with that in them."""
-    theirs = brought(settings)
-    lines: dict[str, str] = {}
-    if "s3" not in theirs:
-        credentials = folder / "aws"
-        write_private(
-            credentials,
-            f"[ssclass-stack]\naws_access_key_id = {plan.s3_user}\naws_secret_access_key = {plan.s3_password}\n",
-        )
-        lines |= {
-            "s3_endpoint": plan.url("s3"),
-            "s3_region": "us-east-1",
-            "s3_profile": "ssclass-stack",
-            "s3_credentials": str(credentials),
-        }
-    if "prefect" not in theirs:
-        lines["prefect_url"] = f"{plan.url('prefect')}/api"
-    if "mlflow" not in theirs:
-        lines["mlflow_uri"] = plan.url("mlflow")
-    lines["train_deployment"] = TRAINING
-    write_private(
-        settings.workspace / STARTED_FILE,
-        "# Written by `ssclass up`.\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items()),
-    )
-    return load_settings(settings.workspace)
-
-
-def stopped(settings: Settings) -> None:
-    """Forget the servers that are down; S3 stays named, as what the workspace refers to lies there."""
-    path = settings.workspace / STARTED_FILE
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines(True) if line.startswith(("#", "s3_"))]
-        write_private(path, "".join(kept))
 
 
 def program(name: str) -> str:
@@ -158,14 +55,23 @@ def parts(settings: Settings, plan: Plan, folder: Path) -> list[Part]:
         found.append(_prefect(plan, folder))
     if "mlflow" not in theirs:
         found.append(_mlflow(settings, plan))
-    client = _client_environment(settings, folder)
-    listener: tuple[str, ...] = (sys.executable, "-m", "ssclass", "listen", "--workspace", str(settings.workspace))
+    client = _client_environment(settings, plan, folder)
+    listener: tuple[str, ...] = (*PYTHON, "ssclass", "listen", "--workspace", str(settings.workspace))
     listener += ("--webhook", f"{HOST}:{plan.ports['listener']}")
     secret = {"SSCLASS_WEBHOOK_SECRET": plan.webhook_secret}
-    found.append(Part("listener", listener, client | secret, f"{plan.url('listener')}/health", first=False))
+    found.append(
+        Part(
+            "listener",
+            listener,
+            client | _identity(settings, folder, "pipeline") | secret,
+            f"{plan.url('listener')}/health",
+            first=False,
+        )
+    )
     for name, pool in POOLS.items():
         command = (program("prefect"), "worker", "start", "--pool", pool, "--name", name, "--type", "process")
-        environment = client | _worker_environment(settings, pool)
+        role = "worker" if pool == "gpu" else "pipeline"
+        environment = client | _worker_environment(settings, pool) | _identity(settings, folder, role)
         place = (settings.prefect_url or "", pool)
         found.append(Part(name, command, environment, pool=place, signal="INT", first=False))
     return found
@@ -184,6 +90,7 @@ def _s3(plan: Plan, folder: Path) -> Part:
     environment = {
         "MINIO_ROOT_USER": plan.s3_user,
         "MINIO_ROOT_PASSWORD": plan.s3_password,
+        "MINIO_API_CORS_ALLOW_ORIGIN": plan.url("s3"),
         "MINIO_NOTIFY_WEBHOOK_ENABLE_BATCH": "on",
         "MINIO_NOTIFY_WEBHOOK_ENDPOINT_BATCH": f"{plan.url('listener')}/s3",
         "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_BATCH": plan.webhook_secret,
@@ -216,6 +123,9 @@ def format_s3(folder: Path) -> None:
 def _prefect(plan: Plan, folder: Path) -> Part:
     command = (program("prefect"), "server", "start", "--host", HOST, "--port", str(plan.ports["prefect"]))
     environment = server_environment(folder) | {
+        "PREFECT_SERVER_API_AUTH_STRING": plan.prefect_login,
+        "PREFECT_API_AUTH_STRING": plan.prefect_login,  # of its own services, which are its clients
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in plan.names("prefect")),
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_PROFILES_PATH": str(folder / "prefect" / "profiles.toml"),
         "PREFECT_API_URL": f"{plan.url('prefect')}/api",
@@ -237,25 +147,30 @@ def server_environment(folder: Path) -> dict[str, str]:
 def _mlflow(settings: Settings, plan: Plan) -> Part:
     home = settings.private / "mlflow"
     home.mkdir(parents=True, exist_ok=True)
-    command: tuple[str, ...] = (
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        HOST,
-        "--port",
-        str(plan.ports["mlflow"]),
-    )
-    command += ("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--workers", "1")
+    names = ",".join(plan.names("mlflow"))
+    guard = (*PYTHON, "ssclass.stack.guard", f"{HOST}:{plan.ports['mlflow']}", names)
+    command: tuple[str, ...] = (*guard, *PYTHON, "mlflow", "server", "--uvicorn-opts", "--uds {socket}")
+    command += ("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--workers", "1", "--allowed-hosts", names)
     command += ("--serve-artifacts", "--artifacts-destination", (home / "artifacts").as_uri())
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        "GUARD_LOGIN": f"{USER}:{plan.mlflow_password}",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONSAFEPATH": "1",
+    }
     return Part("mlflow", command, environment, f"{plan.url('mlflow')}/health")
 
 
-def _client_environment(settings: Settings, folder: Path) -> dict[str, str]:
-    """What the listener and the workers need of Prefect."""
-    return {
+def _client_environment(settings: Settings, plan: Plan, folder: Path) -> dict[str, str]:
+    """What the listener and the workers need: Prefect and MLflow with their logins, and a path that is ours."""
+    theirs = brought(settings)
+    logins = {}
+    if "prefect" not in theirs:
+        logins["PREFECT_API_AUTH_STRING"] = plan.prefect_login
+    if "mlflow" not in theirs:
+        logins |= {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": plan.mlflow_password}
+    return logins | {
+        "PYTHONSAFEPATH": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PREFECT_API_URL": settings.prefect_url or "",
         "PREFECT_HOME": str(folder / "prefect-client"),
@@ -265,6 +180,13 @@ def _client_environment(settings: Settings, folder: Path) -> dict[str, str]:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "DO_NOT_TRACK": "1",
     }
+
+
+def _identity(settings: Settings, folder: Path, role: str) -> dict[str, str]:
+    """Where a role finds its S3 identity, on a server of ours."""
+    if "s3" in brought(settings):
+        return {}
+    return {"SSCLASS_S3_PROFILE": PROFILE, "SSCLASS_S3_CREDENTIALS": str(credentials(folder, role))}
 
 
 def _worker_environment(settings: Settings, pool: str) -> dict[str, str]:

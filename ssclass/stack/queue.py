@@ -32,7 +32,10 @@ def poll(settings: Settings, url: str, heard: Callable[[bytes, str], None], stop
             client = client or queue_client(settings, url)
             answer = client.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=WAIT)
             for message in answer.get("Messages", ()):
-                heard(message["Body"].encode(), "sqs")
+                try:
+                    heard(message["Body"].encode(errors="replace"), "sqs")
+                except Exception as error:  # what we cannot make sense of now, we never shall
+                    log.warning("SQS: a message of %d characters: %s; left out", len(message["Body"]), error)
                 client.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
             pause = 1.0
         except Exception as error:  # the queue may be away for a while; the sweep does without it

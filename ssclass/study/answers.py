@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.folders import labelled_files
 from ssclass.data.images import Refused, decode
 from ssclass.errors import BatchError
-from ssclass.params import parse_params
+from ssclass.retrain.predict import Progress, silent
+from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import align
-from ssclass.retrain.train import Progress, label_index, silent
-from ssclass.serving.model import Model, class_folders
+from ssclass.serving.model import Model
 from ssclass.study.measure import Measured, cross_validated, folder_of, with_head
-from ssclass.workspace.photos import read_photos
+from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
 
 BATCH = 32  # photos at a time
@@ -36,7 +37,7 @@ class Photos:
 
 def of_folder(folder: Path, model: Model) -> Photos:
     """The photos of class folders; BatchError when there are none, or a folder is no class of the model."""
-    files = {str(file.path.relative_to(folder)): file for file in class_folders(folder, model.classes)}
+    files = {str(file.path.relative_to(folder)): file for file in labelled_files(folder, model.classes, only=True)}
 
     def read(wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         for name, file in files.items():
@@ -48,11 +49,12 @@ def of_folder(folder: Path, model: Model) -> Photos:
 
 def of_holdout(workspace: Workspace) -> Photos:
     """The held-out photos of the data set as it is; BatchError when there are none."""
-    rows = workspace.dataset().holdout
+    version = workspace.at()
+    rows = version.dataset.holdout
     if not rows:
         raise BatchError(f"{workspace.root}: no held-out photos yet; name a folder, or `ssclass retrain` first")
-    title = f"held-out photos of {workspace.data_version}"
-    return Photos({row.sha256: row.label for row in rows}, lambda wanted: read_photos(workspace, wanted), title)
+    title = f"held-out photos of {version.data_version}"
+    return Photos({row.sha256: row.label for row in rows}, lambda wanted: photos_of(version, wanted), title)
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,12 @@ def out_of_fold(
     measured = Measured.read(folder_of(workspace, model.key))
     if measured is not None:
         return np.array(measured.train_labels), np.array(measured.out_of_fold)
-    event = workspace.state().decisions.get(model.key)
+    event = workspace.at().state.decisions.get(model.key)
     if event is None:
         return f"{model.key} is no decision of this workspace"
-    rev = f"run/{model.key}"
-    params = parse_params(workspace.git("show", f"{rev}:params.yaml"), f"params.yaml of {rev}")
-    dataset = replace(workspace.dataset(rev), sources=params.dataset.sources)
-    gone = {row.sha256 for row in dataset.train} - {row.sha256 for row in workspace.dataset().rows}
+    version = workspace.decided(model.key)
+    params, dataset = version.params, version.dataset
+    gone = {row.sha256 for row in dataset.train} - {row.sha256 for row in workspace.at().dataset.rows}
     if gone:
         return f"{len(gone)} of its training photos are no longer in the data set"
     params = params.model_copy(update={"model": with_head(params.model, event.body["head"])})

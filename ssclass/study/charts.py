@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ssclass.serving.model import Model
 from ssclass.study.answers import Answers
 from ssclass.study.pages import Picture, drawn
+from ssclass.text import chart_word
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ def _roc(model: Model, answers: Answers) -> Figure:
     for at in _one_against_rest(model):
         if 0 < (own := answers.labels == at).sum() < len(own):
             false, true, _ = roc_curve(own, answers.probabilities[:, at])
-            axes.plot(false, true, label=f"{model.classes[at]}, area {auc(false, true):.4f}")
+            axes.plot(false, true, label=f"{chart_word(model.classes[at])}, area {auc(false, true):.4f}")
     axes.set(xlabel="false positives, share", ylabel="true positives, share", title="ROC", ylim=(0, 1.02))
     axes.legend(loc="lower right", frameon=False)
     return figure
@@ -52,7 +53,7 @@ def _precision_recall(model: Model, answers: Answers) -> Figure:
         if (own := answers.labels == at).any():
             precision, recall, _ = precision_recall_curve(own, answers.probabilities[:, at])
             area = average_precision_score(own, answers.probabilities[:, at])
-            axes.plot(recall, precision, label=f"{model.classes[at]}, average {area:.4f}")
+            axes.plot(recall, precision, label=f"{chart_word(model.classes[at])}, average {area:.4f}")
     axes.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.02), xlim=(0, 1.02))
     axes.legend(loc="lower left", frameon=False)
     return figure

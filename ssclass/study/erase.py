@@ -25,7 +25,7 @@ def clean(workspace: Workspace, gone: Collection[str]) -> list[str]:
         if any(sha256 in text for sha256 in gone):
             shutil.rmtree(path.parent)
             deleted.append(f"study/{path.parent.name}")
-    for tracking in (Tracking(workspace.settings), StudyRuns(workspace)):
+    for tracking in (Tracking.of(workspace), StudyRuns(workspace)):
         deleted += _erase_pages(tracking)
     return deleted
 

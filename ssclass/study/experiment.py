@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssclass.code import code_commit, code_digest
-from ssclass.retrain.train import Result
+from ssclass.retrain.result import Result
 from ssclass.study.measure import Measured
 from ssclass.study.rows import StudyRow
 from ssclass.tracking.client import Tracking

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ssclass.data.images import decode, thumbnail
 from ssclass.errors import NotFoundError
+from ssclass.retrain.predict import Progress, silent
 from ssclass.retrain.scores import score
-from ssclass.retrain.train import Progress, silent
 from ssclass.serving.model import Model
 from ssclass.study.answers import Answers, Photos, answer_photos, out_of_fold, threshold
 from ssclass.study.charts import charts
@@ -111,7 +111,7 @@ def log(workspace: Workspace, model: Model, folder: Path) -> str:
 
     if model.run_id is None:
         raise NotFoundError(f"{model.name}: a folder has no MLflow run; leave --log out, or name a version or a run")
-    tracking = Tracking(workspace.settings)
+    tracking = Tracking.of(workspace)
     with tracking.named():
         tracking.client.set_tag(model.run_id, PAGES_TAG, "yes")  # first: `ssclass forget` finds the pages by it
         tracking.client.log_artifacts(model.run_id, str(folder), PAGES)

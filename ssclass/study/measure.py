@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.data.dataset import Dataset
+from ssclass.files import write_whole
 from ssclass.model import compute
-from ssclass.retrain import train as learning
+from ssclass.retrain.predict import Progress, answer, memo_of, silent
+from ssclass.retrain.result import Result, label_index, make_result
 from ssclass.retrain.scores import Scores
-from ssclass.retrain.train import Progress, Result, Stopwatch, silent
+from ssclass.retrain.train import Stopwatch, curves, fit
 from ssclass.study.rows import StudyRow
 from ssclass.workspace.workspace import Workspace
 
@@ -56,7 +58,7 @@ class Measured:
     @property
     def scores(self) -> Scores:
         """Scores of the model on the held-out photos."""
-        return self.result.scores()[0]
+        return self.result.candidate.scores
 
     @property
     def cv(self) -> tuple[float, float]:
@@ -72,15 +74,13 @@ class Measured:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """For which held-out photos the model is correct, bool [held out]."""
-        return np.asarray(np.array(self.result.candidate_class) == np.array(self.result.labels))
+        return self.result.candidate.correct
 
     def write(self, folder: Path) -> None:
         """Write the figures to a folder; row.json comes last, whole or not at all."""
         self.result.write(folder / "result.json")
-        body = asdict(self) | {"result": None}
-        new = folder / "row.new"
-        new.write_text(json.dumps(body))
-        new.replace(folder / "row.json")
+        body = {name: value for name, value in vars(self).items() if name != "result"} | {"result": None}
+        write_whole(folder / "row.json", json.dumps(body))
 
     @classmethod
     def read(cls, folder: Path) -> Measured | None:
@@ -125,11 +125,12 @@ def measure(workspace: Workspace, row: StudyRow, dataset: Dataset, progress: Pro
     keras.backend.clear_session()  # the graphs of the row before would fill the memory
     watch = Stopwatch()
     trained, out_of_fold, accuracy = cross_validated(workspace, row.params, dataset, row.repeats, progress, watch)
-    labels = learning.label_index(dataset.train, row.params.dataset.classes)
+    labels = label_index(dataset.train, row.params.dataset.classes)
+    version, memo = workspace.at(), memo_of(workspace)
     with watch.step("evaluation"):
         trained.classifier.save(folder / "candidate")
-        candidate = learning.answers(workspace, trained.classifier, dataset.holdout)
-        saved = learning.answers(workspace, Classifier.load(folder / "candidate"), dataset.holdout)
+        candidate = answer(version, memo, trained.classifier, dataset.holdout)
+        saved = answer(version, memo, Classifier.load(folder / "candidate"), dataset.holdout)
     with watch.step("export"):
         trained.classifier.export(folder / "model.keras")
     model = keras.models.load_model(folder / "model.keras", compile=False)
@@ -137,27 +138,19 @@ def measure(workspace: Workspace, row: StudyRow, dataset: Dataset, progress: Pro
     size = trained.classifier.size
     measured = Measured(
         row=row.name,
-        result=Result(
+        result=make_result(
             key=key,
-            data_version=workspace.data_version,
-            classes=row.params.dataset.classes,
+            data_version=version.data_version,
+            dataset=dataset,
+            model=trained.classifier,
             head=trained.head,
-            fingerprint=trained.classifier.fingerprint,
-            size=size,
-            train_size=len(dataset.train),
-            holdout=tuple(each.sha256 for each in dataset.holdout),
-            batches=tuple(dataset.batch_of(each.sha256) for each in dataset.holdout),
-            labels=tuple(int(each) for each in learning.label_index(dataset.holdout, row.params.dataset.classes)),
-            candidate=_nested(candidate),
-            candidate_class=tuple(int(each) for each in candidate.argmax(axis=1)),
-            champion_key=None,
+            candidate=candidate,
             champion=None,
-            champion_class=None,
+            train_size=len(dataset.train),
             cross_validation={trained.head: accuracy},
-            history=learning.curves(trained),
-            saved_alike=bool(np.array_equal(candidate, saved)),
+            history=curves(trained),
+            saved_alike=candidate.same_bits(saved),
             seconds=watch.seconds,
-            sources=dataset.by_source(),
         ),
         train=tuple(each.sha256 for each in dataset.train),
         train_labels=tuple(int(each) for each in labels),
@@ -186,14 +179,15 @@ def cross_validated(
     Returns the training with the first seed, the mean of the out-of-fold probabilities (float64 [train, classes]), and
     the accuracy of each repeat (of each fold where there is one repeat).
     """
-    trained = learning.learnt(workspace, params, dataset, progress, watch)
-    labels = learning.label_index(dataset.train, params.dataset.classes)
+    version, memo = workspace.at(), memo_of(workspace)
+    trained = fit(version, memo, params, dataset, progress, watch)
+    labels = label_index(dataset.train, params.dataset.classes)
     found = [trained.cv[trained.head].probabilities]
     model = with_head(params.model, trained.head)
     for repeat in range(1, repeats):
         progress("cross-validation", repeat, repeats)
         train = params.train.model_copy(update={"seed": params.train.seed + repeat})
-        again = learning.learnt(workspace, params.model_copy(update={"train": train, "model": model}), dataset)
+        again = fit(version, memo, params.model_copy(update={"train": train, "model": model}), dataset)
         found.append(again.cv[trained.head].probabilities)
     progress("cross-validation", repeats, repeats)
     accuracy = [float((each.argmax(axis=1) == labels).mean()) for each in found]

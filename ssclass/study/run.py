@@ -12,7 +12,7 @@ from filelock import FileLock
 from ssclass.code import code_digest
 from ssclass.data.dataset import Dataset
 from ssclass.errors import BatchError, WeightsError
-from ssclass.retrain.train import Progress, silent
+from ssclass.retrain.predict import Progress, silent
 from ssclass.study.experiment import StudyRuns
 from ssclass.study.measure import Measured, finished, folder_of, measure
 from ssclass.study.report import Study, pairs
@@ -30,9 +30,9 @@ def run_study(workspace: Workspace, names: Iterable[str] = (), progress: Progres
     `say` gets a line about each row as it ends. TrackingError when MLflow is away, before any row is trained.
     """
     with FileLock(_made(workspace.private) / "study.lock"):
-        rows, dataset = load_rows(workspace), workspace.dataset()
+        rows, dataset = load_rows(workspace), workspace.at().dataset
         runs = StudyRuns(workspace)
-        parent = runs.parent(_key(workspace, dataset), f"{workspace.data_version} (running)")
+        parent = runs.parent(_key(workspace, dataset), f"{workspace.at().data_version} (running)")
         not_run = {}
         for row in choose(rows, names):
             try:
@@ -75,8 +75,9 @@ def survey(
     for name, row in rows.items():
         if row.auxiliary and not _has_auxiliary(dataset):
             measured.pop(name, None)  # it has the figures of another row with the same params and data
-    classes = workspace.params.dataset.classes
-    return Study(workspace.data_version, dataset, classes, rows, measured, not_run or {})
+    version = workspace.at()
+    classes = version.params.dataset.classes
+    return Study(version.data_version, dataset, classes, rows, measured, not_run or {})
 
 
 def write(workspace: Workspace, found: Study) -> Path:
@@ -112,7 +113,7 @@ def _has_auxiliary(dataset: Dataset) -> bool:
 
 def _key(workspace: Workspace, dataset: Dataset) -> str:
     """The digest (hex, 16) that names a study: its data, the params that its rows change, the code."""
-    text = f"{replace(dataset, sources='all').digest} {workspace.params.result_digest} {code_digest()}"
+    text = f"{replace(dataset, sources='all').digest} {workspace.at().params.result_digest} {code_digest()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -17,11 +17,12 @@ import numpy as np
 
 from ssclass.data.dataset import Dataset
 from ssclass.data.images import thumbnail
-from ssclass.retrain.train import Progress, label_index, silent
+from ssclass.retrain.predict import Progress, silent
+from ssclass.retrain.result import label_index
 from ssclass.study.measure import cross_validated, finished
 from ssclass.study.pages import Page, Picture, jpeg
 from ssclass.study.rows import DEFAULT, load_rows
-from ssclass.workspace.photos import read_photos
+from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
 
 REPEATS = 4  # of the cross-validation, where the study has no finished row with these params
@@ -46,7 +47,8 @@ class Suspect:
 
 def suspects(workspace: Workspace, progress: Progress = silent) -> list[Suspect]:
     """Rank every training photo, the most suspicious first; BatchError when there is too little to cross-validate."""
-    params, dataset = workspace.params, workspace.dataset()
+    version = workspace.at()
+    params, dataset = version.params, version.dataset
     row = load_rows(workspace)[DEFAULT]
     measured = finished(workspace, row, dataset)
     if measured is not None and measured.train == tuple(each.sha256 for each in dataset.train):
@@ -98,7 +100,7 @@ def page(workspace: Workspace, found: Sequence[Suspect], of: int) -> Page:
         "decides: take what is right out of the manifest (`ssclass data suspects --manifest FILE`), and submit the "
         "rest (`ssclass submit FILE`)."
     )
-    pictures = dict(read_photos(workspace, {each.sha256 for each in found}))
+    pictures = dict(photos_of(workspace.at(), {each.sha256 for each in found}))
     shown.show(
         {
             f"{place:03}-{each.sha256[:12]}": Picture(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssclass.retrain.decide import comparison, right
+from ssclass.retrain.result import Result
 from ssclass.retrain.scores import METRICS, slices
 from ssclass.retrain.statistics import Interval
-from ssclass.retrain.train import Result
+from ssclass.text import chart_word, markdown_word, metric_word
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def metrics(result: Result) -> dict[str, float]:
     """The run's metrics, rounded to what a table shows; docs/formats.md defines each name."""
-    scores, champion = result.scores()
-    compared = comparison(result)
+    scores, champion = result.candidate.scores, result.champion
+    compared = result.comparison
     folds = np.array(result.cross_validation.get(result.head, ()))
     found = {name: getattr(scores, name) for name in METRICS}
     found |= {
@@ -34,15 +34,14 @@ def metrics(result: Result) -> dict[str, float]:
         found |= {"cv_accuracy": float(folds.mean()), "cv_accuracy_sd": float(folds.std(ddof=1))}
     for name, each in scores.per_class.items():
         found |= {
-            f"recall_{name}": each.recall,
-            f"precision_{name}": each.precision,
-            f"f_measure_{name}": each.f_measure,
+            f"recall_{metric_word(name)}": each.recall,
+            f"precision_{metric_word(name)}": each.precision,
+            f"f_measure_{metric_word(name)}": each.f_measure,
         }
     if champion is not None and compared is not None:
-        theirs = right(result)[1] or 0
         found |= {
-            "champion_accuracy": theirs / scores.n,
-            "champion_loss": champion.loss,
+            "champion_accuracy": champion.right / scores.n,
+            "champion_loss": champion.scores.loss,
             "accuracy_difference": compared.difference,
             "wins": compared.wins,
             "losses": compared.losses,
@@ -64,9 +63,9 @@ def run_name(event: Event) -> str:
 def card(result: Result, event: Event) -> str:
     """The decision card, markdown."""
     body = event.body
-    scores, champion = result.scores()
-    compared = comparison(result)
-    ours, theirs = right(result)
+    scores, champion = result.candidate.scores, result.champion and result.champion.scores
+    compared = result.comparison
+    ours, theirs = result.candidate.right, result.champion and result.champion.right
     low, high = scores.accuracy_interval.low, scores.accuracy_interval.high
     lines = [
         f"# {body['decision']}: {body['reason']}",
@@ -102,9 +101,9 @@ def card(result: Result, event: Event) -> str:
         "| slice | candidate right | of |",
         "|---|---|---|",
     ]
-    hit = np.array(result.candidate_class) == np.array(result.labels)
-    for kind, names in (("class", [result.classes[label] for label in result.labels]), ("batch", result.batches)):
-        lines += [f"| {kind} {name} | {a} | {n} |" for name, (a, n) in slices(hit, names).items()]
+    correct, labels = result.candidate.correct, result.candidate.labels
+    for kind, names in (("class", [result.classes[label] for label in labels]), ("batch", result.batches)):
+        lines += [f"| {kind} {markdown_word(name)} | {a} | {n} |" for name, (a, n) in slices(correct, names).items()]
     if len(result.sources) > 1:
         lines += ["", "| source | train | held out | kept, neither |", "|---|---|---|---|"]
         for name, count in result.sources.items():
@@ -129,7 +128,7 @@ def card(result: Result, event: Event) -> str:
 
 def model_card(result: Result, event: Event, number: int) -> str:
     """The description of a registered version, markdown."""
-    scores, _ = result.scores()
+    scores = result.candidate.scores
     return "\n".join(
         [
             f"**Champion {number}**: {event.body['reason']}.",
@@ -177,9 +176,7 @@ def figures(result: Result) -> dict[str, Figure]:
     """Figures by file name; the same axes in every run, so that MLflow's Compare lines them up."""
     from matplotlib.figure import Figure
 
-    scores, _ = result.scores()
-    labels, probabilities = np.array(result.labels), np.array(result.candidate)
-    hit = np.array(result.candidate_class) == labels
+    scores, correct = result.candidate.scores, result.candidate.correct
     drawn: dict[str, Figure] = {}
 
     figure = drawn["confusion.png"] = Figure(figsize=(4.5, 4), layout="constrained")
@@ -194,21 +191,21 @@ def figures(result: Result) -> dict[str, Figure]:
     axes.set(
         xticks=places,
         yticks=places,
-        xticklabels=result.classes,
-        yticklabels=result.classes,
+        xticklabels=[chart_word(name) for name in result.classes],
+        yticklabels=[chart_word(name) for name in result.classes],
         xlabel="called",
         ylabel="is",
         title=f"{scores.right} of {scores.n} right",
     )
 
-    drawn["calibration.png"] = calibration(probabilities, hit, scores.calibration_error)
+    drawn["calibration.png"] = calibration(result.candidate.probabilities, correct, scores.calibration_error)
 
     if result.cross_validation:
         drawn["cross_validation.png"] = _of_folds(result)
 
     figure = drawn["batches.png"] = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    found = slices(hit, result.batches)
+    found = slices(correct, result.batches)
     axes.barh(list(found), [a / n for a, n in found.values()], color="steelblue")
     for place, (a, n) in enumerate(found.values()):
         axes.text(0.01, place, f"{a} of {n}", va="center", color="white")

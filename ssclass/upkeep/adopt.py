@@ -7,25 +7,26 @@ compared with it on the same photos. Batches that wait are taken in first, witho
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssclass.code import code_digest, code_json
-from ssclass.data.batches import file_sha256
+from ssclass.code import code_digest
 from ssclass.errors import InputError
+from ssclass.files import file_sha256
 from ssclass.model.adopted import HEAD_NAME, NAMES, Adopted, check_probabilities, wrap
 from ssclass.params import Params
-from ssclass.retrain import train as learning
-from ssclass.retrain.decide import record
-from ssclass.retrain.ingest import Taken, take_in, waiting
-from ssclass.retrain.scores import align, predicted
-from ssclass.store import Store
+from ssclass.retrain.decide import OvertakenError, record
+from ssclass.retrain.ingest import Ingested, ingest, waiting
+from ssclass.retrain.predict import Progress, memo_of, probabilities, result_folder, silent
+from ssclass.retrain.result import RESULT, Answers, Result, make_result
+from ssclass.retrain.train import METRICS, Stopwatch, write_metrics, write_training
+from ssclass.tracking import publish
 from ssclass.tracking.client import Tracking
-from ssclass.tracking.publish import reconcile
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.ledger import Event
+from ssclass.workspace.transaction import Change
+from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
 
@@ -40,41 +41,56 @@ class Declared:
     size: int | None = None
 
 
-def adopt(
-    workspace: Workspace, declared: Declared, progress: learning.Progress = learning.silent
-) -> tuple[Event, list[Taken]]:
+def adopt(workspace: Workspace, declared: Declared, progress: Progress = silent) -> tuple[Event, list[Ingested]]:
     """Score a model and let the gate decide; the decision, and the batches that were taken in before.
 
-    InputError when there is a champion, no held-out photo yet, or no safe and fitting model in the file; LostRaceError
-    when another writer was first: then nothing has changed but the batches.
+    InputError when there is a champion, no held-out photo yet, or no safe and fitting model in the file;
+    OvertakenError when another writer changed data or champion meanwhile: then nothing has changed but the batches.
     """
-    _check(workspace.params, declared)
-    with workspace.turn():
-        if workspace.state().champion is not None:
-            raise InputError(
-                f"{workspace.root}: there is a champion, and a model is adopted only as the first; begin a new "
-                "workspace with `ssclass init DIR`"
-            )
-        taken = [take_in(workspace, ref) for ref in waiting(Store(workspace.settings), workspace.state())]
-        if not workspace.dataset().holdout:
+    with workspace.retraining():
+        version = workspace.newest()
+        _check(version.params, declared)
+        _no_champion(workspace, version)
+        ingested = [ingest(workspace, ref) for ref in waiting(workspace.store, version.state)]
+        version = workspace.newest()
+        if not version.dataset.holdout:
             raise InputError(
                 f"{workspace.root}: no held-out photos to score a model on; send labelled photos with `ssclass import "
                 "DIR` or `ssclass submit DIR`, then adopt, before the first `ssclass retrain`"
             )
-        result = _score(workspace, declared, progress)
+        result = _score(workspace, version, declared, progress)
         about = {
             "file": declared.path.name,
             "sha256": file_sha256(declared.path),
             "preprocess": declared.preprocess,
             "logits": declared.logits,
         }
-        tracking = Tracking(workspace.settings)
-        run_id = tracking.open_run(result.key)
-        params = workspace.params.model_dump(mode="json") | {"adopted": about}
-        tracking.log_result(run_id, result, params, workspace.root / CANDIDATE, workspace.dataset().digest)
-        event = record(workspace, result, run_id, about)
-        reconcile(workspace)
-        return event, taken
+        tracking = Tracking.of(workspace)
+        run_id = tracking.open_run(result.key, publish.clone_id(workspace))
+        params = version.params.model_dump(mode="json") | {"adopted": about}
+        candidate = result_folder(workspace, result.key) / CANDIDATE
+        tracking.log_result(run_id, result, params, candidate, version.dataset.digest)
+
+        def write(change: Change) -> Event:
+            newest = change.version
+            if (decided := newest.state.decisions.get(result.key)) is not None:
+                return decided
+            _no_champion(workspace, newest)
+            if newest.dataset.digest != version.dataset.digest:
+                raise OvertakenError(f"{workspace.root}: another writer changed the data set meanwhile; adopt again")
+            return record(change, result, run_id, about)
+
+        event = workspace.write(write)
+        publish.reconcile(workspace)
+        return event, ingested
+
+
+def _no_champion(workspace: Workspace, version: Version) -> None:
+    if version.state.champion is not None:
+        raise InputError(
+            f"{workspace.root}: there is a champion, and a model is adopted only as the first; begin a new "
+            "workspace with `ssclass init DIR`"
+        )
 
 
 def _check(params: Params, declared: Declared) -> None:
@@ -90,54 +106,47 @@ def _check(params: Params, declared: Declared) -> None:
         raise InputError("--classes: names a class twice; name each once, in the order of the model's outputs")
 
 
-def _score(workspace: Workspace, declared: Declared, progress: learning.Progress) -> learning.Result:
-    """The model in candidate/, its answers in the result folder, as a training would leave them."""
-    watch = learning.Stopwatch()
-    folder = workspace.root / CANDIDATE
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    at = declared
+def _score(workspace: Workspace, version: Version, declared: Declared, progress: Progress) -> Result:
+    """The model and its answers in the result folder, as a training would leave them."""
+    watch, at = Stopwatch(), declared
+    partial = workspace.private / "results" / "adopted.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / CANDIDATE).mkdir(parents=True)
     with watch.step("wrapping"):
-        model = wrap(at.path, folder, at.classes, at.preprocess, logits=at.logits, size=at.size)
-    key = _key(workspace, model)
-    if key in workspace.state().decisions:
+        model = wrap(at.path, partial / CANDIDATE, at.classes, at.preprocess, logits=at.logits, size=at.size)
+    key = _key(version, model)
+    if key in version.state.decisions:
         raise InputError(f"{at.path}: decided on already, on these photos; `ssclass history` shows it")
     trained = {"head": HEAD_NAME, "train_size": 0, "cross_validation": {}, "history": {}}
-    (folder / "training.json").write_text(json.dumps(trained, indent=1) + "\n")
-    (workspace.root / "code.json").write_text(code_json())
-    dataset, classes = workspace.dataset(), workspace.params.dataset.classes
-    rows = dataset.holdout
+    write_training(partial / CANDIDATE, trained)
+    rows = version.dataset.holdout
     with watch.step("evaluation"):
-        raw = learning.answers(workspace, model, rows, progress)
+        raw = probabilities(version, memo_of(workspace), model, rows, progress)
         check_probabilities(raw, at.path)
-        learning.evaluate(workspace)
-    result = learning.Result(
+        candidate = Answers.of(model, raw, rows, version.params.dataset.classes)
+        write_metrics(candidate, partial / CANDIDATE, partial / METRICS)
+    result = make_result(
         key=key,
-        data_version=workspace.data_version,
-        classes=classes,
+        data_version=version.data_version,
+        dataset=version.dataset,
+        model=model,
         head=HEAD_NAME,
-        fingerprint=model.fingerprint,
-        size=model.size,
-        train_size=0,
-        holdout=tuple(row.sha256 for row in rows),
-        batches=tuple(dataset.batch_of(row.sha256) for row in rows),
-        labels=learning.flat(learning.label_index(rows, classes)),
-        candidate=learning.nested(align(raw, model.classes, classes)),
-        candidate_class=learning.flat(predicted(raw, model.classes, classes)),
-        champion_key=None,
+        candidate=candidate,
         champion=None,
-        champion_class=None,
+        train_size=0,
         cross_validation={},
         history={},
         saved_alike=True,  # `wrap` gave the model as it reads from what was saved
         seconds=watch.seconds,
-        sources=dataset.by_source(),
     )
-    learning.keep_result(workspace, result)
+    result.write(partial / RESULT)
+    folder = result_folder(workspace, key)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
     return result
 
 
-def _key(workspace: Workspace, model: Adopted) -> str:
+def _key(version: Version, model: Adopted) -> str:
     """The decision key (hex, 16) of a model that was not trained here; which class each output is, is in it."""
-    text = f"adopt {workspace.dataset().digest} {workspace.params.result_digest} {code_digest()} {model.fingerprint}"
+    text = f"adopt {version.dataset.digest} {version.params.result_digest} {code_digest()} {model.fingerprint}"
     return hashlib.sha256(" ".join([text, *model.classes]).encode()).hexdigest()[:16]

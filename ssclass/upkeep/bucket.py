@@ -1,21 +1,31 @@
 """The bucket for one's own AWS: its folders, its lifecycle rules, and what each role may do, no more.
 
-Three roles: a *sender* writes batches; the *pipeline* is everything that runs ssclass in a workspace; a *reader* pulls
-data versions and models with DVC. tests/test_access.py holds the policies against the calls that the code makes.
+A *sender* writes batches; the *pipeline* takes them in and decides; a *worker* trains for it; *tracking* is the MLflow
+server, with its own folder; a *reader* pulls data versions and models with DVC; the *owner* is the person at the
+workspace, who also forgets photos and prepares the bucket. tests/test_access.py holds the policies against the calls
+that the code makes.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ssclass.data.batches import INCOMING
 from ssclass.data.build import QUARANTINE
+from ssclass.errors import ParamsError, StoreError
+from ssclass.secrets import one_line, without_secrets
 from ssclass.store import Store
 
-ROLES = ("sender", "pipeline", "reader")
+ROLES = ("sender", "pipeline", "worker", "tracking", "reader", "owner")
 FOLDERS = (INCOMING, QUARANTINE, "features", "results", "dvc")
 """Everything in the bucket. Only `dvc/` and `incoming/` cannot be made again by ssclass."""
 
+ARTIFACTS = "mlflow"
+"""Where a tracking server of ours keeps its artifacts, if it keeps them in the bucket."""
+
+QUEUE = re.compile(r"arn:[a-z0-9-]+:sqs:[a-z0-9-]*:[A-Za-z0-9_-]+:[A-Za-z0-9_.-]+")
+"""ARN of an SQS queue, or of a webhook of MinIO or JuiceFS, which they name like one."""
 QUARANTINE_DAYS, FEATURE_DAYS, RESULT_DAYS = 180, 365, 30
 PARTS_DAYS = 7  # of an upload that never ended
 
@@ -55,6 +65,38 @@ def policy(bucket: str, role: str) -> dict[str, Any]:
             ),
             listing(*FOLDERS),
             allow("Notice", ["s3:GetBucketNotification", "s3:GetBucketLocation"], [arn]),
+        ],
+        "worker": [
+            allow("Read", ["s3:GetObject"], objects("dvc", "features", "results")),
+            allow("Write", ["s3:PutObject", "s3:AbortMultipartUpload"], objects("features", "results")),
+            listing("dvc", "features", "results"),
+        ],
+        "tracking": [
+            allow(
+                "Artifacts",
+                ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+                objects(ARTIFACTS),
+            ),
+            listing(ARTIFACTS),
+        ],
+        "owner": [
+            allow(
+                "Everything",
+                [
+                    *("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"),
+                    *("s3:GetObjectVersion", "s3:DeleteObjectVersion"),
+                ],
+                objects(*FOLDERS, ARTIFACTS),
+            ),
+            allow(
+                "Prepare",
+                [
+                    *("s3:CreateBucket", "s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketLocation"),
+                    *("s3:GetBucketNotification", "s3:PutBucketNotification"),
+                    *("s3:GetLifecycleConfiguration", "s3:PutLifecycleConfiguration"),
+                ],
+                [arn],
+            ),
         ],
         "reader": [allow("Read", ["s3:GetObject"], objects("dvc")), listing("dvc")],
     }
@@ -96,3 +138,37 @@ def setup(store: Store) -> bool:
             store.put(f"{folder}/", b"")
     rules = [rule for rule in store.lifecycle() if not str(rule.get("ID", "")).startswith("ssclass-")]
     return store.set_lifecycle([*rules, *lifecycle()["Rules"]])
+
+
+def notify(store: Store, arn: str) -> None:
+    """Have the bucket tell the queue or webhook `arn` of markers; in the place of what it tells now.
+
+    ParamsError where this is no ARN of a queue, StoreError where the server does not take it.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    if not QUEUE.fullmatch(arn):
+        raise ParamsError(
+            f"--notify {one_line(arn, 100)}: not the ARN of a queue; give one as in "
+            "arn:aws:sqs:eu-central-1:123456789012:batches, or arn:minio:sqs:us-east-1:BATCH:webhook"
+        )
+    rules = []
+    for number, suffix in enumerate(("/manifest.json", "/_SUCCESS"), 1):
+        names = [{"Name": "prefix", "Value": f"{INCOMING}/"}, {"Name": "suffix", "Value": suffix}]
+        rules.append(
+            {
+                "Id": f"ssclass-{number}",
+                "QueueArn": arn,
+                "Events": ["s3:ObjectCreated:*"],
+                "Filter": {"Key": {"FilterRules": names}},
+            }
+        )
+    try:
+        store.client.put_bucket_notification_configuration(
+            Bucket=store.bucket, NotificationConfiguration={"QueueConfigurations": rules}
+        )
+    except (ClientError, BotoCoreError) as error:
+        raise StoreError(
+            f"s3://{store.bucket}: cannot tell {arn} of new batches ({one_line(without_secrets(str(error)), 200)}); "
+            "check that the queue is there, in the bucket's region, and that its policy lets this bucket send to it"
+        ) from error

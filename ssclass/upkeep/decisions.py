@@ -1,17 +1,31 @@
-"""What a person decides: ledger events written by hand, each one pushed commit."""
+"""What a person decides: ledger events written by hand, each one pushed commit.
+
+These are the commands of an emergency: each says in seconds what it did or what is in its way, and given again it
+changes nothing more.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ssclass.errors import LostRaceError, NotFoundError, StoreError
-from ssclass.store import Store
-from ssclass.tracking.publish import reconcile
-from ssclass.workspace.dvc import CANDIDATE, drop_shard, outs, read_object
-from ssclass.workspace.ledger import Event, State
+from ssclass.data.batches import BatchRef, find_batches
+from ssclass.errors import InputError, NotFoundError, StoreError
+from ssclass.settings import Settings
+from ssclass.tracking import publish
+from ssclass.tracking.client import Tracking
+from ssclass.workspace.dvc import CANDIDATE
+from ssclass.workspace.ledger import ADMITTED, DROPPED, HELD_BATCH, WAITING, Event, State
+from ssclass.workspace.transaction import Change
 from ssclass.workspace.workspace import Workspace
 
-RACES = 10
+WAIT = 10.0
+"""Seconds to wait for another process that writes in this folder, or for a service that is away."""
+
+
+def impatient(settings: Settings) -> Settings:
+    """Settings for a command that a person waits for: a service that is away is told after seconds, not a minute."""
+    return settings.model_copy(update={"patience": min(settings.patience, WAIT)})
 
 
 def append(workspace: Workspace, kind: str, message: str, **body: Any) -> Event:
@@ -19,35 +33,46 @@ def append(workspace: Workspace, kind: str, message: str, **body: Any) -> Event:
     return _append(workspace, kind, message, lambda state: body)
 
 
-def _append(workspace: Workspace, kind: str, message: str, body_from: Any) -> Event:
-    for _ in range(RACES):
-        with workspace.turn():
-            event = Event.now(kind, **body_from(workspace.state()))
-            try:
-                workspace.publish(message, [event])
-            except LostRaceError:
-                continue
-            return event
-    raise LostRaceError(f"{workspace.root}: lost the race to push {RACES} times; see who else writes to origin")
+def freeze(workspace: Workspace, reason: str) -> Event | None:
+    """Stop promotion; None when it is frozen for the same reason. InputError when it is frozen for another one."""
+
+    def body(state: State) -> dict[str, Any] | None:
+        if state.frozen is None:
+            return {"reason": reason}
+        if state.frozen == reason:
+            return None
+        raise InputError(
+            f"promotion is frozen already ({state.frozen}); `ssclass unfreeze` first, if it is to be frozen for "
+            "another reason"
+        )
+
+    return _append_unless(workspace, "freeze", f"Freeze: {reason}", body)
 
 
-def roll_back(workspace: Workspace, number: int | None) -> Event:
-    """Make an earlier champion the champion, freeze promotion, and move the alias.
+def roll_back(workspace: Workspace, number: int | None) -> tuple[Event | None, int]:
+    """Make an earlier champion the champion, freeze promotion, and move the alias; the event, and the number in force.
 
-    `number` is the champion's, from 1; default: the one before the champion in force.
+    `number` is the champion's, from 1; default: the one before the champion that was promoted last. Given again
+    nothing more is written (the event is None), and the alias is set where it was not. TrackingError when MLflow is
+    away: the ledger has it by then, and the alias follows with the next retrain or the same command.
     """
+    wanted = number
 
-    def body(state: State) -> dict[str, Any]:
+    def body(state: State) -> dict[str, Any] | None:
+        nonlocal wanted
         if state.champion is None:
             raise NotFoundError(
                 f"{workspace.root}: no champion yet, nothing to roll back; `ssclass retrain` makes the first"
             )
-        wanted = number if number is not None else state.number_of(state.champion) - 1
+        in_force = state.number_of(state.champion)
+        wanted = number or (in_force if state.rolled_back else in_force - 1)
         if not 1 <= wanted <= len(state.champions):
             raise NotFoundError(
                 f"{workspace.root}: no champion {wanted}; there are 1 to {len(state.champions)}, `ssclass history` "
                 "lists them"
             )
+        if wanted == in_force and state.rolled_back:
+            return None
         key = state.champions[wanted - 1]
         if not _has_candidate(workspace, key):
             raise NotFoundError(
@@ -55,16 +80,20 @@ def roll_back(workspace: Workspace, number: int | None) -> Event:
             )
         return {"key": key, "number": wanted}
 
-    event = _append(workspace, "rollback", f"Roll back to champion {number or 'before'}", body)
-    reconcile(workspace)
-    return event
+    event = _append_unless(workspace, "rollback", f"Roll back to champion {number or 'before'}", body)
+    assert wanted is not None, "the body has chosen one"
+    publish.set_alias(workspace, Tracking(impatient(workspace.settings)), workspace.at().state)
+    return event, wanted
 
 
 def _has_candidate(workspace: Workspace, key: str) -> bool:
     """Whether the classifier of a decision can be had; while S3 is away, it is taken to be there."""
-    store = Store(workspace.settings)
     try:
-        return all(read_object(workspace.root, store, md5) for md5 in outs(workspace.git, f"run/{key}", CANDIDATE))
+        files = workspace.decided(key).files(CANDIDATE)
+    except StoreError as error:
+        return "neither in DVC's cache nor in the bucket" not in str(error)
+    try:
+        return all(workspace.objects.exists(each.md5) for each in files)
     except StoreError:
         return True
 
@@ -74,39 +103,100 @@ def revoke(workspace: Workspace, batch: str, reason: str) -> Event:
 
     NotFoundError when it is not in the data set.
     """
-    for _ in range(RACES):
-        with workspace.turn():
-            state = workspace.state()
-            if batch not in state.ingested or batch in state.revoked:
-                held = any(name == batch for name, _ in state.held)
-                remedy = f"`ssclass batch drop {batch}` keeps it out" if held else "`ssclass batch list` shows what is"
-                raise NotFoundError(f"{batch}: not in the data set; {remedy}")
-            ingest = state.ingested[batch].body
-            drop_shard(workspace.root, batch)
-            event = Event.now(
-                "revoke",
-                batch=batch,
-                etag=ingest["etag"],
-                md5=ingest["md5"],
-                sequence=state.next_version,
-                reason=reason,
+
+    def write(change: Change) -> Event:
+        state = change.version.state
+        if batch not in state.ingested or batch in state.revoked:
+            held = any(name == batch for name, _ in state.held)
+            remedy = f"`ssclass batch drop {batch}` keeps it out" if held else "`ssclass batch list` shows what is"
+            raise NotFoundError(f"{batch}: not in the data set; {remedy}")
+        ingest = state.ingested[batch].body
+        change.drop_shard(batch)
+        event = Event.now(
+            "revoke", batch=batch, etag=ingest["etag"], md5=ingest["md5"], sequence=state.next_version, reason=reason
+        )
+        change.publish(f"Revoke {batch}: {reason}", [event], tags=[f"data/{state.next_version}"])
+        return event
+
+    return workspace.write(write, WAIT)
+
+
+def admit(workspace: Workspace, batch: str) -> Event | None:
+    """Let a HELD batch in with the next retrain; None when that is decided. InputError when it cannot be read."""
+
+    def body(state: State) -> dict[str, Any] | None:
+        if any(name == batch for name, _ in state.admitted) and not any(name == batch for name, _ in state.held):
+            return None
+        case = _held(state, batch)
+        held = state.held[case].body
+        if batch in state.ingested:
+            raise InputError(f"{batch}: {held['reason']}")
+        if "receipt" not in held:
+            raise InputError(
+                f"{batch}: it cannot be read, so there is nothing to let in ({held['reason']}); correct it and "
+                "write its marker "
+                f"again, or `ssclass batch drop {batch}`"
             )
-            try:
-                workspace.publish(f"Revoke {batch}: {reason}", [event], tags=[f"data/{state.next_version}"])
-            except LostRaceError:
-                continue
-            return event
-    raise LostRaceError(f"{workspace.root}: lost the race to push {RACES} times; see who else writes to origin")
+        return {"batch": batch, "etag": case[1]}
+
+    return _append_unless(workspace, "admit", f"Admit {batch}", body)
 
 
-def answer_held(workspace: Workspace, batch: str, answer: str) -> Event:
-    """`answer` a HELD batch with "admit" or "drop"."""
+def drop(workspace: Workspace, batch: str) -> Event | None:
+    """Keep a batch out for good, whether it is HELD or waits; None when that is decided.
 
-    def body(state: State) -> dict[str, Any]:
-        for held, etag in state.held:
-            if held == batch:
-                return {"batch": batch, "etag": etag}
-        names = ", ".join(held for held, _ in state.held) or "none"
-        raise NotFoundError(f"{batch}: not a held batch (held: {names}); `ssclass status` lists them")
+    It is kept out under the marker that it has: written again, it is another delivery.
+    """
+    waits = _marker(workspace, batch)
 
-    return _append(workspace, answer, f"{answer.capitalize()} {batch}", body)
+    def body(state: State) -> dict[str, Any] | None:
+        for ref in waits:
+            status = state.status(ref.id, ref.etag)
+            if status == DROPPED:
+                return None
+            if status in (WAITING, ADMITTED, HELD_BATCH):
+                return {"batch": batch, "etag": ref.etag}
+        if any(name == batch for name, _ in state.dropped) and not any(name == batch for name, _ in state.held):
+            return None
+        return {"batch": batch, "etag": _held(state, batch)[1]}
+
+    return _append_unless(workspace, "drop", f"Drop {batch}", body)
+
+
+def _marker(workspace: Workspace, batch: str) -> list[BatchRef]:
+    """The batch as its marker in S3 names it, or nothing; while S3 is away, the ledger alone answers."""
+    try:
+        return find_batches(workspace.store, [batch])
+    except StoreError:
+        return []
+
+
+def _held(state: State, batch: str) -> tuple[str, str]:
+    """The held case of a batch; there is one at most. NotFoundError lists those that are held."""
+    for case in state.held:
+        if case[0] == batch:
+            return case
+    names = ", ".join(sorted({name for name, _ in state.held})) or "none"
+    raise NotFoundError(f"{batch}: not a held batch (held: {names}); `ssclass status` lists them")
+
+
+def _append(workspace: Workspace, kind: str, message: str, body: Callable[[State], dict[str, Any]]) -> Event:
+    event = _append_unless(workspace, kind, message, body)
+    assert event is not None, "this body is never None"
+    return event
+
+
+def _append_unless(
+    workspace: Workspace, kind: str, message: str, body: Callable[[State], dict[str, Any] | None]
+) -> Event | None:
+    """Write the event that `body` makes of origin's newest state; None where it says that there is nothing to write."""
+
+    def write(change: Change) -> Event | None:
+        made = body(change.version.state)
+        if made is None:
+            return None
+        event = Event.now(kind, **made)
+        change.publish(message, [event])
+        return event
+
+    return workspace.write(write, WAIT)

@@ -109,7 +109,7 @@ def _dvc(settings: Settings) -> str:
     configure(settings)
     body = f"ssclass doctor {uuid.uuid4().hex}".encode()
     oid = hashlib.md5(body, usedforsecurity=False).hexdigest()
-    with repository(settings.workspace) as repo, tempfile.TemporaryDirectory() as folder:
+    with repository(settings) as repo, tempfile.TemporaryDirectory() as folder:
         remote = repo.cloud.get_remote_odb("store", hash_name="md5")
         path = Path(folder) / "object"
         path.write_bytes(body)

@@ -11,21 +11,22 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ssclass.data.batches import INCOMING, MANIFEST
 from ssclass.data.build import QUARANTINE
 from ssclass.data.dataset import Dataset, count
-from ssclass.data.shards import Receipt, Row, Shard, iter_photos, write_shard
-from ssclass.errors import InputError, LostRaceError, NotFoundError
+from ssclass.data.shards import Receipt, Row, Shard, write_shard
+from ssclass.errors import InputError, NotFoundError
 from ssclass.history.lineage import of_photo, shards_ever
 from ssclass.store import Store
 from ssclass.tracking.client import Tracking
-from ssclass.workspace.dvc import DATA, Snapshot, add_shard, erase_objects
+from ssclass.workspace.dvc import DATA
 from ssclass.workspace.ledger import Event
+from ssclass.workspace.transaction import Change
 from ssclass.workspace.workspace import Workspace
 
-RACES = 10
 NOBODY = "0" * 64  # in place of a sha256, where a record keeps its length
 
 
@@ -45,36 +46,29 @@ def forget(workspace: Workspace, sha256s: Sequence[str], reason: str) -> Forgott
         if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
             raise InputError(f"{sha256}: not a sha256 of 64 hex digits; `ssclass lineage` finds it from its beginning")
     gone = frozenset(sha256s)
-    for _ in range(RACES):
-        with workspace.turn():
-            try:
-                return _forget(workspace, gone, reason)
-            except LostRaceError:
-                continue
-    raise LostRaceError(f"{workspace.root}: lost the race to push {RACES} times; see who else writes to origin")
+    return workspace.write(lambda change: _forget(change, gone, reason))
 
 
-def _forget(workspace: Workspace, gone: frozenset[str], reason: str) -> Forgotten:
+def _forget(change: Change, gone: frozenset[str], reason: str) -> Forgotten:
     from ssclass.study.erase import clean
 
-    store, state = Store(workspace.settings), workspace.state()
+    workspace, version = change.workspace, change.version
+    store, state = workspace.store, version.state
     holding = [shard for shard in shards_ever(workspace) if _holds(shard, gone)]
     models = _models(workspace, gone)
-    dataset = workspace.dataset()
-    heirs = _heirs(dataset, gone)
-    with workspace.snapshot() as snapshot:
-        now = {each.path: each.md5 for each in snapshot.files(DATA)}
-        old = {f"{DATA}/{shard.batch_id}.parquet" for shard in holding} & set(now)
-        made = [_rewrite(workspace, snapshot, shard, gone, heirs) for shard in holding if _path(shard) in old]
+    heirs = _heirs(version.dataset, gone)
+    now = {each.path: each.md5 for each in version.files(DATA)}
+    old = {f"{DATA}/{shard.batch_id}.parquet" for shard in holding} & set(now)
+    made = [_rewrite(change, shard, gone, heirs) for shard in holding if _path(shard) in old]
     md5s = {now[path] for path in old} | {
         str(state.revoked[shard.batch_id].body["md5"]) for shard in holding if shard.batch_id in state.revoked
     }
-    md5s |= {md5 for event in workspace.events() if event.kind == "forget" for md5 in event.body["md5s"]}
+    md5s |= {md5 for event in version.events if event.kind == "forget" for md5 in event.body["md5s"]}
     tags = tuple(_tags_with(workspace, md5s))
     sheets = _erase_sheets(workspace, models)  # first: once the photo is gone, nothing says which runs saw it
     if holding:
-        for path in made:
-            add_shard(workspace.root, path)
+        if made:
+            change.add_shards(*made)
         event = Event.now(
             "forget",
             photos=len(gone),
@@ -83,9 +77,9 @@ def _forget(workspace: Workspace, gone: frozenset[str], reason: str) -> Forgotte
             sequence=state.next_version,
             reason=reason,
         )
-        workspace.publish(f"Forget {len(gone)} photos: {reason}", [event], tags=[f"data/{state.next_version}"])
-    erase_objects(workspace.root, store, md5s)
+        change.publish(f"Forget {len(gone)} photos: {reason}", [event], tags=[f"data/{state.next_version}"])
     for md5 in md5s:
+        workspace.objects.erase(md5)
         (workspace.private / "shards" / f"{md5}.parquet").unlink(missing_ok=True)
     objects = [*_erase_features(workspace, store, holding), *_erase_sent(store, gone)]
     objects += [*sheets, *_clean_records(workspace, store, gone), *clean(workspace, gone)]
@@ -116,9 +110,7 @@ def _heirs(dataset: Dataset, gone: frozenset[str]) -> dict[str, str]:
     return heirs
 
 
-def _rewrite(
-    workspace: Workspace, snapshot: Snapshot, shard: Shard, gone: frozenset[str], heirs: dict[str, str]
-) -> Any:
+def _rewrite(change: Change, shard: Shard, gone: frozenset[str], heirs: dict[str, str]) -> Path:
     rows = [replace(row, group=heirs.get(row.group, row.group)) for row in shard.rows if row.sha256 not in gone]
     by_sha256: dict[str, Row] = {row.sha256: row for row in rows}
     old = shard.receipt
@@ -130,10 +122,9 @@ def _rewrite(
         relabel={sha256: label for sha256, label in old.relabel.items() if sha256 not in gone},
         remove=tuple(sha256 for sha256 in old.remove if sha256 not in gone),
     )
-    path = workspace.scratch / f"{shard.batch_id}.parquet"
-    with snapshot.open(_path(shard)) as source:
-        kept = iter_photos(source, set(by_sha256))
-        write_shard(path, ((by_sha256[sha256], data) for sha256, data in kept), receipt)
+    path = change.scratch / f"{shard.batch_id}.parquet"
+    kept = change.version.photos(shard.batch_id, set(by_sha256))
+    write_shard(path, ((by_sha256[sha256], data) for sha256, data in kept), receipt)
     return path
 
 
@@ -152,9 +143,8 @@ def _models(workspace: Workspace, gone: frozenset[str]) -> tuple[dict[str, Any],
 
 def _tags_with(workspace: Workspace, md5s: set[str]) -> Iterable[str]:
     for tag in workspace.git("tag", "--list", "data/*", "run/*").splitlines():
-        with workspace.snapshot(tag) as snapshot:
-            if any(each.md5 in md5s for each in snapshot.files(DATA)):
-                yield tag
+        if any(each.md5 in md5s for each in workspace.at(tag).files(DATA)):
+            yield tag
 
 
 def _erase_features(workspace: Workspace, store: Store, shards: Iterable[Shard]) -> list[str]:
@@ -205,7 +195,7 @@ def _clean_records(workspace: Workspace, store: Store, gone: frozenset[str]) -> 
 
 def _erase_sheets(workspace: Workspace, models: Iterable[dict[str, Any]]) -> list[str]:
     """Contact sheets in MLflow of the runs that learnt from a photo: it may be seen there."""
-    tracking = Tracking(workspace.settings)
+    tracking = Tracking.of(workspace)
     sheet = "figures/augmentation.png"
     return [f"run/{model['key']}: {sheet}" for model in models if tracking.erase(model["key"], sheet)]
 

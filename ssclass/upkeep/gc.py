@@ -24,8 +24,11 @@ from ssclass.model.spec import FeatureSpec
 from ssclass.params import AugmentParams
 from ssclass.store import Store
 from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
-from ssclass.workspace.dvc import CACHE, CANDIDATE, DATA, EMPTY_DIR, REMOTE, outs, read_object
+from ssclass.workspace.dvc import CANDIDATE, DATA, outs
 from ssclass.workspace.ledger import PROMOTED, State
+from ssclass.workspace.objects import CACHE, EMPTY_DIR, REMOTE
+from ssclass.workspace.transaction import Change
+from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
 KINDS = ("DVC objects", "model artifacts", "features", "results", "quarantine", "local caches")
@@ -55,28 +58,29 @@ def collect(
     Without `keep_champions`, of the champions only the one in force is kept in DVC's store; MLflow's registry keeps
     them all. StoreError or TrackingError when a store cannot be read: nothing is deleted then.
     """
-    with workspace.turn():
-        found = list(_find(workspace, (now or datetime.now(UTC)) - timedelta(days=days), keep_champions))
+    with workspace.transaction() as change:
+        found = list(_find(change, (now or datetime.now(UTC)) - timedelta(days=days), keep_champions))
         if not dry_run:
             with ThreadPoolExecutor(DELETES) as pool:
                 list(pool.map(lambda each: each.drop(), found))
     return found
 
 
-def _find(workspace: Workspace, before: datetime, keep_champions: bool) -> Iterator[Garbage]:
-    state, store = workspace.state(), Store(workspace.settings)
+def _find(change: Change, before: datetime, keep_champions: bool) -> Iterator[Garbage]:
+    workspace, version = change.workspace, change.version
+    state, store = version.state, workspace.store
     champions = set(state.champions) if keep_champions else {state.champion} - {None}
     recent = {key for key, event in state.decisions.items() if datetime.fromisoformat(event.at) >= before}
-    objects = _Objects(workspace, store)
+    objects = _Objects(workspace, version)
     yield from objects.garbage({str(key) for key in champions} | recent, before)
     yield from _models(workspace, state, before)
     in_use = {str(key) for key in {state.champion} - {None}} | recent
-    yield from _features(workspace, store, objects.fingerprints(in_use), before)
+    yield from _features(workspace, version, objects.fingerprints(in_use), before)
     for name, kind in ((QUARANTINE, "quarantine"), ("results", "results")):
         for item in store.list(f"{name}/"):
             if item.modified < before and not item.key.endswith("/"):  # a folder's own marker
                 yield _remote(store, kind, item.key, item.size)
-    yield from _caches(workspace, state, before)
+    yield from _caches(workspace, version, before)
 
 
 def _remote(store: Store, kind: str, key: str, size: int) -> Garbage:
@@ -104,14 +108,14 @@ def _age(path: Path) -> datetime:
 class _Objects:
     """DVC's objects, in the remote and in the local cache, and which of them git's revisions name."""
 
-    def __init__(self, workspace: Workspace, store: Store) -> None:
-        self.workspace, self.store = workspace, store
+    def __init__(self, workspace: Workspace, version: Version) -> None:
+        self.workspace, self.version, self.store = workspace, version, workspace.store
 
     def garbage(self, runs: set[str], before: datetime) -> Iterator[Garbage]:
         """Objects that no kept revision names. `runs`: decision keys whose candidates are kept."""
         needed = {EMPTY_DIR}
         for rev, only in self._revisions(runs):
-            for oid in outs(self.workspace.git, rev, only):
+            for oid in self._tracked(rev, only):
                 needed |= self._with_contents(oid)
         remote = {
             f"{match[1]}{match[2]}": item for item in self.store.list(REMOTE) if (match := _OBJECT.search(item.key))
@@ -136,17 +140,24 @@ class _Objects:
         """Of the features that the candidates of these decisions and of this commit are made on, copies included."""
         found: set[str] = set()
         for rev in ("HEAD", *(f"run/{key}" for key in runs)):
-            for oid in outs(self.workspace.git, rev, CANDIDATE):
+            for oid in self._tracked(rev, CANDIDATE):
                 for item in self._listing(oid):
                     if item["relpath"] == "classifier.json":
-                        about = json.loads(read_object(self.workspace.root, self.store, item["md5"]) or b"{}")
-                        found |= set(_fingerprints(about, self.workspace.params.augment))
+                        about = json.loads(self.workspace.objects.read(item["md5"]) or b"{}")
+                        found |= set(_fingerprints(about, self.version.params.augment))
         return found
+
+    def _tracked(self, rev: str, only: str | None) -> Iterator[str]:
+        """md5s of what DVC tracks at a revision, whatever .dvc files it has; `only` of this path."""
+        git = self.workspace.git
+        for name in git("ls-tree", "-r", "--name-only", rev, check=False).splitlines():
+            if name.endswith((".dvc", "dvc.lock")):
+                yield from (md5 for _, md5 in outs(git("show", f"{rev}:{name}"), only))
 
     def _revisions(self, runs: set[str]) -> Iterator[tuple[str, str | None]]:
         """(revision, folder to keep of it, None for all that it tracks)."""
         git = self.workspace.git
-        git("fetch", "--quiet", "origin", "+refs/heads/*:refs/remotes/origin/*")
+        git.remote("fetch", "--quiet", "origin", "+refs/heads/*:refs/remotes/origin/*")
         yield "HEAD", None
         for ref in git("for-each-ref", "--format=%(refname)").splitlines():
             if ref.startswith("refs/tags/data/"):
@@ -162,7 +173,7 @@ class _Objects:
         if not oid.endswith(".dir"):
             return []
         try:
-            return list(json.loads(read_object(self.workspace.root, self.store, oid) or b"[]"))
+            return list(json.loads(self.workspace.objects.read(oid) or b"[]"))
         except ValueError as error:
             raise WorkspaceError(
                 f"DVC object {oid}: damaged ({error}); delete it in .dvc/cache, `dvc fetch`"
@@ -192,7 +203,8 @@ def _models(workspace: Workspace, state: State, before: datetime) -> Iterator[Ga
     """Models of rejected candidates, and of runs that were thrown away; the runs stay, with all that they tell."""
     from mlflow.entities import ViewType
 
-    tracking = Tracking(workspace.settings)
+    tracking = Tracking.of(workspace)
+    serving = {state.decisions[key].body["run_id"] for key in state.champions}
     with tracking.named():
         at, token = before.timestamp() * 1000, None
         while True:
@@ -200,10 +212,11 @@ def _models(workspace: Workspace, state: State, before: datetime) -> Iterator[Ga
                 [tracking.experiment_id], f"attributes.start_time < {at:.0f}", ViewType.ALL, 1000, page_token=token
             )
             for run in page:
+                if run.info.run_id in serving or run.data.tags.get(KEY_TAG) in state.champions:
+                    continue  # whatever became of the run: the ledger says that it is a champion's
                 thrown = run.info.lifecycle_stage == "deleted"
                 decided = run.data.tags.get(DECISION_TAG)
-                champion = run.data.tags.get(KEY_TAG) in state.champions
-                if thrown or (decided is not None and decided != PROMOTED and not champion):
+                if thrown or (decided is not None and decided != PROMOTED):
                     for model in tracking.models_of(run).values():
                         yield _model(tracking, model)
             if not (token := page.token):
@@ -230,9 +243,11 @@ def _model(tracking: Tracking, model: Any) -> Garbage:
 # -- memos ------------------------------------------------------------------------------------------------
 
 
-def _features(workspace: Workspace, store: Store, fingerprints: Iterable[str], before: datetime) -> Iterator[Garbage]:
+def _features(
+    workspace: Workspace, version: Version, fingerprints: Iterable[str], before: datetime
+) -> Iterator[Garbage]:
     """Features under fingerprints that no model in use has, and of shards that are no longer in the data set."""
-    shards = {f"{shard.photos_digest}.npz" for shard in workspace.dataset().shards}
+    store, shards = workspace.store, {f"{shard.photos_digest}.npz" for shard in version.dataset.shards}
     kept = {f"{fingerprint}/{name}" for fingerprint in fingerprints for name in shards}
     for item in store.list("features/"):
         name = item.key.removeprefix("features/")
@@ -244,11 +259,10 @@ def _features(workspace: Workspace, store: Store, fingerprints: Iterable[str], b
             yield _local("features", path)
 
 
-def _caches(workspace: Workspace, state: State, before: datetime) -> Iterator[Garbage]:
+def _caches(workspace: Workspace, version: Version, before: datetime) -> Iterator[Garbage]:
     """Champions out of force, finished results, the memo of shards that are no longer in the data set."""
-    with workspace.snapshot() as snapshot:
-        shards = {f"{each.md5}.parquet" for each in snapshot.files(DATA)}
-    for name, kept in (("champions", {state.champion}), ("results", set()), ("shards", shards)):
+    shards = {f"{each.md5}.parquet" for each in version.files(DATA)}
+    for name, kept in (("champions", {version.state.champion}), ("results", set()), ("shards", shards)):
         for path in sorted((workspace.private / name).glob("*")):
             if path.name not in kept and _age(path) < before:
                 yield _local("local caches", path)

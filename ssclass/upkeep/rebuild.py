@@ -7,8 +7,8 @@ photos, hence the same metrics, figures and cards. Of the others, the ledger and
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ssclass.errors import NotFoundError, ParamsError, StoreError
+from ssclass.errors import BatchError, NotFoundError, ParamsError, StoreError
 from ssclass.model.adopted import open_classifier
 from ssclass.retrain import results
-from ssclass.retrain import train as learning
-from ssclass.retrain.decide import right
-from ssclass.retrain.scores import align, predicted
+from ssclass.retrain.predict import Progress, answer, decided_classifier, memo_of, result_folder, silent
+from ssclass.retrain.result import RESULT, Result, make_result
+from ssclass.retrain.train import contact_sheet
+from ssclass.text import metric_word
+from ssclass.tracking import publish
 from ssclass.tracking.client import DECISION_TAG, Tracking
 from ssclass.tracking.report import model_card
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.ledger import Event
+from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from ssclass.model.adopted import Adopted
-    from ssclass.model.classifier import Classifier
 
 NUMBERS = ("accuracy", "loss", "recall", "precision", "f_measure", "calibration_error", "cv_accuracy", "cv_accuracy_sd")
 
@@ -46,171 +46,146 @@ class Rebuilt:
     note: str = ""
 
 
-def rebuild(workspace: Workspace, progress: Callable[[str, int, int], None] = learning.silent) -> list[Rebuilt]:
+def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
     """Make what MLflow lacks of the ledger's runs, versions and alias; what is there is left alone. Again: nothing."""
     made = []
-    with workspace.turn():
-        tracking, state = Tracking(workspace.settings), workspace.state()
+    with workspace.retraining():
+        tracking, state = Tracking.of(workspace), workspace.newest().state
         tracking.restore_experiment()
         cards: dict[str, str] = {}
-        with _Past(workspace) as past:
-            for event in state.decisions.values():
-                key = event.body["key"]
-                has_run = any(DECISION_TAG in run.data.tags for run in tracking.runs(key))
-                if has_run and (key not in state.champions or tracking.version_of(key) is not None):
-                    continue
-                classifier, result, note = past.recall(event, progress)
+        for event in state.decisions.values():
+            key = event.body["key"]
+            run = tracking.run_of(event)
+            has_run = run is not None and DECISION_TAG in run.data.tags
+            if has_run and (key not in state.champions or tracking.version_of(key) is not None):
+                continue
+            with _recalled(workspace, event, progress) as (version, folder, result, note):
                 if not has_run:
-                    _log(tracking, past, event, classifier, result)
+                    _log(workspace, tracking, version, event, folder, result)
                     made.append(Rebuilt(key, event.body["decision"], note))
-                if result is not None and key in state.champions:
-                    cards[key] = model_card(result, event, state.number_of(key))
-        tracking.reconcile(state, lambda key: learning.champion_classifier(workspace, key), cards)
+            if result is not None and key in state.champions:
+                cards[key] = model_card(result, event, state.number_of(key))
+        publish.set_alias(workspace, tracking, state, cards)
     return made
 
 
 def _log(
+    workspace: Workspace,
     tracking: Tracking,
-    past: _Past,
+    version: Version,
     event: Event,
-    classifier: Classifier | Adopted | None,
-    result: learning.Result | None,
+    folder: Path | None,
+    result: Result | None,
 ) -> None:
-    run_id = tracking.open_run(event.body["key"], event)
-    params = past.params(event)
-    if result is not None and classifier is not None:
-        tracking.log_result(run_id, result, params, past.workspace.root / CANDIDATE, past.digest(), past.figures())
+    run_id = tracking.open_run(event.body["key"], publish.clone_id(workspace), event)
+    params = _params(version, event)
+    if result is not None and folder is not None:
+        tracking.log_result(run_id, result, params, folder, _digest(version), _figures(version))
     else:
-        tracking.log_numbers(run_id, past.numbers(event), params)
+        tracking.log_numbers(run_id, _numbers(version, event), params)
     tracking.conclude(event, result, run_id)
 
 
-class _Past:
-    """A clone of the workspace that goes back to one decision after the other."""
+@contextmanager
+def _recalled(
+    workspace: Workspace, event: Event, progress: Progress
+) -> Iterator[tuple[Version, Path | None, Result | None, str]]:
+    """The version that a decision made, its candidate in a folder, what it answered, and what is to be said of it.
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._now = workspace
-
-    def __enter__(self) -> _Past:
-        self._folder = TemporaryDirectory(dir=self._now.private)
-        root = Path(self._folder.name) / "past"
-        self._now.git("clone", "--quiet", "--no-checkout", str(self._now.root), str(root))
-        self.workspace = Workspace(self._now.settings.model_copy(update={"workspace": root}))
-        (root / ".ssclass").mkdir()
-        features = self._now.private / "features"
-        features.mkdir(exist_ok=True)
-        (root / ".ssclass" / "features").symlink_to(features)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
-
-    def recall(
-        self, event: Event, progress: learning.Progress
-    ) -> tuple[Classifier | Adopted | None, learning.Result | None, str]:
-        """The classifier of a decision and what it answered, as far as they can be had, and what is to be said."""
-        key = event.body["key"]
-        self.workspace.git("checkout", "--quiet", "--force", "--detach", f"run/{key}")
+    The folder and the result are None where they can no longer be had; the folder is gone afterwards.
+    """
+    key = event.body["key"]
+    version = workspace.decided(key)
+    with TemporaryDirectory(dir=workspace.private) as scratch:
+        folder = Path(scratch)
         try:
-            classifier, trained = self._candidate(key)
+            version.copy(CANDIDATE, folder)
+            open_classifier(folder)
         except (StoreError, NotFoundError) as error:
-            return None, None, f"no model: {error}"
+            yield version, None, None, f"no model: {error}"
+            return
         try:
-            result = self._kept(key) or self._answer(event, classifier, trained, progress)
+            result = _kept(workspace, key) or _answered(workspace, version, event, folder, progress)
         except (StoreError, NotFoundError) as error:
-            return classifier, None, f"no answers: {error}"
-        ours, theirs = right(result)
+            yield version, folder, None, f"no answers: {error}"
+            return
+        ours, theirs = result.candidate.right, result.champion and result.champion.right
         told = event.body["candidate"]["right"], (event.body["champion"] or {}).get("right")
         note = "" if (ours, theirs) == told else f"{ours} and {theirs} right, by the ledger {told[0]} and {told[1]}"
-        return classifier, result, note
+        yield version, folder, result, note
 
-    def params(self, event: Event) -> dict[str, Any]:
-        """What params.yaml said then; once it can no longer be checked, as it stands."""
-        adopted = {"adopted": event.body["adopted"]} if "adopted" in event.body else {}
-        try:
-            return {**self.workspace.params.model_dump(mode="json"), **adopted}
-        except ParamsError:
-            return {**yaml.safe_load((self.workspace.root / "params.yaml").read_text(encoding="utf-8")), **adopted}
 
-    def digest(self) -> str:
-        """Of the data set of then; where a photo of it was forgotten since, a word to that effect."""
-        try:
-            return self.workspace.dataset().digest
-        except StoreError:
-            return "forgotten"
+def _kept(workspace: Workspace, key: str) -> Result | None:
+    """The result itself, where this machine or S3 still has it."""
+    if not results.fetch(workspace, key):
+        return None
+    try:
+        return Result.read(result_folder(workspace, key) / RESULT)
+    except BatchError:  # damaged: it can be made again
+        return None
 
-    def figures(self) -> dict[str, Figure]:
-        """The contact sheet, where its photos are there."""
-        try:
-            return learning.contact_sheet(self.workspace)
-        except StoreError:
-            return {}
 
-    def numbers(self, event: Event) -> dict[str, float]:
-        """What the ledger and metrics.json tell of a run whose answers are gone."""
-        body = event.body
-        told = json.loads(self.workspace.git("show", f"run/{body['key']}:metrics.json"))
-        found = {name: told[name] for name in NUMBERS if name in told}
-        for label, each in told.get("class", {}).items():
-            found |= {f"{name}_{label}": each[name] for name in ("recall", "precision", "f_measure")}
-        found |= {"holdout_size": body["holdout"]["size"], "train_size": body["train_size"], "seconds": body["seconds"]}
-        if body["champion"]:
-            theirs = body["champion"]
-            found |= {"champion_accuracy": theirs["accuracy"], "champion_loss": theirs["loss"]}
-            found |= {name: body[name] for name in ("wins", "losses", "mcnemar_p")}
-            found["accuracy_difference"] = body["candidate"]["accuracy"] - theirs["accuracy"]
-        return {name: round(float(value), 4) for name, value in found.items()}
+def _answered(workspace: Workspace, version: Version, event: Event, folder: Path, progress: Progress) -> Result:
+    """The answers on the held-out photos of then, of the candidate and of the champion of then, computed again."""
+    body, memo, rows = event.body, memo_of(workspace), version.dataset.holdout
+    model = open_classifier(folder)
+    trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    champion = None
+    if body["champion"]:
+        theirs = decided_classifier(workspace, body["champion"]["key"])
+        champion = body["champion"]["key"], answer(version, memo, theirs, rows, progress)
+    return make_result(
+        key=body["key"],
+        data_version=body["data_version"],
+        dataset=version.dataset,
+        model=model,
+        head=body["head"],
+        candidate=answer(version, memo, model, rows, progress),
+        champion=champion,
+        train_size=body["train_size"],
+        cross_validation=trained["cross_validation"],
+        history=trained["history"],
+        saved_alike=True,
+        seconds={"retrain": body["seconds"]},
+    )
 
-    def _candidate(self, key: str) -> tuple[Classifier | Adopted, dict[str, Any]]:
-        folder = self.workspace.root / CANDIDATE
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        with self.workspace.snapshot() as snapshot:
-            for each in snapshot.files(CANDIDATE):
-                snapshot.download(each.path, folder / Path(each.path).name)
-        classifier = open_classifier(folder)
-        return classifier, json.loads((folder / "training.json").read_text(encoding="utf-8"))
 
-    def _kept(self, key: str) -> learning.Result | None:
-        """The result itself, where this machine or S3 still has it."""
-        if not results.fetch(self._now, key):
-            return None
-        return learning.Result.read(learning.result_folder(self._now, key) / "result.json")
+def _params(version: Version, event: Event) -> dict[str, Any]:
+    """What params.yaml said then; once it can no longer be checked, as it stands."""
+    adopted = {"adopted": event.body["adopted"]} if "adopted" in event.body else {}
+    try:
+        return {**version.params.model_dump(mode="json"), **adopted}
+    except ParamsError:
+        return {**yaml.safe_load(version.text("params.yaml")), **adopted}
 
-    def _answer(
-        self, event: Event, classifier: Classifier | Adopted, trained: dict[str, Any], progress: learning.Progress
-    ) -> learning.Result:
-        """The answers on the held-out photos of then, of the candidate and of the champion of then."""
-        body, past = event.body, self.workspace
-        dataset, classes = past.dataset(), past.params.dataset.classes
-        rows = dataset.holdout
 
-        def ask(model: Classifier | Adopted) -> tuple[Any, Any]:
-            raw = learning.answers(past, model, rows, progress)
-            return align(raw, model.classes, classes), predicted(raw, model.classes, classes)
+def _digest(version: Version) -> str:
+    """The digest of the data set of then; where a photo of it was forgotten since, a word to that effect."""
+    try:
+        return version.dataset.digest
+    except StoreError:
+        return "forgotten"
 
-        ours, called = ask(classifier)
-        key = body["champion"]["key"] if body["champion"] else None
-        theirs, their_calls = ask(learning.champion_classifier(self._now, key)) if key else (None, None)
-        return learning.Result(
-            key=body["key"],
-            data_version=body["data_version"],
-            classes=classes,
-            head=body["head"],
-            fingerprint=classifier.fingerprint,
-            size=classifier.size,
-            train_size=body["train_size"],
-            holdout=tuple(row.sha256 for row in rows),
-            batches=tuple(dataset.batch_of(row.sha256) for row in rows),
-            labels=learning.flat(learning.label_index(rows, classes)),
-            candidate=learning.nested(ours),
-            candidate_class=learning.flat(called),
-            champion_key=key,
-            champion=None if theirs is None else learning.nested(theirs),
-            champion_class=None if their_calls is None else learning.flat(their_calls),
-            cross_validation=trained["cross_validation"],
-            history=trained["history"],
-            saved_alike=True,
-            seconds={"retrain": body["seconds"]},
-            sources=dataset.by_source(),
-        )
+
+def _figures(version: Version) -> dict[str, Figure]:
+    """The contact sheet, where its photos are there."""
+    try:
+        return contact_sheet(version)
+    except StoreError:
+        return {}
+
+
+def _numbers(version: Version, event: Event) -> dict[str, float]:
+    """What the ledger and metrics.json tell of a run whose answers are gone."""
+    body = event.body
+    told = json.loads(version.text("metrics.json"))
+    found = {name: told[name] for name in NUMBERS if name in told}
+    for label, scores in told.get("class", {}).items():
+        found |= {f"{name}_{metric_word(label)}": scores[name] for name in ("recall", "precision", "f_measure")}
+    found |= {"holdout_size": body["holdout"]["size"], "train_size": body["train_size"], "seconds": body["seconds"]}
+    if body["champion"]:
+        theirs = body["champion"]
+        found |= {"champion_accuracy": theirs["accuracy"], "champion_loss": theirs["loss"]}
+        found |= {name: body[name] for name in ("wins", "losses", "mcnemar_p")}
+        found["accuracy_difference"] = body["candidate"]["accuracy"] - theirs["accuracy"]
+    return {name: round(float(value), 4) for name, value in found.items()}

@@ -55,12 +55,9 @@ def find_settings(given: Path | None) -> Settings:
 
 @contextmanager
 def at_commit(where: str, commit: str | None) -> Iterator[Path]:
-    """The folder to train in: the workspace itself, or a clone at a commit that is gone afterwards."""
+    """The folder to train in: the workspace itself, or a clone that has the commit and is gone afterwards."""
     if is_folder(where):
         yield Path(where)
         return
     with tempfile.TemporaryDirectory(prefix="ssclass-") as folder:
-        workspace = create(Path(folder) / "workspace", {}, git=os.environ.get("SSCLASS_GIT") or where)
-        if commit is not None:
-            workspace.git("reset", "--quiet", "--hard", commit)
-        yield workspace.root
+        yield create(Path(folder) / "workspace", {}, git=os.environ.get("SSCLASS_GIT") or where).root

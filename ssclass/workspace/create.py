@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from ssclass.errors import FailedError, WorkspaceError
+from ssclass.errors import WorkspaceError
 from ssclass.settings import CHECKOUT, PACKAGE, SETTINGS_FILE, Settings, load_settings
 from ssclass.workspace.dvc import bootstrap, configure
+from ssclass.workspace.git import Git, check_url
 from ssclass.workspace.workspace import Workspace
 
 FILES = ("params.yaml", "study.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "metrics.json", "code.json", ".dvcignore")
@@ -31,14 +32,16 @@ def create(folder: Path, values: Mapping[str, str], git: str | None = None) -> W
     if folder.exists() and any(folder.iterdir()):
         raise WorkspaceError(f"{folder}: not empty; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    outside = Git(folder.parent)
     if git is None:
         origin = folder.with_name(folder.name + ".git").resolve()
         if origin.exists():
             raise WorkspaceError(f"{origin}: there already; name it with --git to use it, or choose another folder")
-        _git(folder.parent, "init", "--quiet", "--bare", "--initial-branch=main", str(origin))
+        outside("init", "--quiet", "--bare", "--initial-branch=main", "--", str(origin))
         git = str(origin)
-    if _git(folder.parent, "ls-remote", "--heads", git, "main"):
-        _git(folder.parent, "clone", "--quiet", "--branch", "main", git, str(folder))
+    check_url(git)
+    if outside.remote("ls-remote", "--heads", "--", git, "main"):
+        outside.remote("clone", "--quiet", "--branch", "main", "--", git, str(folder))
         _identify(folder)
         settings = load_settings(folder)
         configure(settings)
@@ -46,14 +49,17 @@ def create(folder: Path, values: Mapping[str, str], git: str | None = None) -> W
         return Workspace(settings)
 
     folder.mkdir(exist_ok=True)
-    _git(folder, "init", "--quiet", "--initial-branch=main")
-    _git(folder, "remote", "add", "origin", git)
+    inside = Git(folder)
+    inside("init", "--quiet", "--initial-branch=main")
+    inside("remote", "add", "--", "origin", git)
     _identify(folder)
     for name in FILES:
         shutil.copyfile(template_file(name), folder / name)
     (folder / ".gitignore").write_text(IGNORED)
     (folder / "ledger.jsonl").touch()
-    (folder / SETTINGS_FILE).write_text("".join(f'{name} = "{value}"\n' for name, value in values.items()))
+    (folder / SETTINGS_FILE).write_text(
+        "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
+    )
     settings = load_settings(folder)
     _configure_dvc(settings)
     workspace = Workspace(settings)
@@ -61,7 +67,7 @@ def create(folder: Path, values: Mapping[str, str], git: str | None = None) -> W
     configure(settings)
     workspace.git("add", "--all")
     workspace.git("commit", "--quiet", "--message", "Start the workspace")
-    workspace.git("push", "--quiet", "--set-upstream", "origin", "main")
+    workspace.git.remote("push", "--quiet", "--set-upstream", "origin", "main")
     return workspace
 
 
@@ -91,14 +97,8 @@ def _configure_dvc(settings: Settings) -> None:
 
 
 def _identify(folder: Path) -> None:
-    """Give git an author where the person has set none, and keep signing and hooks out of the pipeline's commits."""
-    if not _git(folder, "config", "user.email", check=False):
-        _git(folder, "config", "user.name", "ssclass")
-        _git(folder, "config", "user.email", "user@ssclass.invalid")
-
-
-def _git(where: Path, *args: str, check: bool = True) -> str:
-    done = subprocess.run(["git", *args], cwd=where, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if check and done.returncode:
-        raise FailedError(f"git {args[0]}: {done.stderr.strip().splitlines()[-1]}; check the URL and the access to it")
-    return done.stdout.strip()
+    """Give git an author where the person has set none."""
+    git = Git(folder)
+    if not git("config", "user.email", check=False):
+        git("config", "user.name", "ssclass")
+        git("config", "user.email", "user@ssclass.invalid")

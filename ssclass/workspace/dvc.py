@@ -1,7 +1,6 @@
-"""DVC in process: which shards a data version has, reading them from anywhere, adding one.
+"""DVC in process, for writing: track a shard, take one out, record the stages. Reading is `workspace.objects`.
 
-Bytes are always read by content (local cache, else the remote), so a file altered in data/ does no harm
-and a machine that holds only some shards works the same.
+Every function here works on the files of the work tree; only a transaction (`workspace.transaction`) calls them.
 """
 
 from __future__ import annotations
@@ -9,104 +8,75 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any
+
+import yaml
 
 from ssclass.errors import StoreError, WorkspaceError
 from ssclass.settings import Settings
-from ssclass.store import Store
+from ssclass.workspace.objects import EMPTY_DIR, Objects
 
 DATA, CANDIDATE = "data", "candidate"
-EMPTY_DIR = "d751713988987e9331980363e24189ce.dir"
-"""DVC's hash of an empty folder: the md5 of ``[]``."""
-
-
-CACHE, REMOTE = ".dvc/cache/files/md5", "dvc/files/md5/"
-"""Where DVC keeps an object: here, and in the bucket; under the first two digits of its md5, then the others."""
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """One file that DVC tracks: its path in the workspace and the md5 of its bytes."""
-
-    path: str
-    md5: str
+_CREDENTIALS = "AWS_SHARED_CREDENTIALS_FILE"
+_one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def repository(root: Path, rev: str | None = None) -> Iterator[Any]:
-    """DVC's Repo at a workspace, at a git revision where one is given; its errors become StoreError."""
-    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+def repository(settings: Settings) -> Iterator[Any]:
+    """DVC's Repo of a workspace's work tree; its errors become StoreError.
+
+    DVC takes the credentials file from the environment alone: it is named there while the block runs, by one thread
+    of the process at a time, and what was there before comes back.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc_data.index import DataIndexDirError
 
+    root = settings.workspace
     logging.getLogger("dvc").setLevel(logging.ERROR)
-    try:
-        with Repo(str(root), rev=rev) as repo:
-            yield repo
-    except (DvcException, DataIndexDirError) as error:
-        raise StoreError(
-            f"DVC in {root}: {error or type(error).__name__}; `ssclass doctor` finds which part is away"
-        ) from error
-    except (OSError, BotoCoreError, ClientError) as error:
-        raise StoreError(
-            f"DVC remote of {root}: {error}; check the bucket, the endpoint and the credentials"
-        ) from error
-
-
-class Snapshot:
-    """The files of one data version (or of a run's candidate), read by content."""
-
-    def __init__(self, repo: Any) -> None:
-        from dvc.fs import DataFileSystem
-
-        self._fs = DataFileSystem(index=repo.index.data["repo"])
-
-    def files(self, folder: str) -> list[Tracked]:
-        """Every tracked file in a tracked folder, by name."""
-        from dvc_objects.errors import ObjectFormatError
-
+    with _one_at_a_time, _environment(settings):
         try:
-            found = self._fs.ls(folder, detail=True)
-        except FileNotFoundError:
-            return []
-        except ObjectFormatError as error:
-            raise WorkspaceError(f"{folder}: DVC's cache is damaged ({error}); `dvc fetch` mends it") from error
-        return sorted((Tracked(item["name"], item["md5"]) for item in found), key=lambda each: each.path)
-
-    def open(self, path: str) -> BinaryIO:
-        """Open a tracked file for reading and seeking; only the ranges that are read travel."""
-        return cast(BinaryIO, self._fs.open(path, "rb"))
-
-    def download(self, path: str, to: Path) -> None:
-        """Copy a tracked file to a local path."""
-        with self.open(path) as source, to.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+            with Repo(str(root)) as repo:
+                yield repo
+        except (DvcException, DataIndexDirError) as error:
+            raise StoreError(
+                f"DVC in {root}: {error or type(error).__name__}; `ssclass doctor` finds which part is away"
+            ) from error
+        except (OSError, BotoCoreError, ClientError) as error:
+            raise StoreError(
+                f"DVC remote of {root}: {error}; check the bucket, the endpoint and the credentials"
+            ) from error
 
 
-def outs(git: Callable[..., str], rev: str, only: str | None = None) -> Iterator[str]:
-    """md5s of what DVC tracks at a git revision (`git` runs it), from .dvc files and dvc.lock; `only` of this path."""
-    import yaml
+@contextmanager
+def _environment(settings: Settings) -> Iterator[None]:
+    wanted = {"DVC_NO_ANALYTICS": "1"}
+    if settings.s3_credentials:
+        wanted[_CREDENTIALS] = str(settings.s3_credentials)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
-    for name in git("ls-tree", "-r", "--name-only", rev, check=False).splitlines():
-        if not name.endswith((".dvc", "dvc.lock")):
-            continue
-        body = yaml.safe_load(git("show", f"{rev}:{name}")) or {}
-        for stage in (body, *body.get("stages", {}).values()):
-            for out in stage.get("outs", ()):
-                if out.get("md5") and only in (None, out["path"]):
-                    yield out["md5"]
 
-
-def read_object(root: Path, store: Store, md5: str) -> bytes | None:
-    """A tracked file, or the listing of a folder (md5 with .dir), by its md5; None when it is nowhere."""
-    path = root / CACHE / md5[:2] / md5[2:]
-    return path.read_bytes() if path.exists() else store.get(f"{REMOTE}{md5[:2]}/{md5[2:]}")
+def outs(text: str, only: str | None = None) -> Iterator[tuple[str, str]]:
+    """(path, md5) of what a .dvc file or a dvc.lock tracks; `only` of this path. Nothing for text that is neither."""
+    body = yaml.safe_load(text) or {}
+    for stage in (body, *body.get("stages", {}).values()):
+        for out in stage.get("outs", ()):
+            if out.get("md5") and only in (None, out["path"]):
+                yield out["path"], out["md5"]
 
 
 def bootstrap(root: Path) -> None:
@@ -119,44 +89,46 @@ def bootstrap(root: Path) -> None:
         listing.write_text("[]")
 
 
-def add_shard(root: Path, shard: Path) -> Tracked:
-    """Move a shard into data/, track it and push it; WorkspaceError if the list is not the old one plus it."""
-    path = f"{DATA}/{shard.name}"
-    with repository(root) as repo:
-        before = {each.path for each in Snapshot(repo).files(DATA)}
+def add_shards(settings: Settings, objects: Objects, shards: Iterable[Path]) -> dict[str, str]:
+    """Move shards into data/, track them and push them; the md5 of each by its file name.
+
+    WorkspaceError unless data.dvc then lists what it listed before, and these.
+    """
+    root = settings.workspace
+    before = tracked_shards(root, objects)
     (root / DATA).mkdir(exist_ok=True)
-    shutil.move(shard, root / path)
-    with repository(root) as repo:
-        repo.add(str(root / path))
-    with repository(root) as repo:
-        after = Snapshot(repo).files(DATA)
-        if {each.path for each in after} != before | {path}:
-            raise WorkspaceError(
-                f"{root / 'data.dvc'}: adding {path} changed other entries; `git checkout data.dvc` and try again"
-            )
-        targets = [str(root / path)]
+    names = []
+    for shard in shards:
+        shutil.move(shard, root / DATA / shard.name)
+        names.append(shard.name)
+    paths = [str(root / DATA / name) for name in names]
+    with repository(settings) as repo:
+        for path in paths:
+            repo.add(path)
+    with repository(settings) as repo:
+        targets = list(paths)
         if EMPTY_DIR in (root / "dvc.lock").read_text():  # nothing trained yet: the empty candidate/ must be pullable
             targets.append(f"{root / 'dvc.yaml'}:train")
         repo.push(targets=targets)
-        return next(each for each in after if each.path == path)
+    after = tracked_shards(root, objects)
+    if set(after) != set(before) | set(names) or any(after[name] != before[name] for name in set(before) - set(names)):
+        raise WorkspaceError(f"{root / 'data.dvc'}: adding {', '.join(names)} changed other entries; try again")
+    return {name: after[name] for name in names}
 
 
-def erase_objects(root: Path, store: Store, md5s: Iterable[str]) -> None:
-    """Delete objects from DVC's cache here and from its remote, every version of them."""
-    with repository(root) as repo:
-        remote = repo.cloud.get_remote_odb("store", hash_name="md5")
-        for md5 in md5s:
-            Path(repo.cache.local.oid_to_path(md5)).unlink(missing_ok=True)
-            store.erase(remote.oid_to_path(md5).removeprefix("s3://").removeprefix(f"{store.bucket}/"))
+def tracked_shards(root: Path, objects: Objects) -> dict[str, str]:
+    """File name → md5 of the shards that the work tree's data.dvc lists."""
+    ((_, md5),) = outs((root / "data.dvc").read_text(), DATA)
+    return {each.name: each.md5 for each in objects.listing(md5, DATA)}
 
 
-def drop_shard(root: Path, batch: str) -> None:
+def drop_shard(settings: Settings, batch: str) -> None:
     """Take a shard out of data.dvc, and push the new listing; the other shards need not be here."""
     from dvc_data.hashfile.meta import Meta
     from dvc_data.hashfile.tree import Tree
 
-    name = f"{batch}.parquet"
-    with repository(root) as repo:
+    root, name = settings.workspace, f"{batch}.parquet"
+    with repository(settings) as repo:
         stage, out = next((each, out) for each in repo.index.stages for out in each.outs if out.def_path == DATA)
         listing: Any = Tree()  # type: ignore[no-untyped-call]
         size = 0
@@ -174,12 +146,13 @@ def drop_shard(root: Path, batch: str) -> None:
     (root / DATA / name).unlink(missing_ok=True)
 
 
-def commit_stages(root: Path) -> None:
+def commit_stages(settings: Settings) -> None:
     """Record the stages of dvc.yaml as run, from the files as they are now, and push their outputs.
 
     The hash of data/ is taken from data.dvc, not from the disk: shards that are not here count as they should.
     """
-    with repository(root) as repo:
+    root = settings.workspace
+    with repository(settings) as repo:
         (data,) = (out for stage in repo.index.stages for out in stage.outs if out.def_path == DATA)
         stages = [stage for stage in repo.index.stages if stage.is_data_source is False]
         for stage in sorted(stages, key=lambda each: PurePosixPath(each.addressing).name, reverse=True):
@@ -198,8 +171,6 @@ def commit_stages(root: Path) -> None:
 
 def configure(settings: Settings) -> None:
     """Point DVC at the bucket in force; kept out of git (.dvc/config.local), as the environment may differ."""
-    if settings.s3_credentials:  # where this variable is set, DVC's own option for it is not heard
-        os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(settings.s3_credentials)
     lines = ["['remote \"store\"']", f"    url = s3://{settings.bucket}/dvc"]
     for name, value in (
         ("endpointurl", settings.s3_endpoint),

@@ -20,9 +20,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ssclass.errors import WorkspaceError
+from ssclass.text import message
 
 PROMOTED, REJECTED, SKIPPED, HELD = "PROMOTED", "REJECTED", "SKIPPED", "HELD"
 """What a retrain comes to, or what becomes of a batch."""
+
+WAITING, INGESTED, HELD_BATCH, ADMITTED, DROPPED, REVOKED = STATUSES = (
+    "waiting",
+    "ingested",
+    "held",
+    "admitted",
+    "dropped",
+    "revoked",
+)
+"""Where a batch stands."""
 
 VERSION = 1
 KINDS = ("ingest", "decision", "admit", "drop", "revoke", "forget", "rollback", "freeze", "unfreeze")
@@ -38,7 +49,9 @@ class Event:
 
     @classmethod
     def now(cls, kind: str, **body: Any) -> Event:
-        """An event that happens now."""
+        """An event that happens now; its reason, which may quote what a sender wrote, is one line."""
+        if isinstance(body.get("reason"), str):
+            body["reason"] = message(body["reason"])
         return cls(kind, datetime.now(UTC).isoformat(timespec="seconds"), body)
 
     def line(self) -> str:
@@ -50,14 +63,17 @@ class Event:
 class State:
     """What the events add up to.
 
-    `champion` is the decision key of the champion's run, None before the first promotion. A batch is held,
-    admitted, dropped or ingested by (id, marker etag): a batch sent again with another marker is another case.
-    `next_version` is the number of the next data version: revoked ones keep theirs.
+    `champion` is the decision key of the champion's run, None before the first promotion. `rolled_back`: a person put
+    it in force, and promotion has not gone on since. `withdrawn`: champions that a person rolled back from. A batch is
+    held, admitted or dropped by (id, marker etag): sent again with another marker it is another case. `next_version`
+    is the number of the next data version: revoked ones keep theirs.
     """
 
     champions: list[str] = field(default_factory=list)
     champion: str | None = None
     frozen: str | None = None
+    rolled_back: bool = False
+    withdrawn: set[str] = field(default_factory=set)
     decisions: dict[str, Event] = field(default_factory=dict)
     ingested: dict[str, Event] = field(default_factory=dict)
     held: dict[tuple[str, str], Event] = field(default_factory=dict)
@@ -73,36 +89,91 @@ class State:
         match event.kind:
             case "ingest":
                 self.ingested[body["batch"]] = event
-                self.held.pop((body["batch"], body["etag"]), None)
+                self._settle(body["batch"])
             case "decision" if body["decision"] == HELD:
+                self._settle(body["batch"])
+                self.admitted.discard((body["batch"], body["etag"]))
                 self.held[body["batch"], body["etag"]] = event
             case "decision":
                 self.decisions[body["key"]] = event
                 if body["decision"] == PROMOTED:
                     self.champion = body["key"]
                     self.champions.append(body["key"])
+                    self.rolled_back = False
             case "admit":
                 self.admitted.add((body["batch"], body["etag"]))
+                self._settle(body["batch"])
             case "drop":
                 self.dropped.add((body["batch"], body["etag"]))
-                self.held.pop((body["batch"], body["etag"]), None)
+                self._settle(body["batch"])
             case "revoke":
                 self.revoked[body["batch"]] = event
+            case "forget":
+                for batch, old, new in body.get("markers", ()):
+                    self._rename((batch, old), (batch, new))
             case "rollback":
+                if self.champion is not None:
+                    self.withdrawn.add(self.champion)
+                self.withdrawn.discard(body["key"])
                 self.champion = body["key"]
+                self.rolled_back = True
                 self.frozen = f"rolled back to version {body['number']}"
             case "freeze":
                 self.frozen = body["reason"]
             case "unfreeze":
                 self.frozen = None
+                self.rolled_back = False
+
+    def _settle(self, batch: str) -> None:
+        """Whatever was asked about a batch under earlier markers is no longer open."""
+        for case in [case for case in self.held if case[0] == batch]:
+            del self.held[case]
+
+    def _rename(self, old: tuple[str, str], new: tuple[str, str]) -> None:
+        """A marker was rewritten without a forgotten photo: what was decided about the batch stays decided."""
+        for cases in (self.admitted, self.dropped):
+            if old in cases:
+                cases.add(new)
+        if old in self.held:
+            self.held[new] = self.held.pop(old)
+
+    def status(self, batch: str, etag: str) -> str:
+        """Where a batch stands whose marker has this etag: WAITING, INGESTED, HELD, ADMITTED, DROPPED or REVOKED.
+
+        docs/architecture.md draws the transitions. Markers are told apart by their etag; that of ``_SUCCESS`` is
+        always the same, so its time stands behind an ``@`` in it. An older ledger has the etag alone.
+        """
+        cases = {(batch, etag), (batch, etag.partition("@")[0])}
+        if batch in self.revoked:
+            return REVOKED
+        if batch in self.ingested:
+            return INGESTED
+        if cases & self.dropped:
+            return DROPPED
+        if cases & self.admitted:
+            return ADMITTED
+        return HELD_BATCH if cases & set(self.held) else WAITING
+
+    def taken_under_another_marker(self, batch: str, etag: str) -> bool:
+        """Whether an id that was ingested (or revoked) now has another marker, and nobody was told of that yet."""
+        told = {(batch, etag), (batch, etag.partition("@")[0])}
+        ingest = self.ingested.get(batch)
+        return (
+            ingest is not None
+            and ingest.body["etag"] not in {known for _, known in told}
+            and not told & (set(self.held) | self.dropped)
+        )
 
     def undecided(self) -> list[str]:
-        """Batches that joined the data set with photos after the last decision."""
+        """Batches of the data set that changed it (photos or corrections) and that no decision has learnt from yet.
+
+        A revoked batch is not in the data set; a batch that brought nothing new changed nothing.
+        """
         seen = {batch for event in self.decisions.values() for batch in event.body["batches"]}
         return [
             batch
             for batch, event in self.ingested.items()
-            if batch not in seen and event.body.get("receipt", {}).get("accepted")
+            if batch not in seen and batch not in self.revoked and _changes(event)
         ]
 
     def record_of(self, key: str) -> tuple[int, int]:
@@ -122,6 +193,12 @@ class State:
     def number_of(self, key: str) -> int:
         """The how-manyth champion a decision key became: 1 for the first."""
         return self.champions.index(key) + 1
+
+
+def _changes(ingest: Event) -> bool:
+    """Whether a batch changed the data set; events without a receipt are of a version that told nothing of it."""
+    receipt = ingest.body.get("receipt")
+    return receipt is None or any(receipt.get(name) for name in ("accepted", "relabelled", "removed"))
 
 
 def parse(text: str, name: str = "ledger.jsonl") -> list[Event]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from ssclass.demo.drawings import draw
 from ssclass.settings import CHECKOUT
-from ssclass.store import Store
 
 if TYPE_CHECKING:
     from flows.retrain import Outcome
+    from ssclass.retrain.ingest import Ingested
     from ssclass.workspace.workspace import Workspace
 
 CLASSES = ("sandwich", "sushi")
@@ -81,7 +81,7 @@ class Pipeline:
             "prefect_url": self.prefect,
         }
         workspace = create(folder, values)
-        Store(workspace.settings).make_bucket()
+        workspace.store.make_bucket()
         set_params(workspace, classes=f"[{', '.join(classes)}]", **params)
         return workspace
 
@@ -96,10 +96,17 @@ class Pipeline:
 
     def deliver(self, workspace: Workspace, folder: Path, batch: str) -> Outcome:
         """Submit a folder of class folders as a batch, and retrain."""
-        from ssclass.data.batches import submit
+        from ssclass.data.submit import submit
 
-        submit(Store(workspace.settings), folder, batch, workspace.params.dataset.classes)
+        submit(workspace.store, folder, batch, workspace.at().params.dataset.classes)
         return self.retrain(workspace)
+
+
+def ingest_all(workspace: Workspace) -> list[Ingested]:
+    """Take in every batch that waits, without a training."""
+    from ssclass.retrain.ingest import ingest, waiting
+
+    return [ingest(workspace, ref) for ref in waiting(workspace.store, workspace.newest().state)]
 
 
 def set_params(workspace: Workspace, **params: object) -> None:

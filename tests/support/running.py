@@ -18,7 +18,7 @@ import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ssclass.demo.drawings import draw
-from ssclass.environment import leave_user_settings
+from ssclass.environment import leave_user_settings, logins
 from ssclass.settings import CHECKOUT, Settings, load_settings
 from ssclass.stack.manager import Manager
 from ssclass.workspace.origin import Origin
@@ -86,6 +86,11 @@ class Running:
     def manager(self) -> Manager:
         return Manager(self.settings)
 
+    def login(self, part: str) -> tuple[str, str]:
+        """User and password of Prefect or MLflow."""
+        known = logins(self.settings)[part]
+        return known["user"], known["password"]
+
     def log(self, part: str) -> str:
         return (self.manager.folder / "logs" / f"{part}.log").read_text(errors="replace")
 
@@ -95,7 +100,8 @@ class Running:
     def api(self, path: str, body: Any = None) -> Any:
         """Prefect's answer; asked again while it is away, or says 503, as SQLite does under load."""
         url = f"{self.settings.prefect_url}/{path}"
-        answer = requests.get(url, timeout=20) if body is None else requests.post(url, json=body, timeout=20)
+        how: dict[str, Any] = {"timeout": 20, "auth": self.login("prefect")}
+        answer = requests.get(url, **how) if body is None else requests.post(url, json=body, **how)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -119,13 +125,13 @@ class Running:
 
     def decided(self) -> set[str]:
         """Batches that a decision has seen."""
-        return {batch for event in self.state().decisions.values() for batch in event.body["batches"]}
+        return {batch for event in self.at().state.decisions.values() for batch in event.body["batches"]}
 
     def one_decision(self, batch: str) -> dict[str, Any]:
         """The only decision that has seen a batch, once it is there; the test fails when there are more."""
         eventually(f"{batch} is decided", lambda: batch in self.decided(), within=400)
         self.idle()
-        decisions = [event.body for event in self.state().decisions.values() if batch in event.body["batches"]]
+        decisions = [event.body for event in self.at().state.decisions.values() if batch in event.body["batches"]]
         assert len(decisions) == 1
         commits = self.workspace().git("log", "--format=%s", "--all").splitlines()
         assert len({commit for commit in commits if decisions[0]["key"] in commit}) == 1
