@@ -1,8 +1,8 @@
 """One process that inspects photos of strangers: a loop that takes a photo from its parent and says what it is.
 
 Started by `ssclass.data.decoders`, with nothing of its parent's environment. A message is its length (8 bytes,
-big-endian) and so many bytes. For each photo the parent sends its limits (JSON; `seconds`: of a processor) and its bytes. The answer is JSON:
-`{"picture": …}` or `{"refused": [reason, detail]}`; before a large picture is unpacked `{"room": pixels}`, to which the
+big-endian) and so many bytes. For each photo the parent sends its limits (JSON; `seconds`: of a processor) and its
+bytes. The answer is JSON: `{"picture": …}` or `{"refused": [reason, detail]}`; before a large picture is unpacked `{"room": pixels}`, to which the
 parent sends an empty message when there is room.
 """
 

@@ -29,8 +29,8 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_met
     """Write ``folder/<split>/<class>/<first 16 of sha256>-<name>`` for every photo of a data version.
 
     Returns how many, and how many of them say more than their pixels (place, camera, author). The bytes are the ones
-    that were received; `without_metadata`: every photo's file is written anew without it. WorkspaceError when the folder
-    is not empty or cannot be written to.
+    that were received; `without_metadata`: every photo's file is written anew without it. WorkspaceError when the
+    folder is not empty or cannot be written to.
     """
     from ssclass.data.metadata import personal, strip
     from ssclass.data.refusals import Refused
@@ -55,8 +55,9 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_met
         progress.report("export", done, len(rows))
     if left_out:
         raise WorkspaceError(
-            f"{folder}: {done} photos written, {len(left_out)} left out as no copy without metadata can be made of them "
-            f"({left_out[0][:16]}…); take them out of the data set (`remove` in a manifest), or export without --strip"
+            f"{folder}: {done} photos written, {len(left_out)} left out as no copy without metadata can be made of "
+            f"them ({left_out[0][:16]}…); take them out of the data set (`remove` in a manifest), or export without "
+            "--strip"
         )
     return done, telling
 
