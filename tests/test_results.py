@@ -232,7 +232,6 @@ def test_features_of_other_photos_are_found_out(host: Workspace, trained: Traine
         "/outside",
         "candidate/a/b",
         "candidate/.hidden",
-        "candidate/",
         "x.py",
     ],
 )
