@@ -132,7 +132,7 @@ def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, mo
 
 
 def read(workspace: Workspace, version: Version, key: str) -> Result:
-    """The result of a decision key on this machine, held against the version that it is of.
+    """Read the result of a decision key on this machine, and hold it against the version that it is of.
 
     FailedError when it is of other photos, other labels, or another champion; it is thrown away then, and the next
     retrain trains anew.
@@ -147,7 +147,7 @@ def read(workspace: Workspace, version: Version, key: str) -> Result:
 
 
 def difference(result: Result, version: Version, key: str) -> str | None:
-    """What of a result is not what its version says, in words; None when all is."""
+    """Say in words where a result contradicts its version; None where it does not."""
     classes, rows = version.params.dataset.classes, version.dataset.holdout
     if result.key != key:
         return f"it is the result of {result.key}"
