@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ssclass.data.pixels import palette, shrunk
 from ssclass.data.pixels import pillow as pillow
-from ssclass.data.pixels import shrunk
 from ssclass.data.refusals import Refused as Refused
 from ssclass.data.refusals import undecoded, unopened
 from ssclass.data.structure import check_developed, check_structure, completed, declared_pixels, largest_page
@@ -41,7 +41,6 @@ FORMER = ("DIB", "PPM", "TGA")  # were let in by earlier versions, so a data set
 MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # whose frames are a film; of the others they are pages, or previews
 LARGE = 4_000_000  # pixels; more than this in memory at once only in one thread
 CANVAS = 256  # side of the square picture from which dhash and palette are taken
-PLAIN = 12.0  # effective colours (exp of the entropy); 2 % of the 741 real photos have fewer
 
 
 class Limits(Protocol):
@@ -108,7 +107,7 @@ def inspect(data: bytes, params: Limits, room: Room = one_large) -> Picture:
 
     dhash = str(imagehash.dhash(canvas))
     sha256 = hashlib.sha256(data).hexdigest()
-    return Picture(sha256, *opened.size, dhash, _palette(np.asarray(canvas)), opened.ended)
+    return Picture(sha256, *opened.size, dhash, palette(np.asarray(canvas)), opened.ended)
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
@@ -242,13 +241,3 @@ def _orientation(picture: PilImage) -> Any:
         8: image.ROTATE_90,
     }
     return turns.get(tag) if isinstance(tag, int) else None
-
-
-def _palette(canvas: np.ndarray) -> bytes:
-    """Colour histogram of uint8 [h, w, 3], as `Picture.palette`."""
-    r, g, b = (canvas >> 5).astype(np.int64).reshape(-1, 3).T
-    share = np.bincount(r << 6 | g << 3 | b, minlength=512) / r.size
-    some = share[share > 0]
-    if np.exp(-(some * np.log(some)).sum()) < PLAIN:
-        return b""
-    return bytes(np.rint(np.sqrt(share) * 255).astype(np.uint8))
