@@ -145,7 +145,7 @@ def _endless(fresh: Sequence[_Taken], rows: Sequence[Row]) -> Iterator[Warned]:
     keys = [photo.entry.key for photo in fresh if photo.sha256 in joined and not photo.picture.ended]
     if keys:
         more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-        said = f"{', '.join(keys[:NAMED])}{more}: the file lacks its last bytes; the picture is whole"
+        said = f"{', '.join(shown(key) for key in keys[:NAMED])}{more}: the file lacks its last bytes; the picture is whole"
         yield Warned(ENDLESS, said)
 
 
