@@ -8,6 +8,7 @@
     │   └── NotFoundError     no such model, batch, photo or version
     └── FailedError           something outside did not work; exit code 1
         ├── StoreError        S3
+        │   └── ObjectError   S3 will not do it with this one object, however often it is asked
         ├── TrackingError     MLflow
         ├── WeightsError      backbone weights cannot be had
         └── LostRaceError     another writer pushed first; start over from its commit
@@ -17,6 +18,7 @@ one line; the traceback shows only with ``--debug``. What others wrote and a mes
 servers) can neither end the line nor act on a terminal: `ssclass.text` spells and cuts it.
 """
 
+from ssclass.secrets import without_secrets
 from ssclass.text import message
 
 
@@ -24,6 +26,10 @@ class SsclassError(Exception):
     """Base of all errors of this package."""
 
     exit_code = 1
+
+    def __init__(self, *parts: object) -> None:
+        # here and not where it is shown: a log may show its repr, and Prefect keeps both
+        super().__init__(*(without_secrets(part) if isinstance(part, str) else part for part in parts))
 
     def __str__(self) -> str:
         return message(super().__str__())
@@ -57,6 +63,17 @@ class FailedError(SsclassError):
 
 class StoreError(FailedError):
     """S3 did not do what was asked."""
+
+
+class ObjectError(StoreError):
+    """S3 will not do it with this one object, however often it is asked; with others it may.
+
+    `code`: S3's own, like InvalidObjectState (archived) or AccessDenied.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class TrackingError(FailedError):

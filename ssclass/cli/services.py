@@ -22,7 +22,7 @@ def bucket() -> None:
 def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
     """Make the bucket, its folders and lifecycle rules; --print gives the roles' policies."""
     from ssclass.store import Store
-    from ssclass.upkeep.bucket import FOLDERS, plan
+    from ssclass.upkeep.bucket import FOLDERS, check_queue, plan
     from ssclass.upkeep.bucket import notify as announce
     from ssclass.upkeep.bucket import setup as prepare
 
@@ -30,6 +30,8 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
     if only_print:
         print_json(plan(settings.bucket))
         return
+    if notify:
+        check_queue(notify)
     rules = "lifecycle rules" if prepare(Store(settings)) else "no lifecycle rules, as this server has none"
     if notify:
         announce(Store(settings), notify)
@@ -43,10 +45,14 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
 @as_json
 def doctor(folder: Path | None, as_json: bool) -> None:
     """Probe S3, DVC, git, MLflow, Prefect and the GPU for real; say how to mend what fails."""
+    from dataclasses import replace
+
+    from ssclass.secrets import without_secrets
     from ssclass.upkeep.doctor import FAILED, examine
 
     found = []
     for each in examine(settings_at(folder)):
+        each = replace(each, detail=without_secrets(each.detail))
         found.append(each)
         if not as_json:
             click.echo(f"{each.state:<7} {each.part}: {each.detail}")

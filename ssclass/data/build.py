@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 
 from ssclass.data.batches import Batch, Progress
 from ssclass.data.checks import warnings
 from ssclass.data.dataset import Dataset, correct, count
-from ssclass.data.images import Picture, Refused, inspect
-from ssclass.data.manifest import Entry
-from ssclass.data.shards import Receipt, Refusal, Row, write_shard
+from ssclass.data.fetch import DENIED, Denied, Taken, check_access, fetch, no_class
+from ssclass.data.shards import Receipt, Refusal, Row, Warned, write_shard
 from ssclass.data.split import Place, Torn, assign
+from ssclass.errors import ObjectError
 from ssclass.params import Params
-from ssclass.store import Store
-from ssclass.text import quoted, shown
+from ssclass.store import FORBIDDEN, Store
+from ssclass.text import shown
 
 QUARANTINE = "quarantine"
-THREADS = 8  # each holds one photo: at most ingest.max_bytes, and 4 million pixels (images.LARGE)
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A photo that passed its own checks and waits in the scratch folder."""
-
-    entry: Entry
-    picture: Picture
-
-    @property
-    def sha256(self) -> str:
-        return self.picture.sha256
-
-    @property
-    def dhash(self) -> str:
-        return self.picture.dhash
-
-    @property
-    def palette(self) -> bytes:
-        return self.picture.palette
+THREADS = 8  # each holds the bytes of one photo, at most ingest.max_bytes; what unpacks it is ssclass.data.decoders
+NAMED = 5  # photos that a warning names
+ENDLESS = "end missing"
+"""Code of the warning about photos without their last bytes."""
 
 
 def build_shard(
@@ -60,24 +42,29 @@ def build_shard(
     `sequence` is the number of the data version that it makes; default: one more than the data set's last shard.
 
     `scratch` is an empty folder for the photos on their way (the size of the batch). Memory does not grow with the
-    batch. StoreError when S3 fails; a photo never fails the batch.
+    batch. StoreError when S3 fails; a photo never fails the batch, nor does an object that S3 will not give.
     """
     present = dict(dataset.by_sha256)
     relabel, remove, refused = _corrections(batch, params.dataset.classes, present)
     correct(present, relabel, remove)
-    taken: list[_Taken] = []
+    taken: list[Taken] = []
+    denied: list[ObjectError] = []
     duplicates = 0
     with ThreadPoolExecutor(THREADS) as pool:
-        jobs = pool.map(lambda entry: _fetch(store, batch, entry, params, present, scratch), batch.entries)
+        jobs = pool.map(lambda entry: fetch(store, batch, entry, params, present, scratch), batch.entries)
         for done, outcome in enumerate(jobs, 1):
-            if isinstance(outcome, _Taken):
+            if isinstance(outcome, Taken):
                 taken.append(outcome)
             elif isinstance(outcome, Refusal):
                 refused.append(outcome)
+            elif isinstance(outcome, Denied):
+                denied.append(outcome.error)
+                refused.append(outcome.refusal)
             else:
                 duplicates += 1
             if progress:
                 progress(done, len(batch.entries))
+    check_access(batch, params.dataset.classes, denied)
     fresh, conflicts = _distinct(taken)
     duplicates += len(taken) - len(fresh) - len(conflicts)
     refused += conflicts
@@ -100,13 +87,23 @@ def build_shard(
         duplicates=duplicates,
         counts=count(rows),
         refused=tuple(sorted(refused, key=lambda item: order.get(item.key, -1))),
-        warnings=tuple(warnings(rows, relabel, remove, dataset, params)),
+        warnings=(*warnings(rows, relabel, remove, dataset, params), *_endless(fresh, rows)),
         relabel=relabel,
         remove=remove,
         source=batch.source,
     )
     write_shard(out, ((row, (scratch / row.sha256).read_bytes()) for row in rows), receipt)
     return receipt
+
+
+def _endless(fresh: Sequence[Taken], rows: Sequence[Row]) -> Iterator[Warned]:
+    """Warns of photos that came in though their files lack the end."""
+    joined = {row.sha256 for row in rows}
+    keys = [photo.entry.key for photo in fresh if photo.sha256 in joined and not photo.picture.ended]
+    if keys:
+        more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+        names = ", ".join(shown(key) for key in keys[:NAMED])
+        yield Warned(ENDLESS, f"{names}{more}: the file lacks its last bytes; the picture is whole")
 
 
 def _corrections(
@@ -122,59 +119,18 @@ def _corrections(
     relabel = {}
     for sha256, label in batch.relabel.items():
         if label not in classes:
-            refused.append(Refusal(sha256, "unknown label", _no_class(label, classes)))
+            refused.append(Refusal(sha256, "unknown label", no_class(label, classes)))
         elif sha256 in present and present[sha256].label != label:
             relabel[sha256] = label
     return relabel, tuple(sha256 for sha256 in batch.remove if sha256 in present), refused
 
 
-def _fetch(
-    store: Store, batch: Batch, entry: Entry, params: Params, present: Mapping[str, Row], scratch: Path
-) -> _Taken | Refusal | None:
-    """One photo, checked and put into the scratch folder; None when the data set has it already."""
-
-    def refuse(reason: str, detail: str) -> Refusal:
-        return Refusal(entry.key, reason, detail)
-
-    if entry.label not in params.dataset.classes:
-        return refuse("unknown label", _no_class(entry.label, params.dataset.classes))
-    data = store.get(batch.ref.prefix + entry.key, limit=params.ingest.max_bytes + 1)
-    if data is None:
-        return refuse("missing", "the manifest names it, but there is no such object")
-    try:
-        if len(data) <= params.ingest.max_bytes:  # else inspect says so
-            if entry.size is not None and entry.size != len(data):
-                return refuse("size mismatch", f"the manifest says {entry.size:,} bytes, the object has {len(data):,}")
-            sha256 = hashlib.sha256(data).hexdigest()
-            if entry.sha256 and entry.sha256 != sha256:
-                return refuse(
-                    "sha256 mismatch", f"the manifest says {entry.sha256[:12]}…, the object has {sha256[:12]}…"
-                )
-            if known := present.get(sha256):
-                if known.label == entry.label:
-                    return None
-                detail = (
-                    f"labelled {shown(entry.label)}, but in the data set as {known.label}; a relabel would correct that"
-                )
-                return refuse("label conflict", detail)
-        picture = inspect(data, params.ingest)
-    except Refused as error:
-        return refuse(error.reason, error.detail)
-    (scratch / picture.sha256).write_bytes(data)
-    return _Taken(entry, picture)
-
-
-def _no_class(label: str, classes: Sequence[str]) -> str:
-    said = f"{quoted(label)} is" if label else "not in a class folder, so"
-    return f"{said} none of dataset.classes ({', '.join(classes)})"
-
-
-def _distinct(taken: list[_Taken]) -> tuple[list[_Taken], list[Refusal]]:
+def _distinct(taken: list[Taken]) -> tuple[list[Taken], list[Refusal]]:
     """Each photo once, as it came first; a photo that came with two labels not at all."""
-    copies: dict[str, list[_Taken]] = defaultdict(list)
+    copies: dict[str, list[Taken]] = defaultdict(list)
     for photo in taken:
         copies[photo.sha256].append(photo)
-    fresh: list[_Taken] = []
+    fresh: list[Taken] = []
     refused: list[Refusal] = []
     for same in copies.values():
         labels = sorted({photo.entry.label for photo in same})
@@ -186,7 +142,7 @@ def _distinct(taken: list[_Taken]) -> tuple[list[_Taken], list[Refusal]]:
     return fresh, refused
 
 
-def _row(photo: _Taken, place: Place) -> Row:
+def _row(photo: Taken, place: Place) -> Row:
     seen = photo.picture
     return Row(
         sha256=seen.sha256,
@@ -202,20 +158,34 @@ def _row(photo: _Taken, place: Place) -> Row:
 
 
 def quarantine(store: Store, batch: Batch, receipt: Receipt, progress: Progress | None = None) -> int:
-    """Copy refused photos to quarantine/<batch>/, and their reasons.json; how many. Again changes nothing."""
+    """Copy refused photos to quarantine/<batch>/, and their reasons.json; how many. Again changes nothing.
+
+    What is not there, or what S3 will not give, is left out: that is no reason to stop. StoreError when S3 fails.
+    """
     keys = {entry.key for entry in batch.entries}
-    refused = [item for item in receipt.refused if item.key in keys and item.reason != "missing"]
+    refused = [item for item in receipt.refused if item.key in keys and item.reason not in ("missing", DENIED)]
     target = f"{QUARANTINE}/{batch.ref.id}/"
     if not receipt.refused:
         return 0
+
+    def copied(item: Refusal) -> bool:
+        try:
+            store.copy(batch.ref.prefix + item.key, target + item.key)
+        except ObjectError as error:
+            if error.code in FORBIDDEN and store.head(batch.ref.prefix + item.key):
+                raise  # of writing to quarantine/: a policy's fault, not the photo's
+            return False
+        return True
+
+    count = 0
     with ThreadPoolExecutor(THREADS) as pool:
-        jobs = pool.map(lambda item: store.copy(batch.ref.prefix + item.key, target + item.key), refused)
-        for done, _ in enumerate(jobs, 1):
+        for done, there in enumerate(pool.map(copied, refused), 1):
+            count += there
             if progress:
                 progress(done, len(refused))
     reasons = [asdict(item) for item in receipt.refused]
     store.put(target + "reasons.json", dumps(reasons, ensure_ascii=False, indent=1).encode())
-    return len(refused)
+    return count
 
 
 def implausible(right: int, n: int, champion_right: int, champion_n: int) -> float:

@@ -18,6 +18,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -169,6 +170,14 @@ def _log_model(tracking: Any, run_id: str, key: str, data_version: str, classifi
         tracking.client.finalize_logged_model(made.model_id, "READY")
 
 
+@lru_cache
+def _loader(paths: str | None = None) -> Any:
+    """One loader of AWS's descriptions for all clients: DVC makes one a push, and reads megabytes of JSON for each."""
+    from botocore.loaders import Loader
+
+    return Loader()
+
+
 def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     """Put the fake in the place of everything that would import TensorFlow; `patch` is `setattr`, or monkeypatch's."""
     from functools import partial
@@ -177,6 +186,9 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     from ssclass.tracking import client, report
     from ssclass.upkeep import adopt
 
+    from botocore import loaders
+
+    patch(loaders, "create_loader", _loader)
     for module in (extraction, features):
         patch(module, "extract", _extract)
     patch(features, "shard_features", partial(features.shard_features, extractor=lambda network: None))

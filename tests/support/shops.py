@@ -161,4 +161,4 @@ class Shop:
     def versions(self) -> dict[str, str]:
         """Registered versions: number → decision key."""
         found = self.tracking.client.search_model_versions(f"name = '{self.tracking.name}'")
-        return {str(each.version): each.tags["decision_key"] for each in found}
+        return {str(each.version): each.tags["decision_key"] for each in sorted(found, key=lambda each: int(each.version))}
