@@ -83,6 +83,10 @@ class FakeClassifier:
     size: ClassVar[int] = 32
 
     @property
+    def specs(self) -> tuple[FakeSpec, ...]:
+        return (SPEC,)
+
+    @property
     def fingerprint(self) -> str:
         return SPEC.fingerprint
 
@@ -186,11 +190,12 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     from ssclass.tracking import client, report
     from ssclass.upkeep import adopt
 
-    from botocore import loaders
+    from botocore import session
 
-    patch(loaders, "create_loader", _loader)
+    patch(session, "create_loader", _loader)
     for module in (extraction, features):
         patch(module, "extract", _extract)
+    patch(extraction, "make_extractor", lambda network: None)
     patch(features, "shard_features", partial(features.shard_features, extractor=lambda network: None))
     patch(training, "plan", lambda params: [(SPEC, "fake")])
     patch(training, "train_planned", train_planned)

@@ -91,7 +91,12 @@ class Shop:
             self.used += 1
             label = CLASSES[1 - truth if flipped else truth]
             made.append(
-                {"key": f"{label}/{self.used}.jpg", "label": label, "sha256": hashlib.sha256(data).hexdigest(), "data": data}
+                {
+                    "key": f"{label}/{self.used}.jpg",
+                    "label": label,
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "data": data,
+                }
             )
         return made
 
@@ -161,4 +166,6 @@ class Shop:
     def versions(self) -> dict[str, str]:
         """Registered versions: number → decision key."""
         found = self.tracking.client.search_model_versions(f"name = '{self.tracking.name}'")
-        return {str(each.version): each.tags["decision_key"] for each in sorted(found, key=lambda each: int(each.version))}
+        return {
+            str(each.version): each.tags["decision_key"] for each in sorted(found, key=lambda each: int(each.version))
+        }
