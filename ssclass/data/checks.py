@@ -135,7 +135,7 @@ def running_score(tests: Sequence[Mapping[str, Any]]) -> Running | None:
     `champion_n`), the newest last. A batch with a few wrong labels is plausible, sixty of them are not. Windows are the
     last 2, 4, 8, … batches; `p` is the chance of so few right in the worst of them, times the number of windows
     (Bonferroni). What a champion gets right of a window is beta-binomial, as in `build.implausible`; the sum over
-    several champions is taken for normal.
+    several champions is taken for beta-binomial, too, with the mean and the variance that it has.
     """
     known = [test for test in tests if test["n"]]
     sizes = [2**power for power in range(1, 20) if 2**power < len(known)] + [len(known)] * (len(known) > 1)
@@ -147,7 +147,7 @@ def running_score(tests: Sequence[Mapping[str, Any]]) -> Running | None:
 
 
 def _window(tests: Sequence[Mapping[str, Any]]) -> Running:
-    from scipy.stats import betabinom, norm
+    from scipy.stats import betabinom
 
     right = sum(test["right"] for test in tests)
     n: Counter[tuple[str, int, int]] = Counter()  # champion and record → photos: its errors are common to its batches
@@ -155,8 +155,12 @@ def _window(tests: Sequence[Mapping[str, Any]]) -> Running:
         n[test["key"], test["champion_right"], test["champion_n"]] += test["n"]
     stats = [betabinom.stats(of, hits + 0.5, total - hits + 0.5) for (_, hits, total), of in n.items()]
     expected, variance = (float(sum(each)) for each in zip(*stats, strict=True))
-    p = float(norm.cdf((right + 0.5 - expected) / variance**0.5)) if variance else 1.0
-    return Running(len(tests), right, n.total(), expected, p)
+    count, rate = n.total(), expected / n.total()
+    # One beta-binomial with this mean and variance: n r (1 - r) (1 + (n - 1) c), where c is 1 / (a + b + 1).
+    common = (variance / (count * rate * (1 - rate)) - 1) / (count - 1)
+    strength = 1 / max(common, 1e-9) - 1
+    p = float(betabinom.cdf(right, count, rate * strength, (1 - rate) * strength))
+    return Running(len(tests), right, count, expected, p)
 
 
 def drip(tests: Sequence[Mapping[str, Any]], params: Params) -> Warned | None:
