@@ -7,7 +7,7 @@ the others are told and the batch goes on. docs/formats.md has the table.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -39,6 +39,7 @@ def warnings(
     correct(there, relabel, remove)
     if absent := [name for name in params.dataset.classes if name not in {row.label for row in rows}]:
         yield Warned("class missing", f"no photo of {', '.join(absent)}")
+    differing: set[str] = set()
     for group, size in Counter(row.group for row in rows).items():
         if size > max(FEW, at.flood * len(rows)):
             yield Warned("flood", f"{size} of {len(rows)} photos are near-copies of one ({group[:12]})")
@@ -46,7 +47,8 @@ def warnings(
         if len(labels) > 1:
             said = f"near-copies in group {group[:12]} are labelled {' and '.join(labels)}"
             yield Warned("copies differ in label", said)
-    yield from _contradictions(rows, list(there.values()), params.dataset.near_duplicate_bits)
+            differing.add(group)
+    yield from _contradictions(rows, list(there.values()), params.dataset.near_duplicate_bits, differing)
     yield from _held_out_groups(rows, list(there.values()))
     if moved := _grouped(rows, [shard.rows for shard in dataset.shards]):
         yield moved
@@ -66,15 +68,18 @@ def _corrections(relabel: Mapping[str, str], remove: Sequence[str], dataset: Dat
             yield Warned("many corrections", f"{renamed} relabelled and {removed} removed of {of} {which}photos")
 
 
-def _contradictions(rows: Sequence[Row], there: Sequence[Row], bits: int) -> Iterator[Warned]:
-    """New photos that are near-copies of photos of the data set, all of which have another label."""
+def _contradictions(rows: Sequence[Row], there: Sequence[Row], bits: int, known: Collection[str]) -> Iterator[Warned]:
+    """New photos that are near-copies of photos of the data set, all of which have another label.
+
+    A few of them, in groups of which that was said already (`known`), are not said again.
+    """
     index = Nearness([*there, *rows], bits)
     found = []
     for place, row in enumerate(rows, len(there)):
         copies = [there[j] for j in index.near(place) if j < len(there)]
         if copies and row.label not in {copy.label for copy in copies}:
             found.append((row, copies[0]))
-    if found:
+    if len(found) > FEW or any(row.group not in known for row, _ in found):
         row, copy = found[0]
         many = len(found) > FEW
         first = f"{row.label}, of {copy.sha256[:12]}, which is {copy.label}"
