@@ -63,7 +63,7 @@ def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int
 
 
 def attempt(workspace: str, ingested: list[Ingested]) -> Outcome:
-    """Take in what waits and answer the question of origin's newest commit; OvertakenError when it changed meanwhile."""
+    """Take in what waits, and answer the question that is open then; OvertakenError when it changed meanwhile."""
     for _ in range(ROUNDS):
         waiting = step.find_batches(workspace)
         if not waiting:
