@@ -14,7 +14,10 @@ from ssclass.settings import Settings
 
 FORBIDDEN = ("AccessDenied", "403")  # the latter where the answer has no body, as to HEAD
 OF_ONE_OBJECT = {
-    "InvalidObjectState": "it is in an archive class; restore it (`aws s3api restore-object`)",
+    **dict.fromkeys(
+        ("InvalidObjectState", "ObjectNotInActiveTierError"),
+        "it is in an archive class; restore it (`aws s3api restore-object`)",
+    ),
     **dict.fromkeys(FORBIDDEN, "an access rule forbids it"),
     "KeyTooLongError": "its key is too long",
     "XMinioInvalidObjectName": "the server takes no such key",

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from ssclass.data.decoders import Decoders
+from ssclass.data.decoders import decoders as shared
 from ssclass.data.images import Picture, Refused, inspect
 from ssclass.params import IngestParams
 
@@ -29,6 +30,11 @@ def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     picture.save(out, kind, **options)
     return out.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _none_of_other_tests() -> None:
+    shared().close()
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 Started by `ssclass.data.decoders`, with nothing of its parent's environment. A message is its length (8 bytes,
 big-endian) and so many bytes. For each photo the parent sends its limits (JSON; `seconds`: of a processor) and its
-bytes. The answer is JSON: `{"picture": …}` or `{"refused": [reason, detail]}`; before a large picture is unpacked `{"room": pixels}`, to which the
-parent sends an empty message when there is room.
+bytes. The answer is JSON: `{"picture": …}` or `{"refused": [reason, detail]}`; before a large picture is unpacked
+`{"room": pixels}`, to which the parent sends an empty message when there is room.
 """
 
 from __future__ import annotations

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ssclass.data.images import FORMATS, FORMER, pillow, thumbnail
+from ssclass.data.rasters import bmp, jpeg2000
 from ssclass.data.refusals import Refused
-from ssclass.data.rewriting import ORIENTATION, bmp, gif, jpeg, jpeg2000, png, webp
-from ssclass.data.stills import still
+from ssclass.data.rewriting import ORIENTATION, gif, jpeg, png, webp
+from ssclass.data.stills import says_more, still
 from ssclass.data.structure import largest_page
 
 TECHNICAL = {ORIENTATION, 0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0111, 0x0115, 0x0116, 0x0117, 0x011A, 0x011B}
@@ -32,6 +33,8 @@ def personal(data: bytes) -> bool:
     """Whether a photo that opens says more than its pixels, colours and orientation, or cannot be told not to."""
     try:
         with pillow().open(io.BytesIO(data), formats=FORMATS + FORMER) as picture:
+            if picture.format in ("HEIF", "AVIF"):
+                return says_more(data)
             if picture.format in _REWRITE:
                 return bool(_REWRITE[picture.format](data, _tag(picture), lambda profile: profile) != data)
             if picture.format == "TIFF":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from ssclass.data.boxes import Item, read_stills
+from ssclass.data.boxes import Item, boxes, find, read_stills
 
 Profile = Callable[[bytes], bytes]
 _KINDS = (b"av01", b"hvc1", b"grid")
@@ -44,7 +44,7 @@ def still(data: bytes, tag: int, profile: Profile) -> bytes:
             if (name, body) not in shelf:
                 shelf.append((name, body))
             owned[-1].append(shelf.index((name, body)) + 1 | needed << 15)
-        coded.append(_cleaned(item, b"".join(data[begin:end] for begin, end in item.extents)))
+        coded.append(_cleaned(item, _coded(data, item)))
 
     infos = [_full(b"infe", struct.pack(">HH", number[i.id], 0) + i.kind + b"\0", version=2) for i in items]
     owns = [struct.pack(f">HB{len(o)}H", n, len(o), *o) for n, o in enumerate(owned, 1)]
@@ -73,6 +73,34 @@ def still(data: bytes, tag: int, profile: Profile) -> bytes:
     if len(iloc) != size:
         raise AssertionError("iloc has another size than its items say")
     return head + _full(b"meta", b"".join([*fixed, iloc])) + _box(b"mdat", b"".join(coded))
+
+
+def says_more(data: bytes) -> bool:
+    """Whether a HEIF or AVIF file holds more than `still` would copy; ValueError as there."""
+    stills = read_stills(data)
+    items, at = stills.of_picture(), 0
+    room = 0
+    for name, begin, end in boxes(data):
+        if name not in (b"ftyp", b"meta", b"mdat"):
+            return True
+        room += (end - begin) * (name == b"mdat")
+        at = end
+    begin, end = find(data, b"meta")
+    inside = {name for name, _, _ in boxes(data, begin + 4, end)}
+    used = sum(end - begin for item in items for begin, end in item.extents)
+    return (
+        at != len(data)
+        or len(items) < len(stills.items)
+        or not inside <= {b"hdlr", b"pitm", b"iloc", b"iinf", b"iprp", b"iref"}
+        or room > used
+        or any(item.name not in (b"", b"Color", b"Alpha") for item in items)
+        or any(name not in (*_PROPERTIES, b"colr") for item in items for name, _, _ in item.properties)
+        or any(_cleaned(item, _coded(data, item)) != _coded(data, item) for item in items)
+    )
+
+
+def _coded(data: bytes, item: Item) -> bytes:
+    return b"".join(data[begin:end] for begin, end in item.extents)
 
 
 def _brands(data: bytes, major: bytes) -> bytes:

@@ -6,7 +6,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from ssclass.data.boxes import coded_pixels
+from ssclass.data.av1 import coded_pixels
 from ssclass.data.pixels import pillow
 from ssclass.data.refusals import Refused
 
@@ -89,8 +89,9 @@ def _raw(data: bytes, picture: PilImage) -> str:
             continue
         if coded in _SENSOR:
             return f"a camera's raw file ({_SENSOR[coded]})"
-        if all(isinstance(each, int) for each in size) and int(size[0]) * int(size[1]) > width * height:
-            return f"a TIFF that begins with a preview ({width} x {height} of {size[0]} x {size[1]})"
+        across, down = size
+        if isinstance(across, int) and isinstance(down, int) and across * down > width * height:
+            return f"a TIFF that begins with a preview ({width} x {height} of {across} x {down})"
     return ""
 
 

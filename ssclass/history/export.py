@@ -35,8 +35,8 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_met
     from ssclass.data.metadata import personal, strip
     from ssclass.data.refusals import Refused
 
-    if folder.exists() and any(folder.iterdir()):
-        raise WorkspaceError(f"{folder}: not empty; name a new folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WorkspaceError(f"{folder}: not an empty folder; name a new one")
     version = workspace.at(check_version(workspace, rev))
     rows = version.dataset.by_sha256
     done = telling = 0

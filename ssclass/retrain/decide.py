@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ssclass import progress
 from ssclass.code import code_digest
-from ssclass.errors import LostRaceError, WorkspaceError
+from ssclass.errors import OvertakenError, WorkspaceError
 from ssclass.retrain import results
 from ssclass.retrain.gate import Precondition, Verdict, judge
 from ssclass.retrain.key import pending_key
@@ -20,16 +21,16 @@ from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
 
-class OvertakenError(LostRaceError):
-    """Another writer changed the question while it was being answered: the retrain begins again."""
-
-
 def decide(workspace: Workspace, key: str, run_id: str) -> Event:
     """Judge the result of a key, and make the verdict one pushed commit with the tag ``run/<key>``.
 
     The decision that the ledger has for the key, where another run, or this one before it was killed, made it.
     OvertakenError when the newest version asks another question by now.
     """
+
+    version = workspace.newest()
+    if pending_key(version) == key:
+        results.confirm(workspace, version, key, progress.report)
 
     def write(change: Change) -> Event:
         version = change.version
