@@ -16,6 +16,8 @@ COMPUTES = (
     "params.py",
     "data/dataset.py",
     "data/images.py",
+    "data/nearness.py",
+    "data/palette.py",
     "data/pixels.py",
     "data/shards.py",
     "data/split.py",

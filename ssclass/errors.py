@@ -18,6 +18,7 @@ one line; the traceback shows only with ``--debug``. What others wrote and a mes
 servers) can neither end the line nor act on a terminal: `ssclass.text` spells and cuts it.
 """
 
+from ssclass.secrets import without_secrets
 from ssclass.text import message
 
 
@@ -25,6 +26,10 @@ class SsclassError(Exception):
     """Base of all errors of this package."""
 
     exit_code = 1
+
+    def __init__(self, *parts: object) -> None:
+        # here and not where it is shown: a log may show its repr, and Prefect keeps both
+        super().__init__(*(without_secrets(part) if isinstance(part, str) else part for part in parts))
 
     def __str__(self) -> str:
         return message(super().__str__())

@@ -192,9 +192,9 @@ TABLE = (
     Bad("bad setting", "status", 2, ("ssclass.toml: colour", "remove it there"), bad_setting),
     Bad(
         "damaged ledger",
-        "history",
+        "freeze",
         2,
-        ("ledger.jsonl: line 1", "`git checkout"),
+        ("ledger.jsonl has uncommitted changes", "checkout ledger.jsonl`"),
         damaged_ledger,
         ("git -C {workspace} checkout --quiet ledger.jsonl",),
     ),

