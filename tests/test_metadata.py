@@ -215,7 +215,7 @@ def test_an_export_ends_whatever_the_photos_are_called_or_say(s3: Store, tmp_pat
         else:
             assert sorted(told) == sorted(sent.values())
     (tmp_path / "file").touch()
-    for target, said in ((tmp_path / "file", "not an empty folder"), (tmp_path / "file" / "new", "cannot be written")):
+    for target, said in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "new", "cannot be written")):
         done = ssclass("export", target, "--workspace", workspace.root)
         assert done.returncode == 2
         assert said in done.stderr
