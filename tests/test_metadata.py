@@ -54,7 +54,8 @@ def stored(data: bytes) -> list[bytes]:
         frames = getattr(opened, "n_frames", 1) if opened.format in ("GIF", "PNG", "WEBP") else 1
         found = []
         for frame in range(frames):
-            opened.seek(frame)
+            if frame:  # in HEIF, the first need not be the one that is shown
+                opened.seek(frame)
             found.append(opened.convert("RGBA").tobytes() if opened.mode in ("P", "PA") else opened.tobytes())
     return found
 
