@@ -25,6 +25,7 @@ from ssclass.retrain import results
 from ssclass.retrain import train as training
 from ssclass.retrain.ingest import Ingested
 from ssclass.tracking import publish
+from ssclass.upkeep.finish import finish_forgetting
 from ssclass.workspace import clones
 from ssclass.workspace.git import GitRefusedError
 from ssclass.workspace.ledger import HELD, REJECTED, Event
@@ -165,8 +166,11 @@ def decide(folder: str, key: str, run_id: str) -> Event:
 
 @outside()
 def reconcile(folder: str) -> str | None:
-    """Make MLflow say what the ledger says; returns the champion's registered version."""
-    return publish.reconcile(workspace_at(folder))
+    """Make MLflow say what the ledger says, and finish what a `forget` began; the champion's registered version."""
+    workspace = workspace_at(folder)
+    version = publish.reconcile(workspace)
+    finish_forgetting(workspace, alone=True)
+    return version
 
 
 @outside()

@@ -309,27 +309,28 @@ class Tracking:
         """The whole model of a champion, or of what is about to be one, for whoever serves it."""
         import mlflow
         import mlflow.keras
-        import numpy as np
-        from mlflow.models import ModelSignature
-        from mlflow.types import Schema, TensorSpec
 
-        signature = ModelSignature(
-            Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
-            Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
-        )
         with self._in_force(), mlflow.start_run(run_id=run_id):
-            mlflow.keras.log_model(
-                classifier.whole(),
-                name=MODEL,
-                signature=signature,
-                pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-                metadata={
-                    "classes": list(classifier.classes),
-                    "size": classifier.size,
-                    KEY_TAG: key,
-                    "data_version": data_version,
-                },
-            )
+            mlflow.keras.log_model(classifier.whole(), name=MODEL, **_served(classifier, key, data_version))
+
+    def restore_model(self, model: Any, key: str, data_version: str, classifier: Classifier | Adopted) -> None:
+        """Write the files of a champion's logged model anew, under the same id: what serves it need not know."""
+        import mlflow.keras
+        from mlflow.models import Model
+
+        how = _served(classifier, key, data_version)
+        made = Model(
+            artifact_path=model.artifact_location,
+            run_id=model.source_run_id,
+            model_uuid=model.model_id,
+            model_id=model.model_id,
+            metadata=how["metadata"],
+        )
+        with tempfile.TemporaryDirectory() as folder, self._in_force():
+            path = Path(folder) / MODEL
+            mlflow.keras.save_model(classifier.whole(), str(path), mlflow_model=made, **how)
+            with self.named():
+                self.client.log_model_artifacts(model.model_id, str(path))
 
     @contextmanager
     def _in_force(self) -> Iterator[None]:
@@ -460,6 +461,28 @@ class Tracking:
         found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{key}'")
         for extra in sorted(found, key=lambda version: int(version.version))[1:]:
             self.client.delete_model_version(self.name, extra.version)
+
+
+def _served(classifier: Classifier | Adopted, key: str, data_version: str) -> dict[str, Any]:
+    """What MLflow's Keras flavour is told of a champion's model."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
+        Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
+    )
+    return {
+        "signature": signature,
+        "pip_requirements": [f"{name}=={version(name)}" for name in REQUIREMENTS],
+        "metadata": {
+            "classes": list(classifier.classes),
+            "size": classifier.size,
+            KEY_TAG: key,
+            "data_version": data_version,
+        },
+    }
 
 
 _made: WeakKeyDictionary[Workspace, dict[type, Any]] = WeakKeyDictionary()

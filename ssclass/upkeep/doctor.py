@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,18 @@ from ssclass.environment import prefect_login
 from ssclass.errors import FailedError, SsclassError
 from ssclass.settings import Settings
 from ssclass.store import Store
+from ssclass.text import metric_word
 from ssclass.tracking.client import Tracking
+from ssclass.upkeep.verify.history import bring_back, expected_tags, lost_tags, moved_back, tags_at_origin
 from ssclass.workspace.dvc import configure, repository
+from ssclass.workspace.git import failure
 from ssclass.workspace.workspace import Workspace
 
 OK, NOTE, FAILED = "ok", "note", "failed"
-SCRATCH_REF = "refs/ssclass/doctor"
+IMPOSSIBLE = "heads/main/ssclass-doctor"
+"""A branch below the branch main, which git cannot keep."""
+_PUSHED = re.compile(r"! \[.*\] +\S+ -> (\S+) \((.*)\)")
+_ALL_OR_NOTHING = ("atomic transaction failed", "atomic push failure", "atomic push failed")
 
 Probe = Callable[[Settings], str]
 """Does the thing; returns what to say, raises when it cannot be done. A `Note` says what is missing but not needed."""
@@ -125,22 +132,56 @@ def _dvc(settings: Settings) -> str:
 
 
 def _git(settings: Settings) -> str:
-    """Fetch main, push a scratch ref, and take it away again."""
-    workspace = Workspace(settings)
-    url = workspace.git("remote", "get-url", "origin")
-    workspace.git("fetch", "--quiet", "origin", "main")
-    workspace.git("push", "--quiet", "--force", "origin", f"HEAD:{SCRATCH_REF}")
-    workspace.git("push", "--quiet", "origin", f":{SCRATCH_REF}")
-    return f"{url}: fetch, push"
+    """Fetch main, and push to it and to a tag as a decision does, together with a branch that cannot be.
+
+    A push of several refs is all or nothing: origin's hooks and rules are asked about main, and nothing is changed.
+    """
+    git = Workspace(settings).git
+    url = git("remote", "get-url", "origin")
+    git("fetch", "--quiet", "origin", "+refs/heads/main:refs/remotes/origin/main")
+    commit = git("commit-tree", "origin/main^{tree}", "-p", "origin/main", "-m", "ssclass doctor")
+    refs = [f"{commit}:refs/{ref}" for ref in ("heads/main", "tags/run/ssclass-doctor", IMPOSSIBLE)]
+    done = git.run("push", "--atomic", "origin", *refs)
+    reasons = _PUSHED.findall(done.stderr)
+    if {name for name, _ in reasons} < {"main", "run/ssclass-doctor"} or any(
+        reason not in _ALL_OR_NOTHING for _, reason in reasons
+    ):
+        raise failure(f"a push to main, and of a tag run/…, at {url}", done)
+    return f"{url}: fetch, push to main and of tags"
+
+
+def _history(settings: Settings) -> str:
+    """Whether origin's main and tags are what the ledger says: a main that was moved back, tags that were lost."""
+    workspace, main = Workspace(settings), "origin/main"
+    refs = [f"+refs/tags/{name}/*:refs/tags/{name}/*" for name in ("data", "run")]
+    workspace.git("fetch", "--quiet", "origin", f"+refs/heads/main:refs/remotes/{main}", *refs)
+    expected, there = expected_tags(workspace, main), tags_at_origin(workspace)
+    if lost := lost_tags(workspace, main):
+        raise FailedError(f"main {moved_back(lost)}; {bring_back(workspace, lost, main)}")
+    champion = workspace.at(main).state.champion
+    missing = [name for name, commit in expected.items() if there.get(name) != commit]
+    if missing:
+        said = " (the champion's among them)" if f"run/{champion}" in missing else ""
+        raise FailedError(
+            f"{len(missing)} tags of the ledger are not at origin, or elsewhere: {', '.join(missing[-3:])}{said}"
+        )
+    return f"{len(expected)} tags where the ledger's lines are"
 
 
 def _mlflow(settings: Settings) -> str:
-    """A run with an artifact, in an experiment of its own; the run is deleted again."""
-    tracking = Tracking(settings.model_copy(update={"model_name": f"{settings.model_name}-doctor"}))
+    """A run with an artifact and a metric a class in the real experiment, or beside it while there is none yet."""
+    tracking = Tracking(settings)
     with tracking.named():
         client = tracking.client
+        found = client.get_experiment_by_name(tracking.name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise FailedError(f"the experiment {tracking.name} was deleted; `ssclass verify --repair` restores it")
+        if found is None:
+            tracking = Tracking(settings.model_copy(update={"model_name": f"{settings.model_name}-doctor"}))
         run = client.create_run(tracking.experiment_id, run_name="doctor")
         try:
+            for name in Workspace(settings).at().params.dataset.classes:
+                client.log_metric(run.info.run_id, f"recall_{metric_word(name)}", 1.0)
             client.log_text(run.info.run_id, "ssclass doctor", "probe.txt")
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(client.download_artifacts(run.info.run_id, "probe.txt", folder))
@@ -149,16 +190,24 @@ def _mlflow(settings: Settings) -> str:
         finally:
             client.set_terminated(run.info.run_id)
             client.delete_run(run.info.run_id)
-    return f"{settings.tracking_uri}: run, artifact"
+    return f"{settings.tracking_uri}: run, metrics of every class and artifact in experiment {tracking.name}"
 
 
 def _registry(settings: Settings) -> str:
+    """Register and delete a model of another name; the alias of the real one reads, and is the ledger's champion."""
     tracking = Tracking(settings)
     name = f"{settings.model_name}-doctor-{uuid.uuid4().hex[:8]}"
     with tracking.named():
         tracking.client.create_registered_model(name)
         tracking.client.delete_registered_model(name)
-    return "register, delete"
+    alias, champion = tracking.alias(), Workspace(settings).at().state.champion
+    wanted = None if champion is None else tracking.version_of(champion)
+    if champion is not None and (wanted is None or alias != str(wanted.version)):
+        raise FailedError(
+            f"the alias of {tracking.name} is on {f'version {alias}' if alias else 'no version'}, which is not the "
+            "ledger's champion; `ssclass verify --repair` sets it, and so does the next retrain"
+        )
+    return f"register, delete; {tracking.name}: {f'alias on version {alias}' if alias else 'no version yet'}"
 
 
 def _prefect(settings: Settings) -> str:
@@ -199,8 +248,12 @@ PROBES: tuple[tuple[str, Probe, str], ...] = (
     (
         "git origin",
         _git,
-        "check `git remote -v` in the workspace, and that this user may push to it without being asked for a password",
+        (
+            "check `git remote -v` in the workspace, that this user may push to main and tags without being asked for "
+            "a password, and that origin does not protect main from it"
+        ),
     ),
+    ("git history", _history, "`ssclass verify` lists what is wrong, and --repair makes lost tags again"),
     (
         "MLflow runs",
         _mlflow,

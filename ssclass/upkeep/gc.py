@@ -22,16 +22,18 @@ from ssclass.errors import WorkspaceError
 from ssclass.model.augmentation import AugmentedSpec
 from ssclass.model.spec import FeatureSpec
 from ssclass.params import AugmentParams
+from ssclass.retrain.key import key_of
 from ssclass.store import Store
 from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
+from ssclass.upkeep.finish import journal_key, open_journals
 from ssclass.workspace.dvc import CANDIDATE, DATA, outs
-from ssclass.workspace.ledger import PROMOTED, State
+from ssclass.workspace.ledger import PROMOTED
 from ssclass.workspace.objects import CACHE, EMPTY_DIR, REMOTE
 from ssclass.workspace.transaction import Change
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
-KINDS = ("DVC objects", "model artifacts", "features", "results", "quarantine", "local caches")
+KINDS = ("DVC objects", "model artifacts", "unfinished runs", "features", "results", "quarantine", "local caches")
 DELETES = 8  # at a time
 _OBJECT = re.compile(r"files/md5/([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
 
@@ -73,11 +75,14 @@ def _find(change: Change, before: datetime, keep_champions: bool) -> Iterator[Ga
     recent = {key for key, event in state.decisions.items() if datetime.fromisoformat(event.at) >= before}
     objects = _Objects(workspace, version)
     yield from objects.garbage({str(key) for key in champions} | recent, before)
-    yield from _models(workspace, state, before)
+    yield from _runs(workspace, version, before)
     in_use = {str(key) for key in {state.champion} - {None}} | recent
     yield from _features(workspace, version, objects.fingerprints(in_use), before)
+    notes = {journal_key(name) for name in open_journals(workspace)}
     for name, kind in ((QUARANTINE, "quarantine"), ("results", "results")):
         for item in store.list(f"{name}/"):
+            if item.key in notes:
+                continue  # a forgetting that is not finished
             if item.modified < before and not item.key.endswith("/"):  # a folder's own marker
                 yield _remote(store, kind, item.key, item.size)
     yield from _caches(workspace, version, before)
@@ -199,28 +204,44 @@ def _fingerprints(about: dict[str, Any], augment: AugmentParams) -> Iterator[str
 # -- MLflow -----------------------------------------------------------------------------------------------
 
 
-def _models(workspace: Workspace, state: State, before: datetime) -> Iterator[Garbage]:
-    """Models of rejected candidates, and of runs that were thrown away; the runs stay, with all that they tell."""
+def _runs(workspace: Workspace, version: Version, before: datetime) -> Iterator[Garbage]:
+    """Runs that nobody will decide on, and the models of those, of rejected candidates and of runs in the trash.
+
+    Of decided runs the rest stays, with all that it tells. A run that the ledger or a registered version names is
+    nobody's garbage.
+    """
     from mlflow.entities import ViewType
 
-    tracking = Tracking.of(workspace)
-    serving = {state.decisions[key].body["run_id"] for key in state.champions}
+    tracking, state = Tracking.of(workspace), version.state
+    named = {event.body["run_id"] for event in state.decisions.values()}
+    asked = key_of(version) if version.dataset.used else None
     with tracking.named():
+        named |= {each.run_id for each in tracking.client.search_model_versions(f"name = '{tracking.name}'")}
         at, token = before.timestamp() * 1000, None
         while True:
             page = tracking.client.search_runs(
                 [tracking.experiment_id], f"attributes.start_time < {at:.0f}", ViewType.ALL, 1000, page_token=token
             )
             for run in page:
-                if run.info.run_id in serving or run.data.tags.get(KEY_TAG) in state.champions:
+                key, decided = run.data.tags.get(KEY_TAG), run.data.tags.get(DECISION_TAG)
+                is_named = run.info.run_id in named
+                if key in state.champions and (is_named or decided is not None):
                     continue  # whatever became of the run: the ledger says that it is a champion's
-                thrown = run.info.lifecycle_stage == "deleted"
-                decided = run.data.tags.get(DECISION_TAG)
-                if thrown or (decided is not None and decided != PROMOTED):
+                thrown = run.info.lifecycle_stage == "deleted" and not is_named
+                left = not thrown and not is_named and decided is None and key is not None and key != asked
+                if thrown or left or (decided is not None and decided != PROMOTED):
                     for model in tracking.models_of(run).values():
                         yield _model(tracking, model)
+                if left:
+                    yield _run(tracking, run)
             if not (token := page.token):
                 return
+
+
+def _run(tracking: Tracking, run: Any) -> Garbage:
+    """A run without a decision, of a question that is decided or no longer asked: its worker was killed."""
+    name = f"run {run.info.run_id} of {run.data.tags[KEY_TAG]}"
+    return Garbage("unfinished runs", name, 0, lambda: tracking.discard(run.info.run_id))
 
 
 def _model(tracking: Tracking, model: Any) -> Garbage:
