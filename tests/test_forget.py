@@ -231,7 +231,7 @@ def test_a_shard_that_cannot_be_looked_at_stops_it_and_one_that_is_nowhere_does_
     from ssclass.workspace import version
 
     version._remembered.cache_clear()
-    with pytest.raises((StoreError, Exception)):
+    with pytest.raises(StoreError, match="bytes are not what its name says"):
         forget(fresh, [sha256_of(photo)], "…")
     assert fresh.at().data_version == "data/3", "nothing was recorded"
     assert body is not None
@@ -325,14 +325,14 @@ def test_what_it_costs_follows_what_is_affected(s3, tmp_path, photo, monkeypatch
     counted: list[str] = []
 
     def count(of: str) -> tuple[int, int]:
-        """Git commands, and objects under incoming/ that were read, of a forgetting."""
+        """Files of commits, and photos under incoming/, that were read for a forgetting."""
         counted.clear()
         forget(workspace, [of], "…")
         reads = sum(each.startswith("incoming/") and not each.endswith(".json") for each in counted)
-        return sum(each == "git" for each in counted), reads
+        return sum(each == "show" for each in counted), reads
 
     run, read = workspace.git.run, Store.get_version
-    monkeypatch.setattr(workspace.git, "run", lambda *args: (counted.append("git"), run(*args))[1])
+    monkeypatch.setattr(workspace.git, "run", lambda *args: (counted.append(args[0]), run(*args))[1])
     monkeypatch.setattr(Store, "get_version", lambda *args: (counted.append(args[1]), read(*args))[1])
     send(s3, "day-1", {f"sushi/{NAME}": photo, **drawn(tmp_path / "1", 1)})
     ingest_all(workspace)
@@ -342,7 +342,7 @@ def test_what_it_costs_follows_what_is_affected(s3, tmp_path, photo, monkeypatch
         ingest_all(workspace)
         decide(workspace, f"k{number}")
     last = count(next(row.sha256 for row in rows(workspace).values()))
-    assert last[0] <= first[0] + 2, "no tag is opened for it"
+    assert last[0] <= first[0], "no tag is opened for it, of the eight that there are more"
     assert max(first[1], last[1]) <= 2, "of what was sent, only what has its size is read"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from ssclass.retrain.result import RESULT
 from ssclass.study.experiment import StudyRuns
-from ssclass.tracking.client import Tracking
+from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
 from ssclass.workspace.workspace import Workspace
 
 SHEET = "figures/augmentation.png"
@@ -39,10 +39,18 @@ def erase_pages(workspace: Workspace) -> list[str]:
     return [where for tracking in (Tracking.of(workspace), StudyRuns(workspace)) for where in _erase_pages(tracking)]
 
 
-def erase_sheets(workspace: Workspace, keys: Collection[str]) -> list[str]:
-    """Delete the contact sheets of the runs of these decisions, in which training photos may be seen."""
-    tracking = Tracking.of(workspace)
-    return [f"run/{key}: {SHEET}" for key in sorted(keys) if tracking.erase(key, SHEET)]
+def erase_sheets(workspace: Workspace, keys: Collection[str], asked: str | None) -> list[str]:
+    """Delete contact sheets, in which training photos may be seen: of the runs of these decisions, and of runs that
+    nobody decided on, but for those of the question that is asked now."""
+    tracking, erased = Tracking.of(workspace), []
+    with tracking.named():
+        if tracking.client.get_experiment_by_name(tracking.name) is None:
+            return []
+        for run in tracking.all_runs():
+            key, decided = run.data.tags.get(KEY_TAG), DECISION_TAG in run.data.tags
+            if (key in keys or (not decided and key != asked)) and tracking.erase(run, SHEET):
+                erased.append(f"run {run.info.run_id}: {SHEET}")
+    return erased
 
 
 def _erase_pages(tracking: Tracking) -> list[str]:

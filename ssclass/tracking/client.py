@@ -209,18 +209,28 @@ class Tracking:
             run = self.client.create_run(self.experiment_id, began, tags, run_name=f"{key} (running)")
             return str(run.info.run_id)
 
-    def erase(self, key: str, path: str) -> bool:
-        """Delete an artifact of every run of a decision key; whether there was one."""
+    def all_runs(self) -> list[Any]:
+        """Every run of the experiment, those in the trash included; newest first."""
+        from mlflow.entities import ViewType
+
+        found, token = [], None
+        with self.named():
+            while True:
+                page = self.client.search_runs([self.experiment_id], "", ViewType.ALL, 1000, page_token=token)
+                found += list(page)
+                if not (token := page.token):
+                    return found
+
+    def erase(self, run: Any, path: str) -> bool:
+        """Delete an artifact of a run; whether there was one."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        there = False
         with self.named():
-            for run in self.runs(key):
-                files = self.client.list_artifacts(run.info.run_id, path.rpartition("/")[0])
-                if path in {each.path for each in files}:
-                    get_artifact_repository(run.info.artifact_uri).delete_artifacts(path)
-                    there = True
-        return there
+            artifacts = get_artifact_repository(run.info.artifact_uri)
+            there = path in {each.path for each in artifacts.list_artifacts(path.rpartition("/")[0])}
+            if there:
+                artifacts.delete_artifacts(path)
+            return there
 
     def discard(self, run_id: str) -> None:
         """Throw a run away. Ask the ledger first: `publish.discard` does."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,11 @@ from ssclass.settings import Settings
 from ssclass.store import Store
 from ssclass.text import metric_word
 from ssclass.tracking.client import Tracking
-from ssclass.upkeep.verify.history import bring_back, expected_tags, lost_tags, moved_back, tags_at_origin
+from ssclass.upkeep.origin import probe_history, probe_push
 from ssclass.workspace.dvc import configure, repository
-from ssclass.workspace.git import failure
 from ssclass.workspace.workspace import Workspace
 
 OK, NOTE, FAILED = "ok", "note", "failed"
-IMPOSSIBLE = "heads/main/ssclass-doctor"
-"""A branch below the branch main, which git cannot keep."""
-_PUSHED = re.compile(r"! \[.*\] +\S+ -> (\S+) \((.*)\)")
-_ALL_OR_NOTHING = ("atomic transaction failed", "atomic push failure", "atomic push failed")
 
 Probe = Callable[[Settings], str]
 """Does the thing; returns what to say, raises when it cannot be done. A `Note` says what is missing but not needed."""
@@ -52,10 +46,12 @@ class Finding:
         return asdict(self)
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Probe every part, one after the other; a failure of one does not keep the others from being probed."""
+def examine(settings: Settings, parts: Collection[str] = ()) -> Iterator[Finding]:
+    """Probe the parts, or all, one after the other; a failure of one does not keep the others from being probed."""
     impatient = settings.model_copy(update={"patience": 0.0})
     for part, probe, remedy in PROBES:
+        if parts and part not in parts:
+            continue
         try:
             yield Finding(part, OK, probe(impatient))
         except Note as said:
@@ -129,43 +125,6 @@ def _dvc(settings: Settings) -> str:
             store = Store(settings)  # DVC deletes in bulk, which some servers refuse; no retrain does
             store.delete(remote.oid_to_path(oid).removeprefix("s3://").removeprefix(f"{store.bucket}/"))
         return f"{remote.path}: push, pull, delete"
-
-
-def _git(settings: Settings) -> str:
-    """Fetch main, and push to it and to a tag as a decision does, together with a branch that cannot be.
-
-    A push of several refs is all or nothing: origin's hooks and rules are asked about main, and nothing is changed.
-    """
-    git = Workspace(settings).git
-    url = git("remote", "get-url", "origin")
-    git("fetch", "--quiet", "origin", "+refs/heads/main:refs/remotes/origin/main")
-    commit = git("commit-tree", "origin/main^{tree}", "-p", "origin/main", "-m", "ssclass doctor")
-    refs = [f"{commit}:refs/{ref}" for ref in ("heads/main", "tags/run/ssclass-doctor", IMPOSSIBLE)]
-    done = git.run("push", "--atomic", "origin", *refs)
-    reasons = _PUSHED.findall(done.stderr)
-    if {name for name, _ in reasons} < {"main", "run/ssclass-doctor"} or any(
-        reason not in _ALL_OR_NOTHING for _, reason in reasons
-    ):
-        raise failure(f"a push to main, and of a tag run/…, at {url}", done)
-    return f"{url}: fetch, push to main and of tags"
-
-
-def _history(settings: Settings) -> str:
-    """Whether origin's main and tags are what the ledger says: a main that was moved back, tags that were lost."""
-    workspace, main = Workspace(settings), "origin/main"
-    refs = [f"+refs/tags/{name}/*:refs/tags/{name}/*" for name in ("data", "run")]
-    workspace.git("fetch", "--quiet", "origin", f"+refs/heads/main:refs/remotes/{main}", *refs)
-    expected, there = expected_tags(workspace, main), tags_at_origin(workspace)
-    if lost := lost_tags(workspace, main):
-        raise FailedError(f"main {moved_back(lost)}; {bring_back(workspace, lost, main)}")
-    champion = workspace.at(main).state.champion
-    missing = [name for name, commit in expected.items() if there.get(name) != commit]
-    if missing:
-        said = " (the champion's among them)" if f"run/{champion}" in missing else ""
-        raise FailedError(
-            f"{len(missing)} tags of the ledger are not at origin, or elsewhere: {', '.join(missing[-3:])}{said}"
-        )
-    return f"{len(expected)} tags where the ledger's lines are"
 
 
 def _mlflow(settings: Settings) -> str:
@@ -247,13 +206,13 @@ PROBES: tuple[tuple[str, Probe, str], ...] = (
     ("DVC remote", _dvc, "mend S3 first; then see `dvc remote list` in the workspace: its remote is store"),
     (
         "git origin",
-        _git,
+        probe_push,
         (
             "check `git remote -v` in the workspace, that this user may push to main and tags without being asked for "
             "a password, and that origin does not protect main from it"
         ),
     ),
-    ("git history", _history, "`ssclass verify` lists what is wrong, and --repair makes lost tags again"),
+    ("git history", probe_history, "`ssclass verify` lists what is wrong, and --repair makes lost tags again"),
     (
         "MLflow runs",
         _mlflow,

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from ssclass.data.batches import INCOMING, MANIFEST
 from ssclass.errors import StoreError
 from ssclass.files import write_whole
+from ssclass.retrain.key import key_of
 from ssclass.store import Store
 from ssclass.study.erase import clean_rows, erase_pages, erase_sheets
 from ssclass.upkeep.leftovers import blank_results, erase_features, erase_shards
@@ -60,7 +61,8 @@ def finish_forgetting(workspace: Workspace, *, alone: bool = False) -> Finished:
     done.objects += blank_results(workspace, photos)
     done.objects += clean_rows(workspace, photos)
     models = {str(key) for event in pending for key in event.body.get("models", ())}
-    done.objects += erase_sheets(workspace, models)
+    asked = key_of(version) if version.dataset.used else None
+    done.objects += erase_sheets(workspace, models, asked)
     if alone:
         for folder in workspace.private.glob("ingest-*"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -210,32 +210,23 @@ def _runs(workspace: Workspace, version: Version, before: datetime) -> Iterator[
     Of decided runs the rest stays, with all that it tells. A run that the ledger or a registered version names is
     nobody's garbage.
     """
-    from mlflow.entities import ViewType
-
     tracking, state = Tracking.of(workspace), version.state
     named = {event.body["run_id"] for event in state.decisions.values()}
     asked = key_of(version) if version.dataset.used else None
     with tracking.named():
         named |= {each.run_id for each in tracking.client.search_model_versions(f"name = '{tracking.name}'")}
-        at, token = before.timestamp() * 1000, None
-        while True:
-            page = tracking.client.search_runs(
-                [tracking.experiment_id], f"attributes.start_time < {at:.0f}", ViewType.ALL, 1000, page_token=token
-            )
-            for run in page:
-                key, decided = run.data.tags.get(KEY_TAG), run.data.tags.get(DECISION_TAG)
-                is_named = run.info.run_id in named
-                if key in state.champions and (is_named or decided is not None):
-                    continue  # whatever became of the run: the ledger says that it is a champion's
-                thrown = run.info.lifecycle_stage == "deleted" and not is_named
-                left = not thrown and not is_named and decided is None and key is not None and key != asked
-                if thrown or left or (decided is not None and decided != PROMOTED):
-                    for model in tracking.models_of(run).values():
-                        yield _model(tracking, model)
-                if left:
-                    yield _run(tracking, run)
-            if not (token := page.token):
-                return
+        for run in tracking.all_runs():
+            key, decided = run.data.tags.get(KEY_TAG), run.data.tags.get(DECISION_TAG)
+            is_named, is_champion = run.info.run_id in named, key in state.champions
+            if run.info.start_time >= before.timestamp() * 1000 or (is_champion and (is_named or decided is not None)):
+                continue  # whatever became of a champion's run: the ledger says that it is one
+            thrown = run.info.lifecycle_stage == "deleted" and not is_named
+            left = not thrown and not is_named and decided is None and key is not None and key != asked
+            if thrown or left or (decided is not None and decided != PROMOTED):
+                for model in tracking.models_of(run).values():
+                    yield _model(tracking, model)
+            if left:
+                yield _run(tracking, run)
 
 
 def _run(tracking: Tracking, run: Any) -> Garbage:

@@ -43,26 +43,13 @@ def _usable(workspace: Workspace) -> Tracking | None:
     return tracking if usable else None
 
 
-def all_runs(tracking: Tracking) -> list[Any]:
-    """Every run of the experiment, those in the trash included."""
-    from mlflow.entities import ViewType
-
-    found, token = [], None
-    with tracking.named():
-        while True:
-            page = tracking.client.search_runs([tracking.experiment_id], "", ViewType.ALL, 1000, page_token=token)
-            found += list(page)
-            if not (token := page.token):
-                return found
-
-
 def runs(workspace: Workspace) -> Iterator[Finding]:
     """Each decision has one run, which is not in the trash, is finished, and says what the ledger says."""
     tracking = _usable(workspace)
     if tracking is None:
         return
     by_id, by_key = {}, defaultdict(list)
-    for run in all_runs(tracking):
+    for run in tracking.all_runs():
         by_id[run.info.run_id] = run
         if DECISION_TAG in run.data.tags and run.info.lifecycle_stage != "deleted":
             by_key[run.data.tags.get(KEY_TAG)].append(run)
