@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,34 +22,17 @@ from ssclass.errors import WorkspaceError
 from ssclass.model.augmentation import AugmentedSpec
 from ssclass.model.spec import FeatureSpec
 from ssclass.params import AugmentParams
-from ssclass.retrain.key import key_of
 from ssclass.store import Store
-from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
 from ssclass.upkeep.finish import journal_key, open_journals
+from ssclass.upkeep.garbage import KINDS, Garbage, runs_and_models
 from ssclass.workspace.dvc import CANDIDATE, DATA, outs
-from ssclass.workspace.ledger import PROMOTED
 from ssclass.workspace.objects import CACHE, EMPTY_DIR, REMOTE
 from ssclass.workspace.transaction import Change
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
-KINDS = ("DVC objects", "model artifacts", "unfinished runs", "features", "results", "quarantine", "local caches")
 DELETES = 8  # at a time
 _OBJECT = re.compile(r"files/md5/([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """Something that nothing points at. `kind`: one of KINDS; `where`: its address, or its path; `size` in bytes."""
-
-    kind: str
-    where: str
-    size: int
-    drop: Callable[[], None]
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"kind": self.kind, "where": self.where, "size": self.size}
 
 
 def collect(
@@ -75,7 +58,7 @@ def _find(change: Change, before: datetime, keep_champions: bool) -> Iterator[Ga
     recent = {key for key, event in state.decisions.items() if datetime.fromisoformat(event.at) >= before}
     objects = _Objects(workspace, version)
     yield from objects.garbage({str(key) for key in champions} | recent, before)
-    yield from _runs(workspace, version, before)
+    yield from runs_and_models(workspace, version, before)
     in_use = {str(key) for key in {state.champion} - {None}} | recent
     yield from _features(workspace, version, objects.fingerprints(in_use), before)
     notes = {journal_key(name) for name in open_journals(workspace)}
@@ -201,57 +184,6 @@ def _fingerprints(about: dict[str, Any], augment: AugmentParams) -> Iterator[str
                 yield from (AugmentedSpec(each, augment, number).fingerprint for number in range(augment.copies))
 
 
-# -- MLflow -----------------------------------------------------------------------------------------------
-
-
-def _runs(workspace: Workspace, version: Version, before: datetime) -> Iterator[Garbage]:
-    """Runs that nobody will decide on, and the models of those, of rejected candidates and of runs in the trash.
-
-    Of decided runs the rest stays, with all that it tells. A run that the ledger or a registered version names is
-    nobody's garbage.
-    """
-    tracking, state = Tracking.of(workspace), version.state
-    named = {event.body["run_id"] for event in state.decisions.values()}
-    asked = key_of(version) if version.dataset.used else None
-    with tracking.named():
-        named |= {each.run_id for each in tracking.client.search_model_versions(f"name = '{tracking.name}'")}
-        for run in tracking.all_runs():
-            key, decided = run.data.tags.get(KEY_TAG), run.data.tags.get(DECISION_TAG)
-            is_named, is_champion = run.info.run_id in named, key in state.champions
-            if run.info.start_time >= before.timestamp() * 1000 or (is_champion and (is_named or decided is not None)):
-                continue  # whatever became of a champion's run: the ledger says that it is one
-            thrown = run.info.lifecycle_stage == "deleted" and not is_named
-            left = not thrown and not is_named and decided is None and key is not None and key != asked
-            if thrown or left or (decided is not None and decided != PROMOTED):
-                for model in tracking.models_of(run).values():
-                    yield _model(tracking, model)
-            if left:
-                yield _run(tracking, run)
-
-
-def _run(tracking: Tracking, run: Any) -> Garbage:
-    """A run without a decision, of a question that is decided or no longer asked: its worker was killed."""
-    name = f"run {run.info.run_id} of {run.data.tags[KEY_TAG]}"
-    return Garbage("unfinished runs", name, 0, lambda: tracking.discard(run.info.run_id))
-
-
-def _model(tracking: Tracking, model: Any) -> Garbage:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    artifacts = get_artifact_repository(model.artifact_location)
-
-    def size(folder: str | None = None) -> int:
-        listed = artifacts.list_artifacts(folder)
-        return sum(size(each.path) if each.is_dir else each.file_size or 0 for each in listed)
-
-    def drop() -> None:
-        with tracking.named():
-            artifacts.delete_artifacts()
-            tracking.client.delete_logged_model(model.model_id)
-
-    return Garbage("model artifacts", f"{model.name} of run {model.source_run_id}", size(), drop)
-
-
 # -- memos ------------------------------------------------------------------------------------------------
 
 
@@ -278,3 +210,6 @@ def _caches(workspace: Workspace, version: Version, before: datetime) -> Iterato
         for path in sorted((workspace.private / name).glob("*")):
             if path.name not in kept and _age(path) < before:
                 yield _local("local caches", path)
+
+
+__all__ = ["KINDS", "Garbage", "collect"]
