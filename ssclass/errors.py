@@ -8,6 +8,7 @@
     │   └── NotFoundError     no such model, batch, photo or version
     └── FailedError           something outside did not work; exit code 1
         ├── StoreError        S3
+        │   └── ObjectError   S3 will not do it with this one object, however often it is asked
         ├── TrackingError     MLflow
         ├── WeightsError      backbone weights cannot be had
         └── LostRaceError     another writer pushed first; start over from its commit
@@ -57,6 +58,17 @@ class FailedError(SsclassError):
 
 class StoreError(FailedError):
     """S3 did not do what was asked."""
+
+
+class ObjectError(StoreError):
+    """S3 will not do it with this one object, however often it is asked; with others it may.
+
+    `code`: S3's own, like InvalidObjectState (archived) or AccessDenied.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class TrackingError(FailedError):

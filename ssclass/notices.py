@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ssclass.errors import FailedError
-from ssclass.secrets import one_line, without_secrets
+from ssclass.names import resource_of
+from ssclass.secrets import without_secrets
 from ssclass.settings import Settings
-from ssclass.text import message
+from ssclass.text import message, shown
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +32,13 @@ def post(event: str, resource: str, payload: dict[str, Any]) -> None:
     import httpx
     from prefect.client.orchestration import get_client
 
-    resource = one_line(without_secrets(resource), 200)
+    resource = shown(without_secrets(resource), 200)
     body = {
         "id": str(uuid.uuid4()),
         "event": event,
         "occurred": datetime.now(UTC).isoformat(),
         "resource": {"prefect.resource.id": resource, "prefect.resource.name": resource.rpartition(".")[2]},
-        "payload": _shown(payload),
+        "payload": _fit(payload),
     }
     try:
         with get_client(sync_client=True) as client:
@@ -48,25 +49,29 @@ def post(event: str, resource: str, payload: dict[str, Any]) -> None:
             "check prefect_url and that the server runs"
         ) from error
     if answer.status_code != 204:
-        said = one_line(without_secrets(answer.text), 200)
+        said = shown(without_secrets(answer.text), 200)
         raise FailedError(f"Prefect answered {answer.status_code} to the event {event}: {said}; see the server's log")
 
 
-def _shown(value: Any) -> Any:
+def _fit(value: Any) -> Any:
     """A payload that may be sent to people: no secrets, each text on one line."""
     if isinstance(value, dict):
-        return {name: _shown(each) for name, each in value.items()}
+        return {name: _fit(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_shown(each) for each in value]
-    return one_line(without_secrets(value)) if isinstance(value, str) else value
+        return [_fit(each) for each in value]
+    return message(without_secrets(value)) if isinstance(value, str) else value
 
 
 def tell(settings: Settings, event: str, resource: str, **payload: Any) -> None:
-    """Post a notice where there is a server to post to. A notice that fails is logged: the ledger has it all."""
+    """Post a notice about ``ssclass.<kind>.<id>``, under this workspace's name, where there is a server to post to.
+
+    A notice that fails is logged: the ledger has it all.
+    """
     if not (settings.prefect_url or os.environ.get("PREFECT__FLOW_RUN_ID")):
         return
     try:
-        said = {name: message(value) if isinstance(value, str) else value for name, value in payload.items()}
-        post(event, resource, {"bucket": settings.bucket, "model": settings.model_name, **said})
+        post(
+            event, resource_of(settings, resource), {"bucket": settings.bucket, "model": settings.model_name, **payload}
+        )
     except FailedError as error:
         log.warning("%s", error)

@@ -219,6 +219,14 @@ def parse_params(text: str | bytes, path: str) -> Params:
         raise ParamsError(f"{path}: {field}: {said}; correct that value") from error
 
 
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says, an empty dict where it says nothing; ParamsError where it cannot be read, or is gone."""
+    text = read_text(path, ParamsError, "it is a text file; the one that `ssclass init` writes shows its form")
+    if text is None:
+        raise ParamsError(f"{path}: no such file; write it, or name another")
+    return parse_yaml(text, str(path))
+
+
 def parse_yaml(text: str | bytes, path: str) -> Any:
     """What a YAML file says, an empty dict where that is nothing; ParamsError names the file (`path`) and the place."""
     if isinstance(text, bytes):

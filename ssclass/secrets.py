@@ -1,4 +1,4 @@
-"""Keeping secrets out of messages, logs and notices, and other people's text on one line.
+"""Keeping secrets out of messages, logs and notices.
 
 Every message that is printed, logged or sent may quote a URL, a command or a server's answer, and with them a
 password. :func:`without_secrets` takes out what looks like one and what this process knows to be one.
@@ -11,6 +11,8 @@ import os
 import re
 from base64 import b64encode
 from urllib.parse import quote
+
+from ssclass.text import shown
 
 HIDDEN = "***"
 SHORTEST = 6  # characters; a shorter value is not taken out, as it would spoil ordinary words
@@ -70,12 +72,6 @@ def _without_login(found: re.Match[str]) -> str:
     return f"{found['scheme']}{HIDDEN if found['scheme'].lower().startswith('http') else only}@"
 
 
-def one_line(text: str, longest: int = LONGEST) -> str:
-    """Other people's text as one printable line: control and invisible characters escaped, the rest cut off."""
-    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text[:longest])
-    return shown[:longest] + ("…" if len(text) > longest else "")
-
-
 class LineFormatter(logging.Formatter):
     """Writes one line a record, whatever is quoted in it: nothing in a message can look like another record."""
 
@@ -83,9 +79,9 @@ class LineFormatter(logging.Formatter):
         """The record as one line without secrets; a traceback follows it, indented."""
         trace, record.exc_text = record.exc_info, None
         record.exc_info = None
-        line = one_line(without_secrets(super().format(record)))
+        line = shown(without_secrets(super().format(record)), LONGEST)
         record.exc_info = trace
         if trace:
             told = without_secrets(self.formatException(trace))
-            line += "".join(f"\n    {one_line(each)}" for each in told.splitlines())
+            line += "".join(f"\n    {shown(each, LONGEST)}" for each in told.splitlines())
         return line

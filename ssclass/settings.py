@@ -8,6 +8,7 @@ or a role give them.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,8 @@ from ssclass.text import quoted, shown
 SETTINGS_FILE = "ssclass.toml"
 STARTED_FILE = ".ssclass/started.toml"
 """Where `ssclass up` writes what it started; untracked."""
+DEFAULT_NAME = "ssclass"
+NAME = r"^[a-z0-9][a-z0-9-]{0,39}$"
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
 
@@ -61,6 +64,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SSCLASS_", extra="forbid", frozen=True, allow_inf_nan=False)
 
     workspace: Path
+    name: str = Field(
+        default=DEFAULT_NAME,
+        pattern=NAME,
+        description="what deployments, pools, events and automations on a shared Prefect server are called by",
+    )
     bucket: str = Field(default="ssclass", min_length=1)
     s3_endpoint: Address | None = Field(default=None, description="S3-compatible server; none: AWS")
     s3_region: str | None = None
@@ -110,6 +118,12 @@ def _from_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(text or "")
     except (ValueError, RecursionError) as error:
         raise ParamsError(f"{path}: not readable as TOML ({error}); mend it there") from error
+
+
+def check_name(name: str) -> None:
+    """Stop where a workspace cannot be called so; ParamsError says what names are like."""
+    if not re.fullmatch(NAME, name):
+        raise ParamsError(f"--name {name!r}: not a name; take up to 40 of a-z, 0-9 and -, as in shop or shop-2")
 
 
 def find_workspace(given: Path | None = None) -> Path:

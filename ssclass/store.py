@@ -9,8 +9,28 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, BinaryIO
 
-from ssclass.errors import StoreError
+from ssclass.errors import ObjectError, StoreError
 from ssclass.settings import Settings
+
+FORBIDDEN = ("AccessDenied", "403")  # the latter where the answer has no body, as to HEAD
+OF_ONE_OBJECT = {
+    **dict.fromkeys(
+        ("InvalidObjectState", "ObjectNotInActiveTierError"),
+        "it is in an archive class; restore it (`aws s3api restore-object`)",
+    ),
+    **dict.fromkeys(FORBIDDEN, "an access rule forbids it"),
+    "KeyTooLongError": "its key is too long",
+    "XMinioInvalidObjectName": "the server takes no such key",
+    "MethodNotAllowed": "the server does not allow it with this object",
+    "InvalidRequest": "the server cannot do it with this object (encrypted with a key of its own?)",
+    "NoSuchKey": "there is no such object",
+}
+"""What S3 answers where the fault is one object's: asked again, it says the same. Keys of encryption: see `_of_one`."""
+
+
+def _of_one(code: str) -> str | None:
+    """What is wrong with one object by S3's code; None where the fault may be the server's, or everybody's."""
+    return "its encryption key cannot be used" if code.startswith("KMS") else OF_ONE_OBJECT.get(code)
 
 
 @dataclass(frozen=True)
@@ -213,6 +233,10 @@ class Store:
                 raise StoreError(
                     f"{at}: {server} has no bucket {self.bucket!r}; make it with `ssclass bucket setup`, or correct "
                     "bucket in ssclass.toml"
+                ) from error
+            if key and (said := _of_one(code)):
+                raise ObjectError(
+                    f"{at}: {server} answered {code}: {said}; check the bucket's policy and the credentials", code
                 ) from error
             raise StoreError(
                 f"{at}: {server} answered {code}; check the bucket's policy and the credentials"

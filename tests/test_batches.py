@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import tracemalloc
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ssclass.data.batches import BatchRef, list_batches, read_batch
-from ssclass.data.submit import submit
+from ssclass.data.folders import class_folders, files_in, labelled_files
+from ssclass.data.manifest import parse_manifest
+from ssclass.data.submit import find_files, submit
 from ssclass.errors import BatchError
 from ssclass.store import Store
 
@@ -97,11 +103,69 @@ def test_without_its_marker_there_is_no_batch(s3: Store) -> None:
 
 
 def test_success_beside_class_folders(s3: Store) -> None:
-    for key in ("sushi/a.jpg", "sushi/x/b.jpg", "pizza/c.jpg", "loose.jpg", "sushi/.DS_Store", "sushi/", "_SUCCESS"):
+    hidden = ("sushi/.DS_Store", "sushi/", "_SUCCESS", "_committed_1", ".git/a.jpg", "sushi/.thumbs/a.jpg")
+    for key in ("sushi/a.jpg", "sushi/x/b.jpg", "sushi/_DSC0001.jpg", "pizza/c.jpg", "loose.jpg", *hidden):
         s3.put(f"incoming/b1/{key}", b"123" if "." in key else b"")
     (ref,) = list_batches(s3)
     labels = {entry.key: entry.label for entry in read_batch(s3, ref, CLASSES).entries}
-    assert labels == {"sushi/a.jpg": "sushi", "sushi/x/b.jpg": "sushi", "pizza/c.jpg": "pizza", "loose.jpg": ""}
+    of_sushi = dict.fromkeys(("sushi/a.jpg", "sushi/x/b.jpg", "sushi/_DSC0001.jpg"), "sushi")
+    assert labels == of_sushi | {"pizza/c.jpg": "pizza", "loose.jpg": ""}
+
+
+def test_names_of_macos_are_the_classes_they_show(s3: Store, tmp_path: Path) -> None:
+    """macOS writes é as e and an accent (NFD); people write params in NFC; both are the class that they look like."""
+    classes = ("café", "ガレット")
+    apart = [unicodedata.normalize("NFD", name) for name in classes]
+    assert apart != list(classes)
+    folder = tree(tmp_path / "photos", {f"{name}/é.jpg": name.encode() for name in apart})
+    assert submit(s3, folder, "submitted", classes) == 2
+    for name in apart:
+        s3.put(f"incoming/folders/{name}/1.jpg", b"1")
+    s3.put("incoming/folders/_SUCCESS", b"")
+    photos = [{"key": f"{place}.jpg", "label": name} for place, name in enumerate(apart)]
+    send(s3, "manifest", {"schema": 1, "photos": photos, "relabel": [{"sha256": SHA, "label": apart[0]}]})
+    for ref in list_batches(s3):
+        batch = read_batch(s3, ref, classes)
+        assert {entry.label for entry in batch.entries} == set(classes), ref.id
+        if ref.id != "manifest":
+            assert all(s3.head(f"incoming/{ref.id}/{entry.key}") for entry in batch.entries), "keys are as they came"
+        assert set(batch.relabel.values()) <= set(classes)
+    assert {file.label for file in labelled_files(folder, classes, only=True)} == set(classes)
+    assert {file.label for file in find_files(folder, classes)} == set(classes)
+
+
+def test_one_rule_for_hidden_files_whoever_reads(s3: Store, tmp_path: Path) -> None:
+    seen = {"sushi/a.jpg", "sushi/_DSC1.jpg", "sushi/deep/b.jpg", "sandwich/Thumbs.db"}
+    unseen = {"sushi/.a.jpg", "sushi/.cache/b.jpg", ".git/c.jpg", "sandwich/._d.jpg"}
+    folder = tree(tmp_path, {name: name.encode() for name in seen | unseen})
+    submit(s3, folder, "b1", CLASSES)
+    (ref,) = list_batches(s3)
+    for name in seen | unseen:
+        s3.put(f"incoming/b2/{name}", b"1")
+    s3.put("incoming/b2/_SUCCESS", b"")
+    assert {entry.key for entry in read_batch(s3, ref, CLASSES).entries} == seen
+    (other,) = list_batches(s3, known={"b1"})
+    assert {entry.key for entry in read_batch(s3, other, CLASSES).entries} == seen
+    assert {file.key for file in labelled_files(folder, CLASSES, only=True)} == seen
+    assert {file.key for file in find_files(folder, CLASSES)} == seen
+    found = {path.relative_to(folder).as_posix() for inside in class_folders(folder) for path in files_in(inside)}
+    assert found == seen
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, {"sushi/a.jpg": b"1", "sushi/locked/b.jpg": b"2"})
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:  # tests may run as root, for whom nothing is locked
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(BatchError, match=r"locked: cannot be read \(Permission denied\)"):
+        labelled_files(tmp_path, CLASSES)
 
 
 def test_listings_longer_than_a_page(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +220,30 @@ def test_a_manifest_says_all_that_it_may(s3: Store) -> None:
         ({"schema": 1, "remove": [{"sha256": SHA}], "relabel": [{"sha256": SHA, "label": "sushi"}]}, "twice"),
         ({"schema": 1, "photos": []}, "an empty batch"),
         ({"schema": 1, "photos": [{"key": "a.jpg", "label": "pizza"}]}, "no photo has a known label"),
+        (b"", "not readable as JSON"),
+        (b'{"schema": 1}{}', "not readable as JSON"),
+        (b'{"schema": 1, "photos": [{"key": "a", "label": "sushi"}', "not readable as JSON"),
+        (b'{"schema": 1, "photos": [{"key": "a\0", "label": "sushi"}]}', "not readable as JSON"),
+        (b'{"schema": 1, "photos": [{"key": "\xff", "label": "sushi"}]}', "not readable as JSON"),
+        (b'{"schema": 1, "photos": [{"key": "a", "label": "sushi", "size": ' + b"9" * 5000 + b"}]}", "4,000 digits"),
+        (b'{"schema": 1, "schema": 1}', "schema: stands there twice"),
+        (b'{"schema": 1, "photos": [], "photos": []}', "photos: stands there twice"),
+        ({"schema": 1, "photos": None}, "photos: Input should be a list"),
+        ({"schema": 1, "photos": {}}, "photos: Input should be a list"),
+        ({"schema": [1], "photos": []}, "schema: Input should be 1"),
+        ({"schema": 1, "photoz": [[[]]]}, "photoz: Extra inputs"),
+        ({"schema": 1, "photos": [[{}]]}, "photos.0: Input should be"),
+        ({"schema": 1, "photos": [{"key": "a", "label": ["sushi"]}]}, "photos.0.label: Input should be no list"),
+        ({"schema": 1, "photos": [{"key": "a", "label": "sushi", "size": 1.5}]}, "photos.0.size"),
+        ({"schema": 1, "photos": [{"key": "a", "label": "sushi", "metadata": [1]}]}, "photos.0.metadata"),
+        ({"schema": 1, "photos": [{"key": "寿" * 301, "label": "sushi"}]}, "at most 900 bytes"),
+        ({"schema": 1, "photos": [{str(n): 1 for n in range(60)}]}, "photos.0: more than 50 fields"),
+        ({"schema": 1, "\x1b[31mred": 1}, "\\x1b[31mred: Extra inputs"),
+        ({"schema": 1, "photos": [{"key": "a", "label": "\x1b]0;x\x07" + "y" * 5_000_000}]}, "5,000,006 characters"),
+        ({"schema": 1, "remove": [{"sha256": SHA}, {}]}, "remove.1.sha256: Field required"),
+        ({"schema": 1, "source": "a\nb"}, "source: String should match"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_unusable_manifest_names_object_field_and_remedy(s3: Store, manifest: Any, said: str) -> None:
     ref = send(s3, "bad", manifest)
@@ -166,7 +253,42 @@ def test_an_unusable_manifest_names_object_field_and_remedy(s3: Store, manifest:
     assert f"s3://{s3.bucket}/incoming/bad/" in message
     assert said in message
     assert any(verb in message for verb in ("correct", "put photos in"))
-    assert "\n" not in message
+    assert message.isprintable(), "one line, and nothing that a terminal acts on"
+    assert len(message) < 2500
+
+
+def test_what_an_old_sender_writes_is_still_read(s3: Store) -> None:
+    photo = '{"key": "NaN \\" Infinity.jpg", "label": "sushi", "metadata": {"a": NaN, "b": [-Infinity, {"c": 1e3}]}}'
+    text = f'{{"photos": [{photo}], "schema": 1}}'
+    for name, data in (("bom", b"\xef\xbb\xbf" + text.encode()), ("utf16", text.encode("utf-16"))):
+        (entry,) = read_batch(s3, send(s3, name, data), CLASSES).entries
+        assert entry.key == 'NaN " Infinity.jpg'
+        assert entry.metadata == {"a": None, "b": [None, {"c": 1000}]}
+
+
+MANIFESTS = {
+    "empty entries": b'{"schema": 1, "photos": [' + b"{}," * 3_000_000 + b"{}]}",
+    "deep metadata": b'{"schema": 1, "photos": [{"metadata": {"a":' + b"[" * 3_000_000,
+    "deep": b"[" * 3_000_000,
+    "many fields": b"{" + b",".join(b'"%d": 1' % n for n in range(300_000)) + b"}",
+    "metadata of lists": b'{"schema": 1, "photos": [{"key": "a", "label": "b", "metadata": {"a": ['
+    + b"[]," * 300_000
+    + b"[]]}}]}",
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_of_any_shape_takes_a_few_times_its_size(name: str) -> None:
+    """tracemalloc sees what Python holds; `{}` entries of 30 MB once took 20 GB."""
+    data = MANIFESTS[name]
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(BatchError):
+            parse_manifest(data, "it", "mend it")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * len(data)
 
 
 def test_a_folder_with_an_unsafe_name_is_a_batch_that_cannot_be_read(s3: Store) -> None:

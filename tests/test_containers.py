@@ -190,7 +190,7 @@ def test_the_kubernetes_job_fits_the_schema_of_kubernetes():
     values = {name: each.get("default", "train") for name, each in template["variables"]["properties"].items()}
     job = filled(template["job_configuration"]["job_manifest"], values)
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    container["env"] = [{"name": name, "value": value} for name, value in container["env"].items()]  # as Prefect does
+    container["env"] = [{"name": "PREFECT__FLOW_RUN_ID", "value": "x"}]  # Prefect's own, put there for each run
     for version in KUBERNETES:
         kubernetes_validate.validate(job, version, strict=True)
         container["resource"] = container.pop("resources")
@@ -206,3 +206,11 @@ def test_the_kubernetes_job_asks_for_a_gpu_and_its_blanks_can_be_filled():
     pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["securityContext"]["runAsNonRoot"]
+
+
+def test_no_run_says_what_a_job_of_kubernetes_runs():
+    """Neither its image nor its command, environment, secret or namespace is a variable that a run could set."""
+    template = json.loads((CHECKOUT / "containers" / "kubernetes-pool.json").read_text())
+    assert template["variables"]["additionalProperties"] is False
+    harmless = {"labels", "name", "finished_job_ttl", "job_watch_timeout_seconds", "pod_watch_timeout_seconds"}
+    assert set(template["variables"]["properties"]) == {*harmless, "stream_output"}

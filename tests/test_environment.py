@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -205,3 +206,16 @@ def test_files_on_pythonpath_that_hide_ours_are_named(theirs: Path, tmp_path: Pa
 
 def test_ours_are_ours():
     check_imports()
+
+
+def test_ctrl_c_while_the_command_is_being_imported_is_no_traceback(tmp_path: Path):
+    """A click in front of the real one stands for the moments in which much is imported: it sends the signal itself."""
+    (tmp_path / "click").mkdir()
+    (tmp_path / "click" / "__init__.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    environment = clean_environment()
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{CHECKOUT}"
+    for start in (["-m", "ssclass"], ["-c", "from ssclass.__main__ import main; main()"]):
+        done = subprocess.run([sys.executable, *start, "status"], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ from PIL import Image, ImageOps
 
 from ssclass.data.images import decode
 from ssclass.errors import WeightsError
+from ssclass.model.augmentation import AugmentedSpec
 from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.compute import batch_size
 from ssclass.model.extraction import Extractor, extract, make_extractor
 from ssclass.model.features import FeatureMemo, Features, concat, shard_features
 from ssclass.model.spec import FeatureSpec, feature_spec
-from ssclass.params import FeatureParams
+from ssclass.model.tuned_blocks import TunedBlocks
+from ssclass.params import AugmentParams, FeatureParams
 from ssclass.settings import Settings
 from ssclass.store import Store
 from tests.support.models import needed_weights, pictures, shard_of
@@ -207,6 +210,21 @@ def test_whatever_changes_the_features_changes_the_fingerprint(spec: FeatureSpec
     ]
     assert len({each.fingerprint for each in (spec, *others)}) == 7
     assert replace(spec).fingerprint == spec.fingerprint
+
+
+def test_fingerprints_stay_what_they_were() -> None:
+    """They are where the memo keeps features, in S3 too; recorded from the version that first had each field."""
+    spec = FeatureSpec("mobilenet", "0" * 64, (64, 96), flip=True, crops="five", maps=True, photo=128)
+    blocks = TunedBlocks(2, (np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(2, np.float32)))
+    tuned = replace(spec, tuned_blocks=blocks)
+    assert spec.fingerprint.startswith("feaa1471f775")
+    assert replace(spec, before_blocks=2).fingerprint.startswith("f9d635e8c1ab")
+    assert tuned.fingerprint.startswith("93103c77d7ba")
+    assert tuned.frozen_part.fingerprint.startswith("f9d635e8c1ab")
+    assert AugmentedSpec(spec, AugmentParams(copies=2), 1).fingerprint.startswith("188e41e6864b")
+    for each in (spec, tuned, tuned.frozen_part):
+        about = json.loads(json.dumps(each.about()))
+        assert FeatureSpec.from_about(about, each.tuned_blocks) == each
 
 
 def test_features_of_other_weights_are_refused(spec: FeatureSpec) -> None:

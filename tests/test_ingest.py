@@ -6,9 +6,12 @@ import hashlib
 import io
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
+from botocore.config import Config
 from PIL import Image, ImageOps
 
 from ssclass.data.batches import Batch, list_batches, read_batch
@@ -17,9 +20,10 @@ from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Receipt, iter_photos, read_shard
 from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
-from ssclass.errors import StoreError
+from ssclass.errors import ObjectError, StoreError
 from ssclass.params import Params
-from ssclass.store import Store
+from ssclass.store import Store, session
+from tests.support.faulty import answering
 from tests.support.pipelines import real_photos
 
 CLASSES = ("sandwich", "sushi")
@@ -41,8 +45,7 @@ class Sender:
         return read_batch(self.store, ref, self.params.dataset.classes)
 
     def ingest(self, batch_id: str) -> Receipt:
-        scratch = self.folder / f"scratch-{batch_id}-{len(self.shards)}"
-        scratch.mkdir()
+        scratch = Path(mkdtemp(dir=self.folder))
         out = self.folder / f"{batch_id}-{len(self.shards)}.parquet"
         receipt = build_shard(self.store, self.read(batch_id), self.params, self.dataset, scratch, out)
         self.shards.append(out)
@@ -305,6 +308,128 @@ def test_a_store_that_fails_is_no_reason_to_refuse_photos(sender: Sender, drawin
     with pytest.raises(StoreError):
         build_shard(sender.store, batch, sender.params, Dataset(), sender.folder, sender.folder / "x.parquet")
     assert not (sender.folder / "x.parquet").exists()
+
+
+def test_what_is_not_there_does_not_stop_the_quarantine(sender: Sender, jpegs: list[bytes]) -> None:
+    listed = [
+        {"key": "a.jpg", "label": "sushi"},
+        {"key": "gone.jpg", "label": "sushi"},
+        {"key": "gone too.jpg", "label": "pizza"},
+        {"key": "here.jpg", "label": "pizza"},
+        {"key": "é" * 600, "label": "pizza"},
+        {"key": "x" * 900, "label": "pizza"},
+    ]
+    for name, data in (("a.jpg", jpegs[0]), ("here.jpg", jpegs[1])):
+        sender.store.put(f"incoming/one/{name}", data)
+    sender.store.put("incoming/one/manifest.json", json.dumps({"schema": 1, "photos": listed}).encode())
+    receipt = sender.ingest("one")
+    assert receipt.accepted == 1
+    assert set(reasons(receipt).values()) == {"missing", "unknown label"}
+    assert quarantine(sender.store, sender.read("one"), receipt) == 1
+    kept = {found.key for found in sender.store.list("quarantine/")}
+    assert kept == {"quarantine/one/here.jpg", "quarantine/one/reasons.json"}
+    assert len(json.loads(sender.store.get("quarantine/one/reasons.json") or b"")) == 5
+
+
+def test_an_archived_object_refuses_its_photo_and_the_others_go_on(sender: Sender, jpegs: list[bytes]) -> None:
+    for n, data in enumerate(jpegs[:3]):
+        archived = {"StorageClass": "GLACIER"} if n else {}
+        sender.store.client.put_object(Bucket=sender.store.bucket, Key=f"incoming/one/{n}.jpg", Body=data, **archived)
+    listed = [{"key": f"{n}.jpg", "label": "pizza" if n == 2 else "sushi"} for n in range(3)]
+    sender.store.put("incoming/one/manifest.json", json.dumps({"schema": 1, "photos": listed}).encode())
+    receipt = sender.ingest("one")
+    assert receipt.accepted == 1
+    assert reasons(receipt) == {"1.jpg": "not readable", "2.jpg": "unknown label"}
+    assert "archive class" in receipt.refused[0].detail
+    assert quarantine(sender.store, sender.read("one"), receipt) == 0
+    only = [{"key": "1.jpg", "label": "sushi"}]
+    sender.store.put("incoming/two/manifest.json", json.dumps({"schema": 1, "photos": only}).encode())
+    sender.store.client.put_object(
+        Bucket=sender.store.bucket, Key="incoming/two/1.jpg", Body=jpegs[1], StorageClass="GLACIER"
+    )
+    assert reasons(sender.ingest("two")) == {"1.jpg": "not readable"}, "alone, too: it is so for itself"
+
+
+@pytest.fixture
+def faulty(sender: Sender) -> Iterator[dict[str, tuple[int, str]]]:
+    """The sender's store behind a server that answers what this says (end of key: status and code) instead."""
+    rules: dict[str, tuple[int, str]] = {}
+    with answering(str(sender.store.settings.s3_endpoint), rules) as address:
+        sender.store = Store(sender.store.settings.model_copy(update={"s3_endpoint": address}))
+        once = Config(retries={"mode": "standard", "total_max_attempts": 1}, s3={"addressing_style": "path"})
+        sender.store.__dict__["client"] = session(sender.store.settings).client("s3", endpoint_url=address, config=once)
+        yield rules
+
+
+def test_a_forbidden_object_refuses_its_photo_and_the_others_go_on(
+    sender: Sender, faulty: dict[str, tuple[int, str]], jpegs: list[bytes]
+) -> None:
+    faulty["b.jpg"] = (403, "AccessDenied")
+    faulty["c.jpg"] = (400, "KMS.DisabledException")
+    photos = [(f"{name}.jpg", "sushi", data) for name, data in zip("abc", jpegs, strict=False)]
+    receipt = sender.send("one", photos)
+    assert receipt.accepted == 1
+    assert reasons(receipt) == {"b.jpg": "not readable", "c.jpg": "not readable"}
+    assert quarantine(sender.store, sender.read("one"), receipt) == 0
+    alone = sender.send("two", [("b.jpg", "sushi", jpegs[1])])
+    assert reasons(alone) == {"b.jpg": "not readable"}, "the manifest beside it could be read"
+
+
+@pytest.mark.parametrize(
+    "answer", [(500, "InternalError"), (503, "SlowDown"), (403, "InvalidAccessKeyId"), (400, "ExpiredToken")]
+)
+def test_a_server_that_fails_fails_the_batch_which_can_be_tried_again(
+    sender: Sender, faulty: dict[str, tuple[int, str]], jpegs: list[bytes], answer: tuple[int, str]
+) -> None:
+    faulty["b.jpg"] = answer
+    photos = [("a.jpg", "sushi", jpegs[0]), ("b.jpg", "sushi", jpegs[1])]
+    with pytest.raises(StoreError, match=answer[1]) as caught:
+        sender.send("one", photos)
+    assert not isinstance(caught.value, ObjectError)
+    faulty.clear()
+    assert sender.ingest("one").accepted == 2
+
+
+def test_where_every_photo_is_forbidden_the_policy_is_wrong_and_nothing_is_refused(
+    sender: Sender, faulty: dict[str, tuple[int, str]], jpegs: list[bytes]
+) -> None:
+    faulty[".jpg"] = (403, "AccessDenied")
+    photos = [("a.jpg", "sushi", jpegs[0]), ("b.jpg", "sushi", jpegs[1]), ("c.jpg", "pizza", jpegs[2])]
+    with pytest.raises(StoreError, match="AccessDenied"):
+        sender.send("one", photos)
+    faulty.clear()
+    assert sender.ingest("one").accepted == 2
+
+
+def test_where_quarantine_may_not_be_written_the_policy_is_wrong(
+    sender: Sender, faulty: dict[str, tuple[int, str]], jpegs: list[bytes]
+) -> None:
+    receipt = sender.send("one", [("a.jpg", "sushi", jpegs[0]), ("b.jpg", "pizza", jpegs[1])])
+    faulty["quarantine/one/b.jpg"] = (403, "AccessDenied")
+    with pytest.raises(StoreError, match="AccessDenied"):
+        quarantine(sender.store, sender.read("one"), receipt)
+
+
+def test_crafted_photos_are_refused_and_the_others_go_on(sender: Sender, jpegs: list[bytes]) -> None:
+    with Image.open(io.BytesIO(jpegs[0])) as photo:
+        whole, scans, wide = io.BytesIO(), io.BytesIO(), io.BytesIO()
+        photo.save(whole, "JPEG", quality=91)
+        photo.convert("L").save(scans, "JPEG", progressive=True)
+        photo.resize((4000, 3000)).save(wide, "AVIF", speed=10)
+    empty = b"\xff\xda\0\x08\1\1\0\1\x3f\x10\0"
+    size = (4000).to_bytes(4, "big") + (3000).to_bytes(4, "big")
+    photos = [
+        ("a.jpg", "sushi", whole.getvalue()[:-2]),
+        ("b.jpg", "sushi", scans.getvalue()[:-2] + empty * 1000 + b"\xff\xd9"),
+        ("c.avif", "sushi", wide.getvalue().replace(size, (64).to_bytes(4, "big") * 2)),
+        ("d.ppm", "sushi", b"P3\n2000 2000 255\n" + b"1 2 3#\n" * 200_000),
+        ("e.jpg", "sushi", jpegs[1]),
+    ]
+    receipt = sender.send("one", photos)
+    assert receipt.accepted == 2
+    assert reasons(receipt) == {"b.jpg": "corrupt", "c.avif": "corrupt", "d.ppm": "not an image"}
+    (warned,) = [each for each in receipt.warnings if each.code == "end missing"]
+    assert warned.detail == "a.jpg: the file lacks its last bytes; the picture is whole"
 
 
 def test_implausible_tells_flipped_batches_from_hard_ones() -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import requests
+from botocore.stub import Stubber
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssclass.data.submit import submit
 from ssclass.environment import free_port
-from ssclass.errors import ParamsError
+from ssclass.errors import ParamsError, StoreError
 from ssclass.secrets import LineFormatter, hide
 from ssclass.settings import Settings
 from ssclass.stack import serving, webhook
@@ -24,6 +25,7 @@ from ssclass.stack.listening import Backoff, Hints, batches_in, tell
 from ssclass.stack.queue import poll, queue_client
 from ssclass.store import Store
 from ssclass.upkeep.bucket import notify
+from ssclass.workspace.create import create
 
 CLASSES = ("sandwich", "sushi")
 
@@ -295,6 +297,33 @@ def test_a_silent_client_is_cut_off(endpoint, monkeypatch):
         slow.sendall(b"POST /s3 HTTP/1.1\r\nHost: x\r\nAuthorization: a secret\r\nContent-Length: 100\r\n\r\nslow")
         assert b" 408 " in slow.recv(100)
     assert heard == []
+
+
+@pytest.mark.parametrize(
+    "arn",
+    ["x", "", "batches", "arn:aws:s3:::photos", "arn:aws:sqs:eu-central-1:1:a b", "arn:aws:sns:eu:1:t\n"],
+)
+def test_what_is_no_queue_is_named_before_anything_is_made(arn, s3_endpoint, ssclass, tmp_path):
+    where = tmp_path / "workspace"
+    create(where, {"bucket": "never-made", "s3_endpoint": s3_endpoint, "s3_region": "us-east-1"})
+    done = ssclass("bucket", "setup", "--notify", arn, "--workspace", where, check=False)
+    if arn == "":
+        assert done.returncode == 0, "no queue is named"
+        return
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "--notify" in line
+    assert "arn:aws:sqs:" in line
+
+
+def test_a_queue_that_is_not_there_is_named(s3: Store):
+    """As AWS says it; moto takes any."""
+    said = "Unable to validate the following\ndestination"
+    with Stubber(s3.client) as stubbed:
+        stubbed.add_client_error("put_bucket_notification_configuration", "InvalidArgument", said)
+        with pytest.raises(StoreError, match=r"batches .*Unable to validate.*policy") as raised:
+            notify(s3, "arn:aws:sqs:eu-central-1:123456789012:batches")
+    assert "\n" not in str(raised.value)
 
 
 def test_an_open_webhook_without_a_secret_is_refused():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssclass.secrets import LineFormatter, hide, one_line, without_secrets
+from ssclass.secrets import LineFormatter, hide, without_secrets
 
 KEPT = (
     "http://127.0.0.1:4200/api",
@@ -81,14 +81,6 @@ def test_what_the_environment_names_a_secret_goes_however_it_is_spelt(monkeypatc
 def test_what_was_hidden_goes_and_short_words_stay():
     hide("a-webhook-address", "it")
     assert without_secrets("it said a-webhook-address") == "it said ***"
-
-
-@given(st.text())
-def test_other_peoples_text_is_one_printable_line(text):
-    line = one_line(text, 50)
-    assert line.isprintable()
-    assert len(line) <= 51
-    assert one_line(line, 60) == line
 
 
 def test_uncaught_errors_of_the_command_line_hold_no_password():

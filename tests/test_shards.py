@@ -10,7 +10,7 @@ import pytest
 
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Receipt, Refusal, Row, Shard, Warned, iter_photos, read_shard, write_shard
-from ssclass.errors import FailedError, InputError, NotFoundError
+from ssclass.errors import FailedError, NotFoundError
 
 
 def row(name: str, label: str = "sushi", split: str = "train") -> Row:
@@ -132,13 +132,10 @@ def test_the_last_decision_wins() -> None:
     assert dataset.batch_of(b.sha256) == "b4"
     assert dataset.counts() == {"sandwich": {"train": 0, "holdout": 1}, "sushi": {"train": 2, "holdout": 0}}
     assert dataset.next_sequence == 5
-    assert dataset.labels_index(("sandwich", "sushi")) == {a.sha256: 1, b.sha256: 1, c.sha256: 0}
     assert {row.sha256: row.label for row in Dataset.of(shards[:2]).rows}[a.sha256] == "sandwich"
     assert b.sha256 not in Dataset.of(shards[:2]).by_sha256
     with pytest.raises(NotFoundError):
         dataset.batch_of("f" * 64)
-    with pytest.raises(InputError, match="sandwich"):
-        dataset.labels_index(("sushi",))
 
 
 def test_two_data_sets_that_train_alike_have_one_digest() -> None:

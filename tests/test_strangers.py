@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from ssclass.environment import LOGINS_FILE
+from ssclass.settings import home
 from ssclass.stack.identities import user_of
 from ssclass.stack.plan import Plan, credentials
 from ssclass.upkeep.bucket import ROLES
-from tests.support.running import Running, eventually
+from tests.support.running import Running, clean_environment, eventually
 
 pytestmark = pytest.mark.timeout(900)
 EVIL = "http://evil.example.org"
@@ -122,6 +127,34 @@ def test_mlflow_does_nothing_for_a_stranger(stack: Running):
     found = requests.get(f"{api}/experiments/search?max_results=100", auth=login, timeout=20).json()
     assert "strange" not in [each["name"] for each in found["experiments"]]
     assert requests.get(uri, headers={"Origin": uri}, auth=login, timeout=20).status_code == 200, "the UI is for us"
+
+
+def test_the_ui_of_a_workspace_without_a_server_asks_as_well(tmp_path: Path):
+    environment = clean_environment(SSCLASS_HOME=str(home()))
+    command = [sys.executable, "-m", "ssclass"]
+    subprocess.run([*command, "init", str(tmp_path / "x")], env=environment, check=True, capture_output=True)
+    starting = [*command, "ui", "--workspace", str(tmp_path / "x")]
+    with subprocess.Popen(starting, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as ui:
+        assert ui.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", ui.stdout.readline())
+        login = re.search(r"user (\w+), password (\w+)", ui.stdout.readline())
+        assert address
+        assert login
+
+        def well() -> bool:
+            try:
+                return requests.get(f"{address[0]}/health", timeout=5).status_code == 200
+            except requests.RequestException:
+                return False
+
+        try:
+            eventually("the UI answers", well)
+            assert requests.get(address[0], timeout=20).status_code == 401
+            assert requests.get(address[0], auth=(login[1], login[2]), timeout=20).status_code == 200
+            arguments = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+            assert login[2] not in arguments
+        finally:
+            os.killpg(ui.pid, signal.SIGINT)
 
 
 def client(stack: Running, user: str, password: str) -> Any:

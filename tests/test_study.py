@@ -18,7 +18,7 @@ from ssclass.data.shards import Row
 from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import NotFoundError, ParamsError, WeightsError
-from ssclass.model.backbones import import_keras
+from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.classifier import Classifier, Member
 from ssclass.model.spec import feature_spec
 from ssclass.params import FeatureParams
@@ -339,17 +339,19 @@ def test_a_place_is_worth_what_a_head_on_directions_loses_without_it(studied: Wo
         assert places[0][at, 1, 0] == pytest.approx(loss, rel=1e-2, abs=1e-5)
 
 
-def test_views_of_five_mirrored_crops_are_where_they_were_cut(tmp_path: Path) -> None:
-    needed_weights()
-    spec = feature_spec(FeatureParams(sizes=(64,), crops="five", flip=True))
+@pytest.mark.parametrize("backbone", ["mobilenet", "efficientnet_lite0"])
+def test_views_of_five_mirrored_crops_are_where_they_were_cut(backbone: str, tmp_path: Path) -> None:
+    needed_weights(backbone)
+    spec = feature_spec(FeatureParams(backbone=backbone, sizes=(64,), crops="five", flip=True))
     keras = import_keras()
-    views = keras.Input((None, 1024), name="64.out.mean")
+    views = keras.Input((None, BACKBONES[backbone].channels), name="64.out.mean")
     dense = keras.layers.Dense(2, activation="softmax", kernel_initializer="ones")
     head = keras.Model({views.name: views}, dense(keras.layers.GlobalAveragePooling1D()(views)), name="head")
     Classifier(CLASSES, (Member(spec, "linear", head),)).export(tmp_path / "model.keras")
     mapped = MappedModel(Model("crops", CLASSES, spec.size, keras.models.load_model(tmp_path / "model.keras")))
     assert [(view.top, view.left) for view in mapped.views] == list(spec.corners(64)) * 2
     assert [view.flipped for view in mapped.views] == [False] * 5 + [True] * 5
+    assert shown_layers(mapped.trunk().network), "channels to be visualised"
     places = [np.zeros((1, 2, 2), np.float32) for _ in mapped.views]
     places[5][0, 0, 1] = 1  # top right of the mirrored top left view: the photo's top left corner
     shown = mapped.photo_maps(places, 85)[0]

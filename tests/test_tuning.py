@@ -225,11 +225,11 @@ def test_more_blocks_than_there_are_is_said_plainly(spec: FeatureSpec) -> None:
         make_extractor(replace(spec, before_blocks=13))
 
 
-def test_every_cut_splits_the_network() -> None:
-    """At each cut the two halves in a row are the whole."""
-    needed_weights()
-    backbone = BACKBONES["mobilenet"]
-    trunk = backbone.trunk(needed_weights().tensors, 64)
+@pytest.mark.parametrize("name", ["mobilenet", "efficientnet_lite0"])
+def test_the_network_can_be_split_before_each_block(name: str) -> None:
+    """The two parts in a row are the whole."""
+    backbone = BACKBONES[name]
+    trunk = backbone.trunk(needed_weights(name).tensors, 64)
     pixels = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
     expected = trunk(pixels).numpy()
     for blocks in (1, 2, 12):

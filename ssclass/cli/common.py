@@ -50,9 +50,16 @@ def settings_for(models: Sequence[str], folder: Path | None) -> Settings | None:
 
 def workspace_at(folder: Path | None) -> Workspace:
     """The workspace itself."""
+    from ssclass.errors import WorkspaceError
     from ssclass.workspace.workspace import Workspace
 
-    return Workspace(settings_at(folder))
+    settings = settings_at(folder)
+    if not (settings.workspace / ".git").exists():
+        raise WorkspaceError(
+            f"{settings.workspace}: has an ssclass.toml, but no git repository; make a workspace with "
+            "`ssclass init DIR`, and copy ssclass.toml there"
+        )
+    return Workspace(settings)
 
 
 def workspace_in_a_hurry(folder: Path | None) -> Workspace:

@@ -22,7 +22,7 @@ def bucket() -> None:
 def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
     """Make the bucket, its folders and lifecycle rules; --print gives the roles' policies."""
     from ssclass.store import Store
-    from ssclass.upkeep.bucket import FOLDERS, plan
+    from ssclass.upkeep.bucket import FOLDERS, check_queue, plan
     from ssclass.upkeep.bucket import notify as announce
     from ssclass.upkeep.bucket import setup as prepare
 
@@ -30,6 +30,8 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
     if only_print:
         print_json(plan(settings.bucket))
         return
+    if notify:
+        check_queue(notify)
     rules = "lifecycle rules" if prepare(Store(settings)) else "no lifecycle rules, as this server has none"
     if notify:
         announce(Store(settings), notify)

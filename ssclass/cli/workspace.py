@@ -21,6 +21,7 @@ from ssclass.cli.common import (
 
 @click.command()
 @click.argument("folder", type=FOLDER)
+@click.option("--name", help="What it is called on servers that others use too, as in shop; default: ssclass.")
 @click.option("--bucket", default="ssclass", show_default=True, help="Bucket, or s3://bucket.")
 @click.option("--git", "git_url", help="URL of origin; default: a bare repository beside FOLDER.")
 @click.option("--endpoint", help="URL of an S3-compatible server; default: AWS.")
@@ -28,8 +29,9 @@ from ssclass.cli.common import (
 @click.option("--profile", help="Name of a profile in your AWS configuration.")
 @click.option("--mlflow", help="MLflow tracking URI; default: SQLite in the workspace.")
 @click.option("--prefect", help="Prefect API URL; default: a temporary server per run.")
-def init(folder: Path, bucket: str, git_url: str | None, **services: str | None) -> None:
+def init(folder: Path, name: str | None, bucket: str, git_url: str | None, **services: str | None) -> None:
     """Make a workspace in FOLDER, or clone the one at --git."""
+    from ssclass.settings import check_name
     from ssclass.workspace.create import create
 
     names = {
@@ -40,7 +42,10 @@ def init(folder: Path, bucket: str, git_url: str | None, **services: str | None)
         "prefect": "prefect_url",
     }
     values = {"bucket": bucket.removeprefix("s3://").rstrip("/")}
-    values |= {names[name]: value for name, value in services.items() if value}
+    if name is not None:
+        check_name(name)
+        values |= {"name": name, "model_name": name}
+    values |= {names[option]: value for option, value in services.items() if value}
     workspace = create(folder.resolve(), values, git_url)
     click.echo(f"workspace {workspace.root}, origin {workspace.git('remote', 'get-url', 'origin')}")
     click.echo(
@@ -190,6 +195,7 @@ def unfreeze(folder: Path | None) -> None:
 def ui(port: int, folder: Path | None) -> None:
     """Open the MLflow UI on this workspace's runs."""
     import os
+    import secrets
     import subprocess
     import sys
 
@@ -201,24 +207,17 @@ def ui(port: int, folder: Path | None) -> None:
     if settings.mlflow_uri and settings.mlflow_uri.startswith("http"):
         click.echo(tracking.page(settings.mlflow_uri))
         return
-    port = port or free_port()
+    port, password = port or free_port(), secrets.token_hex(8)
     click.echo(f"MLflow UI: {tracking.page(f'http://127.0.0.1:{port}')}  (Ctrl-C ends it)")
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        settings.tracking_uri,
-        "--host",
-        "127.0.0.1",
-        "--workers",
-        "1",
-        "--port",
-        str(port),
-    ]
+    click.echo(f"it asks once: user ssclass, password {password}")
+    names = f"127.0.0.1:{port},localhost:{port}"
+    python = (sys.executable, "-P", "-m")
+    command = [*python, "ssclass.stack.guard", f"127.0.0.1:{port}", names]
+    command += [*python, "mlflow", "server", "--uvicorn-opts", "--uds {socket}", "--workers", "1"]
+    command += ["--backend-store-uri", settings.tracking_uri, "--allowed-hosts", names]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "GUARD_LOGIN": f"ssclass:{password}"}
     try:
-        sys.exit(subprocess.call(command, env={**os.environ, "PYTHONWARNINGS": "ignore"}))
+        sys.exit(subprocess.call(command, env=environment))
     except KeyboardInterrupt:
         sys.exit(0)
 

@@ -21,6 +21,7 @@ class Item:
 
     id: int
     kind: bytes = b""
+    name: bytes = b""
     extents: list[tuple[int, int]] = field(default_factory=list)
     properties: list[tuple[bytes, bytes, bool]] = field(default_factory=list)
     references: dict[bytes, list[int]] = field(default_factory=dict)
@@ -107,7 +108,7 @@ def _infos(data: bytes, begin: int, end: int) -> Iterator[Item]:
         if name == b"infe" and data[at] >= 2:
             wide = 4 if data[at] == 3 else 2
             kind = data[at + 6 + wide : min(at + 10 + wide, stop)]
-            yield Item(_number(data, at + 4, wide), kind)
+            yield Item(_number(data, at + 4, wide), kind, data[at + 10 + wide : stop].strip(b"\0"))
 
 
 def _locate(data: bytes, begin: int, end: int, items: dict[int, Item], idat: tuple[int, int]) -> None:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 
-from ssclass.data.batches import Batch, Progress
+from ssclass.data.batches import MANIFEST, Batch, Progress
 from ssclass.data.checks import warnings
 from ssclass.data.dataset import Dataset, correct, count
-from ssclass.data.images import Picture, Refused, inspect
+from ssclass.data.decoders import decoders
+from ssclass.data.images import Picture, Refused
 from ssclass.data.manifest import Entry
-from ssclass.data.shards import Receipt, Refusal, Row, write_shard
+from ssclass.data.shards import Receipt, Refusal, Row, Warned, write_shard
 from ssclass.data.split import Place, Torn, assign
+from ssclass.errors import ObjectError
 from ssclass.params import Params
-from ssclass.store import Store
+from ssclass.store import FORBIDDEN, OF_ONE_OBJECT, Store
 from ssclass.text import quoted, shown
 
 QUARANTINE = "quarantine"
-THREADS = 8  # each holds one photo: at most ingest.max_bytes, and 4 million pixels (images.LARGE)
+THREADS = 8  # each holds the bytes of one photo, at most ingest.max_bytes; what unpacks it is ssclass.data.decoders
+NAMED = 5  # photos that a warning names
+DENIED = "not readable"
+ENDLESS = "end missing"
+"""Code of the warning about photos without their last bytes."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,13 @@ def build_shard(
     `sequence` is the number of the data version that it makes; default: one more than the data set's last shard.
 
     `scratch` is an empty folder for the photos on their way (the size of the batch). Memory does not grow with the
-    batch. StoreError when S3 fails; a photo never fails the batch.
+    batch. StoreError when S3 fails; a photo never fails the batch, nor does an object that S3 will not give.
     """
     present = dict(dataset.by_sha256)
     relabel, remove, refused = _corrections(batch, params.dataset.classes, present)
     correct(present, relabel, remove)
     taken: list[_Taken] = []
+    denied: list[ObjectError] = []
     duplicates = 0
     with ThreadPoolExecutor(THREADS) as pool:
         jobs = pool.map(lambda entry: _fetch(store, batch, entry, params, present, scratch), batch.entries)
@@ -74,10 +81,14 @@ def build_shard(
                 taken.append(outcome)
             elif isinstance(outcome, Refusal):
                 refused.append(outcome)
+            elif isinstance(outcome, _Denied):
+                denied.append(outcome.error)
+                refused.append(outcome.refusal)
             else:
                 duplicates += 1
             if progress:
                 progress(done, len(batch.entries))
+    _check_access(batch, params.dataset.classes, denied)
     fresh, conflicts = _distinct(taken)
     duplicates += len(taken) - len(fresh) - len(conflicts)
     refused += conflicts
@@ -100,13 +111,42 @@ def build_shard(
         duplicates=duplicates,
         counts=count(rows),
         refused=tuple(sorted(refused, key=lambda item: order.get(item.key, -1))),
-        warnings=tuple(warnings(rows, relabel, remove, dataset, params)),
+        warnings=(*warnings(rows, relabel, remove, dataset, params), *_endless(fresh, rows)),
         relabel=relabel,
         remove=remove,
         source=batch.source,
     )
     write_shard(out, ((row, (scratch / row.sha256).read_bytes()) for row in rows), receipt)
     return receipt
+
+
+@dataclass(frozen=True)
+class _Denied:
+    """A photo whose object S3 will not give."""
+
+    refusal: Refusal
+    error: ObjectError
+
+
+def _check_access(batch: Batch, classes: Sequence[str], denied: Sequence[ObjectError]) -> None:
+    """Raise where all of the batch is forbidden: that is a policy's fault, and refusing would lose the batch.
+
+    One photo alone may be, where the manifest beside it could be read. What is archived is so for itself.
+    """
+    forbidden = [error for error in denied if error.code in FORBIDDEN]
+    asked = sum(entry.label in classes for entry in batch.entries)
+    if len(forbidden) == asked > (1 if batch.ref.marker == MANIFEST else 0):
+        raise forbidden[0]
+
+
+def _endless(fresh: Sequence[_Taken], rows: Sequence[Row]) -> Iterator[Warned]:
+    """Warns of photos that came in though their files lack the end."""
+    joined = {row.sha256 for row in rows}
+    keys = [photo.entry.key for photo in fresh if photo.sha256 in joined and not photo.picture.ended]
+    if keys:
+        more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+        said = f"{', '.join(shown(key) for key in keys[:NAMED])}{more}: the file lacks its last bytes; the picture is whole"
+        yield Warned(ENDLESS, said)
 
 
 def _corrections(
@@ -130,7 +170,7 @@ def _corrections(
 
 def _fetch(
     store: Store, batch: Batch, entry: Entry, params: Params, present: Mapping[str, Row], scratch: Path
-) -> _Taken | Refusal | None:
+) -> _Taken | Refusal | _Denied | None:
     """One photo, checked and put into the scratch folder; None when the data set has it already."""
 
     def refuse(reason: str, detail: str) -> Refusal:
@@ -138,7 +178,11 @@ def _fetch(
 
     if entry.label not in params.dataset.classes:
         return refuse("unknown label", _no_class(entry.label, params.dataset.classes))
-    data = store.get(batch.ref.prefix + entry.key, limit=params.ingest.max_bytes + 1)
+    try:
+        data = store.get(batch.ref.prefix + entry.key, limit=params.ingest.max_bytes + 1)
+    except ObjectError as error:
+        said = OF_ONE_OBJECT.get(error.code, "the store does not give it")
+        return _Denied(refuse(DENIED, f"{said} ({error.code})"), error)
     if data is None:
         return refuse("missing", "the manifest names it, but there is no such object")
     try:
@@ -147,9 +191,7 @@ def _fetch(
                 return refuse("size mismatch", f"the manifest says {entry.size:,} bytes, the object has {len(data):,}")
             sha256 = hashlib.sha256(data).hexdigest()
             if entry.sha256 and entry.sha256 != sha256:
-                return refuse(
-                    "sha256 mismatch", f"the manifest says {entry.sha256[:12]}…, the object has {sha256[:12]}…"
-                )
+                return refuse("sha256 mismatch", "the object's bytes have another sha256 than the manifest says")
             if known := present.get(sha256):
                 if known.label == entry.label:
                     return None
@@ -157,7 +199,7 @@ def _fetch(
                     f"labelled {shown(entry.label)}, but in the data set as {known.label}; a relabel would correct that"
                 )
                 return refuse("label conflict", detail)
-        picture = inspect(data, params.ingest)
+        picture = decoders().inspect(data, params.ingest)
     except Refused as error:
         return refuse(error.reason, error.detail)
     (scratch / picture.sha256).write_bytes(data)
@@ -202,20 +244,34 @@ def _row(photo: _Taken, place: Place) -> Row:
 
 
 def quarantine(store: Store, batch: Batch, receipt: Receipt, progress: Progress | None = None) -> int:
-    """Copy refused photos to quarantine/<batch>/, and their reasons.json; how many. Again changes nothing."""
+    """Copy refused photos to quarantine/<batch>/, and their reasons.json; how many. Again changes nothing.
+
+    What is not there, or what S3 will not give, is left out: that is no reason to stop. StoreError when S3 fails.
+    """
     keys = {entry.key for entry in batch.entries}
-    refused = [item for item in receipt.refused if item.key in keys and item.reason != "missing"]
+    refused = [item for item in receipt.refused if item.key in keys and item.reason not in ("missing", DENIED)]
     target = f"{QUARANTINE}/{batch.ref.id}/"
     if not receipt.refused:
         return 0
+
+    def copied(item: Refusal) -> bool:
+        try:
+            store.copy(batch.ref.prefix + item.key, target + item.key)
+        except ObjectError as error:
+            if error.code in FORBIDDEN and store.head(batch.ref.prefix + item.key):
+                raise  # of writing to quarantine/: a policy's fault, not the photo's
+            return False
+        return True
+
+    count = 0
     with ThreadPoolExecutor(THREADS) as pool:
-        jobs = pool.map(lambda item: store.copy(batch.ref.prefix + item.key, target + item.key), refused)
-        for done, _ in enumerate(jobs, 1):
+        for done, there in enumerate(pool.map(copied, refused), 1):
+            count += there
             if progress:
                 progress(done, len(refused))
     reasons = [asdict(item) for item in receipt.refused]
     store.put(target + "reasons.json", dumps(reasons, ensure_ascii=False, indent=1).encode())
-    return len(refused)
+    return count
 
 
 def implausible(right: int, n: int, champion_right: int, champion_n: int) -> float:

@@ -21,18 +21,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ssclass.data.palette import palette
 from ssclass.data.pixels import pillow as pillow
 from ssclass.data.pixels import shrunk
 from ssclass.data.refusals import Refused as Refused
 from ssclass.data.refusals import undecoded, unopened
-from ssclass.data.structure import check_developed, check_structure, completed, largest_page
+from ssclass.data.structure import check_developed, check_structure, completed, declared_pixels, largest_page
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-# Part of the feature fingerprint. It stayed 1 when palettes with alpha (TIFF), transparent colours of PNGs that have not
-# 8 bits a sample, and TIFFs that begin with a preview were put right: all other photos have the same pixels as before,
-# and a champion of version 1 beside candidates of version 2 would have all features of all photos computed twice.
+# Part of the feature fingerprint. It stayed 1 when palettes with alpha (TIFF), transparent colours of PNGs without 8
+# bits a sample, and TIFFs that begin with a preview were put right: all other photos have the pixels that they had, and
+# a champion of version 1 beside candidates of version 2 would have all features of all photos computed twice.
 DECODE_VERSION = 1
 
 # What cameras, phones and apps write; nothing else is let in. EPS and PDF would start other programs.
@@ -41,7 +42,6 @@ FORMER = ("DIB", "PPM", "TGA")  # were let in by earlier versions, so a data set
 MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # whose frames are a film; of the others they are pages, or previews
 LARGE = 4_000_000  # pixels; more than this in memory at once only in one thread
 CANVAS = 256  # side of the square picture from which dhash and palette are taken
-PLAIN = 12.0  # effective colours (exp of the entropy); 2 % of the 741 real photos have fewer
 
 
 class Limits(Protocol):
@@ -72,8 +72,8 @@ class Limits(Protocol):
 class Picture:
     """What is known of a photo: sha256 of its bytes as received, width and height of the upright picture.
 
-    `dhash`: 16 hex digits. `palette`: the square root of its 8x8x8 colour histogram, 512 bytes (0-255, its
-    length about 255), or empty for a picture with too few colours to be told by them. `ended`: the file has its end;
+    `dhash`: 16 hex digits. `palette`: 512 bytes or none, of the colours of the picture or, where its background is
+    plain, of its foreground. `ended`: the file has its end;
     else only bytes after the picture's are missing.
     """
 
@@ -108,7 +108,7 @@ def inspect(data: bytes, params: Limits, room: Room = one_large) -> Picture:
 
     dhash = str(imagehash.dhash(canvas))
     sha256 = hashlib.sha256(data).hexdigest()
-    return Picture(sha256, *opened.size, dhash, _palette(np.asarray(canvas)), opened.ended)
+    return Picture(sha256, *opened.size, dhash, palette(np.asarray(canvas)), opened.ended)
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
@@ -139,11 +139,32 @@ def _open(data: bytes, side: int, limits: Limits | None = None, room: Room = one
 
     Without `limits`, what earlier versions let in opens too, and Pillow's own limit of pixels holds (179 million).
     """
+    declared = declared_pixels(data)
+    if limits and declared > limits.max_pixels:
+        raise Refused("too many pixels", f"{declared:,} are more than ingest.max_pixels ({limits.max_pixels:,})")
+    try:
+        with room(declared) if declared else nullcontext():
+            return _read(data, side, limits, nullcontext if declared else room)
+    except _Cut as cut:
+        opened = _open(cut.whole, side, limits, room)
+        return _Opened(opened.size, opened.picture, ended=False)
+
+
+class _Cut(Exception):
+    """A JPEG lacks its end, and nothing else; `whole`: with an end."""
+
+    def __init__(self, whole: bytes) -> None:
+        self.whole = whole
+
+
+def _read(data: bytes, side: int, limits: Limits | None, room: Room) -> _Opened:
     image = pillow()
     try:
         picture = image.open(io.BytesIO(data), formats=FORMATS if limits else FORMATS + FORMER)
     except (image.DecompressionBombError, image.DecompressionBombWarning) as error:
         raise Refused("too many pixels", f"a decompression bomb by its header ({error})") from None
+    except MemoryError:
+        raise Refused("too costly", "opening it takes more memory than a photo may") from None
     except Exception as error:  # decoders raise whatever they like on damaged headers
         raise unopened(data, error) from None
     kind = picture.format
@@ -156,16 +177,18 @@ def _open(data: bytes, side: int, limits: Limits | None = None, room: Room = one
             check_structure(data, picture)
             width, height = picture.size
             with room(width * height):
-                return _unpack(data, picture, side)
-        except Refused:
+                try:
+                    return _unpack(data, picture, side)
+                except Exception as error:  # as above
+                    if kind in ("JPEG", "MPO") and (whole := _completed(data, error)):
+                        raise _Cut(whole) from None
+                    raise
+        except (Refused, _Cut):
             raise
         except MemoryError:
             raise Refused("too costly", f"a {kind} that takes more memory than {width} x {height} pixels may") from None
         except Exception as error:  # as above
-            if kind not in ("JPEG", "MPO") or (whole := _completed(data, error)) is None:
-                raise undecoded(kind, error) from None
-    opened = _open(whole, side, limits, room)
-    return _Opened(opened.size, opened.picture, ended=False)
+            raise undecoded(kind, error) from None
 
 
 def _check(data: bytes, picture: PilImage, limits: Limits) -> None:
@@ -219,13 +242,3 @@ def _orientation(picture: PilImage) -> Any:
         8: image.ROTATE_90,
     }
     return turns.get(tag) if isinstance(tag, int) else None
-
-
-def _palette(canvas: np.ndarray) -> bytes:
-    """Colour histogram of uint8 [h, w, 3], as `Picture.palette`."""
-    r, g, b = (canvas >> 5).astype(np.int64).reshape(-1, 3).T
-    share = np.bincount(r << 6 | g << 3 | b, minlength=512) / r.size
-    some = share[share > 0]
-    if np.exp(-(some * np.log(some)).sum()) < PLAIN:
-        return b""
-    return bytes(np.rint(np.sqrt(share) * 255).astype(np.uint8))

@@ -1,16 +1,18 @@
 """manifest.json, read as a stream: each entry is checked as it comes, and the first that is wrong ends the reading.
 
 Whoever may send photos may send a manifest of any shape, so that what it costs must not depend on what is in it: memory
-is bounded by MANIFEST_LIMIT bytes and ENTRIES entries, and nothing nested is built (`metadata`, which is free and never
-interpreted, is read over).
+is bounded by MANIFEST_LIMIT bytes and ENTRIES entries, and nothing nested is built: `metadata`, which is free and never
+interpreted, stays text until somebody asks for it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import BytesIO, StringIO
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -25,6 +27,8 @@ MAIN = "main"
 """The source of a batch whose manifest names none."""
 SOURCE = r"^[A-Za-z0-9_-]{1,50}$"
 _FIELDS = 50  # of one entry, before it is looked at; a photo has at most 6
+_DEEP = 100  # objects and lists in each other
+_NESTED: dict[str, Any] = {"start_map": {}, "start_array": []}
 _LONG = re.compile(rb"(?<=[:,\[\s-])[0-9]{4000}")  # Python turns none of more than 4,300 digits into a number
 _SHA256 = r"^[0-9a-f]{64}$"
 
@@ -38,6 +42,12 @@ class Entry:
     sha256: str | None = None
     split: str | None = None
     size: int | None = None
+    metadata_json: str = "{}"
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the sender says beside, built anew at each call."""
+        return json.loads(self.metadata_json)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,14 @@ class Manifest:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class _Json(str):
+    """The text of an object that is not built."""
+
+
+_NONE = _Json("{}")
 
 
 class _Photo(_Strict):
@@ -60,7 +77,7 @@ class _Photo(_Strict):
     sha256: str | None = Field(None, pattern=_SHA256)
     split: Literal["train", "holdout"] | None = None
     size: int | None = Field(None, ge=0)
-    metadata: dict[str, Any] = {}
+    metadata: _Json = _NONE
 
     @field_validator("key")
     @classmethod
@@ -124,12 +141,14 @@ def _plain_json(data: bytes) -> bytes:
 def _values(data: bytes) -> Iterator[tuple[str, int | None, Any]]:
     """(field, None, value) of the fields at the top, (list, place, value) of each entry of the three lists.
 
-    A value that is nested where a field is not comes as an empty dict or list, so that it is refused by its kind.
+    A value that is nested where it may not be comes as an empty object or list: its kind is what is wrong with it.
     """
     import ijson
 
     events = ijson.basic_parse(BytesIO(data))
     if next(events, ("", None))[0] != "start_map":
+        for _ in islice(events, ENTRIES):  # what is no JSON at all is said first
+            pass
         raise _Wrong("manifest: Input should be an object")
     for event, name in events:
         if event == "end_map":  # what comes after it, ijson calls trailing garbage
@@ -137,37 +156,60 @@ def _values(data: bytes) -> Iterator[tuple[str, int | None, Any]]:
         kind, value = next(events)
         if name in _LISTS and kind == "start_array":
             yield name, None, []
-            for place, (kind, value) in enumerate(events):
-                if kind == "end_array":
+            for place, (item, content) in enumerate(events):
+                if item == "end_array":
                     break
-                yield name, place, _entry(events, kind, value, f"{name}.{place}")
+                yield name, place, _entry(events, item, content, f"{name}.{place}")
         else:
-            yield str(name), None, _skipped(events, kind, value)
+            yield str(name), None, _NESTED.get(kind, value)
 
 
 def _entry(events: Iterator[tuple[str, Any]], kind: str, value: Any, where: str) -> Any:
-    """One entry, a flat object; what is nested in it is read over."""
+    """One entry: an object whose fields are no objects, but for its metadata."""
     if kind != "start_map":
-        return _skipped(events, kind, value)
+        return _NESTED.get(kind, value)
     found: dict[str, Any] = {}
     for event, name in events:
         if event == "end_map":
             break
         if len(found) == _FIELDS:
             raise _Wrong(f"{where}: more than {_FIELDS} fields")
-        found[name] = _skipped(events, *next(events))
+        kind, value = next(events)
+        if kind == "start_map" and name == "metadata":
+            found[name] = _object_text(events, f"{where}.metadata")
+        elif kind in _NESTED:
+            raise _Wrong(f"{where}.{shown(name)}: Input should be no {'list' if kind == 'start_array' else 'object'}")
+        elif name == "metadata":
+            raise _Wrong(f"{where}.metadata: Input should be an object")
+        else:
+            found[name] = value
     return found
 
 
-def _skipped(events: Iterator[tuple[str, Any]], kind: str, value: Any) -> Any:
-    """A value that is no object or list; of those, an empty one, read to its end."""
-    if kind not in ("start_map", "start_array"):
-        return value
-    depth = 1
-    while depth:
-        inner = next(events)[0]
-        depth += inner.startswith("start_") - inner.startswith("end_")
-    return {} if kind == "start_map" else []
+def _object_text(events: Iterator[tuple[str, Any]], where: str) -> _Json:
+    """The JSON of an object whose first brace was read, to its last."""
+    text = StringIO()  # a list of the parts would take ten times what they say
+    text.write("{")
+    closing = ["}"]
+    comma = False
+    while closing:
+        kind, value = next(events)
+        if kind.startswith("end_"):
+            text.write(closing.pop())
+            comma = True
+            continue
+        text.write("," if comma else "")
+        comma = kind not in ("map_key", "start_map", "start_array")
+        if kind.startswith("start_"):
+            if len(closing) == _DEEP:
+                raise _Wrong(f"{where}: nested more than {_DEEP} deep")
+            text.write("{" if kind == "start_map" else "[")
+            closing.append("}" if kind == "start_map" else "]")
+        elif kind == "number":
+            text.write(str(value))
+        else:
+            text.write(json.dumps(value, ensure_ascii=False) + (":" if kind == "map_key" else ""))
+    return _Json(found) if (found := text.getvalue()) != _NONE else _NONE
 
 
 def _checked(values: Iterator[tuple[str, int | None, Any]]) -> Iterator[tuple[str, _Strict]]:
@@ -213,7 +255,7 @@ def _folded(items: Iterator[tuple[str, _Strict]]) -> Manifest:
         match item:
             case _Photo():
                 label = labels.setdefault(item.label, composed(item.label))
-                photos.append(Entry(item.key, label, item.sha256, item.split, item.size))
+                photos.append(Entry(item.key, label, item.sha256, item.split, item.size, item.metadata))
             case _Head():
                 source = item.source
             case _Relabel() | _Remove():

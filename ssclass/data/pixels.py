@@ -1,6 +1,6 @@
 """A picture of any mode that Pillow knows, shrunk and as 8-bit sRGB on white.
 
-By rule, not by list: what a mode stores (a palette, alpha, premultiplied alpha, wide numbers) says what is done with it.
+By rule, not by list: what a mode stores (a palette, alpha, premultiplied alpha, wide numbers) says what is done.
 Change what comes out and `images.DECODE_VERSION` must go up.
 """
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import struct
 
+from ssclass.text import message
+
+LONGEST = 300  # letters of a detail; what a decoder says may hold as much of the file as it likes
+
 
 class Refused(Exception):
-    """A photo that cannot be taken: `reason` is a short code, `detail` names what is wrong."""
+    """A photo that cannot be taken: `reason` is a short code, `detail` names what is wrong, in one printable line."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = message(detail, LONGEST)
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

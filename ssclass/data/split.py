@@ -1,51 +1,26 @@
 """Near-duplicate groups, and which side of the split each is on: decided once per photo, for ever. Pure.
 
-Two photos are *near* when their dhashes differ in at most `bits` of 64, or their palettes are at least
-`PALETTE_ALIKE` alike. Measured on the 741 real photos (274,170 pairs) and on edited copies of them:
-
-- dhash: the closest two different dishes are 9 apart; copies re-encoded or resized are within 3, and within 6
-  are 94 % of those brightened by 30 % and 98 % of those cropped by 1 %; mirrored or cropped by more, it is blind.
-- palette (cosine): exactly four pairs reach 0.939, and all four show one dish (the three photos of the
-  same sandwiches among them, 20 to 35 bits apart by dhash); the first pair of different dishes comes at
-  0.930. Of copies mirrored, turned, or cropped by 5 %, 98 % reach the limit.
-
-docs/formats.md has the whole table.
+Photos that are near each other (`nearness`) are one group, and so are those between which a chain of such photos
+runs: frames of one dish. A chain that is long and thin, each photo near few of the others, is no one dish: it holds
+only where two of its photos are surely copies.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
+from ssclass.data.nearness import Fingerprinted, Nearness
 
-PALETTE_ALIKE = 0.935
 TRAIN, HOLDOUT = "train", "holdout"
+CROWD = 20  # photos, from which on a group is asked whether its members are near each other
+THIN = 0.1  # share of a crowd's members that one is near, below which being near one of them proves nothing
 
 
-class Seen(Protocol):
-    """What is needed of a photo to find its copies."""
-
-    @property
-    def sha256(self) -> str:
-        """Of its bytes, 64 hex digits."""
-        ...
-
-    @property
-    def dhash(self) -> str:
-        """16 hex digits."""
-        ...
-
-    @property
-    def palette(self) -> bytes:
-        """As `images.Picture.palette`."""
-        ...
-
-
-class Placed(Seen, Protocol):
+class Placed(Fingerprinted, Protocol):
     """A photo that is in the data set."""
 
     @property
@@ -81,7 +56,7 @@ def side_of(group: str, holdout_fraction: float) -> str:
 
 
 def assign(
-    photos: Sequence[Seen],
+    photos: Sequence[Fingerprinted],
     named: Sequence[str | None],
     existing: Sequence[Placed],
     holdout_fraction: float,
@@ -93,9 +68,8 @@ def assign(
     to one side, it goes there as one group (an existing one, else named after its first photo). When it is torn,
     each photo is placed by its own neighbours, and those near both sides are refused.
     """
-    index = _Index([*existing, *photos])
     start = len(existing)
-    near = [index.near(start + i, bits) for i in range(len(photos))]
+    near = _links(Nearness([*existing, *photos], bits), len(photos), existing)
     result: dict[int, Place | Torn] = {}
     for members in _components(near, start):
         anchors = [existing[j] for i in members for j in near[i] if j < start]
@@ -129,20 +103,23 @@ def _alone(sha256: str, named: str | None, known: list[tuple[str, str, str]], ho
     return Place(group, split)
 
 
-class _Index:
-    def __init__(self, photos: Sequence[Seen]) -> None:
-        self.hashes = np.array([int(photo.dhash, 16) for photo in photos], dtype=np.uint64)
-        self.palettes = np.zeros((len(photos), 512), dtype=np.float32)
-        for row, photo in zip(self.palettes, photos, strict=True):
-            if photo.palette:
-                row[:] = np.frombuffer(photo.palette, dtype=np.uint8)
-                row /= np.linalg.norm(row)
-
-    def near(self, i: int, bits: int) -> list[int]:
-        """Positions of the photos near photo i, without itself."""
-        close = np.bitwise_count(self.hashes ^ self.hashes[i]) <= bits
-        close |= self.palettes @ self.palettes[i] >= PALETTE_ALIKE
-        return [int(j) for j in np.flatnonzero(close) if j != i]
+def _links(index: Nearness, photos: int, existing: Sequence[Placed]) -> list[list[int]]:
+    """Positions (existing photos first) of those that each new photo is near, but for links that prove nothing."""
+    start = len(existing)
+    near = [index.near(start + i) for i in range(photos)]
+    size = Counter(photo.group for photo in existing)
+    for i, others in enumerate(near):
+        linked = Counter(existing[j].group for j in others if j < start)
+        if thin := {group for group, n in linked.items() if size[group] >= CROWD and n < THIN * size[group]}:
+            sure = set(index.surely(start + i))
+            near[i] = [j for j in others if j >= start or j in sure or existing[j].group not in thin]
+    for members in _components(near, start):
+        inside = sum(j >= start for i in members for j in near[i])
+        if len(members) >= CROWD and inside < THIN * len(members) * (len(members) - 1):
+            for i in members:
+                sure = set(index.surely(start + i))
+                near[i] = [j for j in near[i] if j < start or j in sure]
+    return near
 
 
 def _components(near: list[list[int]], start: int) -> list[list[int]]:

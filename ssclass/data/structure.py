@@ -1,4 +1,4 @@
-"""What a file's own structure says before anything of it is unpacked: that it lies, costs too much, or is a raw file."""
+"""What a file's own structure says before it is unpacked: that it lies, costs too much, or is a raw file."""
 
 from __future__ import annotations
 
@@ -42,6 +42,19 @@ def check_structure(data: bytes, picture: PilImage) -> None:
             raise Refused("corrupt", f"its header says {width} x {height}, but {coded:,} pixels are coded in it")
 
 
+def declared_pixels(data: bytes) -> int:
+    """Pixels of a WebP by its bytes, 0 for other formats: Pillow takes memory for two pictures when it opens one."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return 0
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return (1 + int.from_bytes(data[24:27], "little")) * (1 + int.from_bytes(data[27:30], "little"))
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (1 + (bits & 0x3FFF)) * (1 + (bits >> 14 & 0x3FFF))
+    return (int.from_bytes(data[26:28], "little") & 0x3FFF) * (int.from_bytes(data[28:30], "little") & 0x3FFF)
+
+
 def check_developed(data: bytes, picture: PilImage) -> None:
     """Refused for a camera's raw file (DNG, NEF, CR2, …), of which Pillow opens the small preview."""
     if picture.format != "TIFF":
@@ -76,8 +89,9 @@ def _raw(data: bytes, picture: PilImage) -> str:
             continue
         if coded in _SENSOR:
             return f"a camera's raw file ({_SENSOR[coded]})"
-        if all(isinstance(each, int) for each in size) and int(size[0]) * int(size[1]) > width * height:
-            return f"a TIFF that begins with a preview ({width} x {height} of {size[0]} x {size[1]})"
+        across, down = size
+        if isinstance(across, int) and isinstance(down, int) and across * down > width * height:
+            return f"a TIFF that begins with a preview ({width} x {height} of {across} x {down})"
     return ""
 
 
@@ -96,11 +110,17 @@ def largest_page(picture: PilImage) -> int:
     return sizes.index(max(sizes)) if sizes else 0
 
 
+def next_marker(data: bytes, at: int) -> int:
+    """Where the next marker of a JPEG is, but for restarts; -1 where there is none."""
+    match = _MARKER.search(data, at)
+    return match.start() if match else -1
+
+
 def segments(data: bytes, at: int = 2) -> list[tuple[int, int]]:
     """(marker, its place) of each segment of a JPEG's first picture, the end marker included."""
     found = []
-    while match := _MARKER.search(data, at):
-        marker, at = data[match.start() + 1], match.start()
+    while (at := next_marker(data, at)) >= 0:
+        marker = data[at + 1]
         found.append((marker, at))
         if marker == 0xD9 or len(found) > 100_000:
             break
@@ -118,7 +138,7 @@ def completed(data: bytes) -> bytes | None:
         return None
     data = data.removesuffix(b"\xff")
     seen = set()
-    for more in (b"\0" * 64, b"\xff\0" * 64):
+    for more in (b"\0" * 64, b"\xff\0" * 64, b"\x55" * 64, b"\xaa" * 64):
         with pillow().open(io.BytesIO(data + more + b"\xff\xd9"), formats=("JPEG",)) as picture:
             picture.load()
             seen.add(hash(picture.tobytes()))

@@ -37,7 +37,7 @@ class Story:
 
 
 def stories(workspace: Workspace) -> list[Story]:
-    """Every batch that the ledger or S3 knows, in the order in which they came; without S3, the ledger's."""
+    """Tell of every batch that the ledger or S3 knows, in the order in which they came; without S3, of the ledger's."""
     try:
         refs = {ref.id: ref for ref in list_batches(workspace.store)}
     except StoreError:
@@ -54,7 +54,7 @@ def stories(workspace: Workspace) -> list[Story]:
 
 
 def story(workspace: Workspace, batch: str) -> Story:
-    """One batch in full; NotFoundError lists the newest ones."""
+    """Tell of one batch in full; NotFoundError lists the newest ones."""
     found = {each.batch: each for each in stories(workspace)}
     if batch not in found:
         newest = ", ".join(list(found)[-5:]) or "none yet"

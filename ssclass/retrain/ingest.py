@@ -181,7 +181,7 @@ def _publish(change: Change, checked: Checked) -> Ingested:
 
 
 def _done_already(state: State, ref: BatchRef) -> Ingested | None:
-    """What another writer, or this one before it was killed, made of the same delivery."""
+    """Say what another writer, or this one before it was killed, made of the same delivery; None for nothing."""
     done = state.ingested.get(ref.id)
     if done is not None and done.body["etag"] == ref.etag:
         told = done.body.get("receipt", {})
@@ -193,7 +193,7 @@ def _done_already(state: State, ref: BatchRef) -> Ingested | None:
 
 
 def _corrects_what_is_held(receipt: Receipt, state: State) -> str | None:
-    """Why corrections wait: they name photos that are not in the data set, and held batches may have them."""
+    """Say why corrections wait: they name photos that are not in the data set, and held batches may have them."""
     unknown = sum(refusal.reason == "unknown photo" for refusal in receipt.refused)
     others = sorted({batch for batch, _ in state.held} - {receipt.batch_id})
     if not unknown or not others:
@@ -206,7 +206,7 @@ def _corrects_what_is_held(receipt: Receipt, state: State) -> str | None:
 
 
 def champion_test(workspace: Workspace, version: Version, shard: Shard, path: Path) -> dict[str, Any] | None:
-    """Test before train: how many of the batch's photos the champion has right; None when it cannot say."""
+    """Count the batch's photos that the champion has right, before it is trained on them; None when it cannot say."""
     state = version.state
     if state.champion is None or not shard.rows:
         return None
@@ -245,7 +245,7 @@ def plausibility(
 
 
 def summary(receipt: Receipt) -> dict[str, Any]:
-    """What the ledger tells of a receipt: counts, without the names of photos."""
+    """Sum up a receipt for the ledger: counts, without the names of photos."""
     reasons: dict[str, int] = {}
     for item in receipt.refused:
         reasons[item.reason] = reasons.get(item.reason, 0) + 1

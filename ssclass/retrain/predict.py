@@ -40,7 +40,7 @@ def memo_of(workspace: Workspace) -> FeatureMemo:
 def features_of(version: Version, memo: FeatureMemo, spec: Spec, progress: Progress = silent) -> Features:
     """Features of every photo of the data set, computed only for shards never seen under this fingerprint.
 
-    A spec of augmented photos gives those of every training photo.
+    A spec of augmented photos computes features of training photos only.
     """
     from ssclass.model.features import concat, shard_features
 

@@ -2,26 +2,39 @@
 
 ``result.json`` is written after the files it speaks of, ``run.json`` (the MLflow run) after the run is complete;
 each says by being there that what it stands for is done. What comes from there is not believed: names are checked
-before anything is written, and `check` holds the answers against the data set.
+before anything is written, photos and labels are the data set's, and `confirm` asks the model again on this machine.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssclass.errors import FailedError
-from ssclass.retrain.predict import result_folder
+from ssclass.retrain.predict import Progress, answer, decided_classifier, features_of, memo_of, result_folder, silent
 from ssclass.retrain.result import RESULT, Result, label_index
 from ssclass.workspace.dvc import CANDIDATE
-from ssclass.workspace.version import Version
+from ssclass.workspace.version import Version, photos_of
 from ssclass.workspace.workspace import Workspace
 
+if TYPE_CHECKING:
+    from ssclass.model.classifier import Classifier
+    from ssclass.model.features import FeatureMemo
+
 RUN, METRICS = "run.json", "metrics.json"
+ELSEWHERE = "made-elsewhere"
+"""The file that says that a result came from S3 and was not confirmed here yet."""
+SAMPLE = 4
+"""Held-out photos whose features are computed again from the photos themselves, drawn by lot."""
+ALIKE = 0.99
+"""The cosine that remembered features must have with those computed again; CPU and GPU differ by less than 1e-3."""
 _FILE = re.compile(rf"{METRICS}|{CANDIDATE}/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}")
 
 
@@ -45,7 +58,7 @@ def fetch(workspace: Workspace, key: str) -> bool:
     if last is None:
         return False
     names = [listed.key.removeprefix(prefix) for listed in store.list(prefix)]
-    files = [name for name in names if name not in (RESULT, RUN, "")]
+    files = [name for name in names if name not in (RESULT, RUN) and not (name or "/").endswith("/")]
     for name in files:
         if not _FILE.fullmatch(name):
             raise FailedError(
@@ -60,13 +73,66 @@ def fetch(workspace: Workspace, key: str) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(store.get(prefix + name) or b"")
     (partial / RESULT).write_bytes(last)
+    (partial / ELSEWHERE).touch()
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     return True
 
 
+def confirm(workspace: Workspace, version: Version, key: str, progress: Progress = silent) -> None:
+    """Ask a candidate that another machine trained, and the champion, on this machine; their answers are what counts.
+
+    Nothing happens for a result that was made here, or was confirmed before. FailedError where remembered features are
+    not those of the photos, or where the candidate does not answer as the result says; the result is thrown away then.
+    """
+    folder = result_folder(workspace, key)
+    if not (folder / ELSEWHERE).exists():
+        return
+    from ssclass.model.classifier import Classifier
+
+    told = read(workspace, version, key)
+    memo, rows = memo_of(workspace), version.dataset.holdout
+    model = Classifier.load(folder / CANDIDATE)
+    _same_features(workspace, version, memo, model)
+    candidate = answer(version, memo, model, rows, progress)
+    if not np.array_equal(candidate.predicted, told.candidate.predicted):
+        differ = int((candidate.predicted != told.candidate.predicted).sum())
+        shutil.rmtree(folder)
+        raise FailedError(
+            f"results/{key}/: asked here, the candidate answers otherwise on {differ} of {len(rows)} held-out photos; "
+            "the result was thrown away here. Find out who writes to results/, delete it there, and retrain"
+        )
+    champion = told.champion
+    if told.champion_key is not None:
+        champion = answer(version, memo, decided_classifier(workspace, told.champion_key), rows, progress)
+    replace(told, candidate=candidate, champion=champion).write(folder / RESULT)
+    (folder / ELSEWHERE).unlink()
+
+
+def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, model: Classifier) -> None:
+    """FailedError unless a few held-out photos have the features that are remembered of them."""
+    from ssclass.model.extraction import extract, make_extractor
+
+    holdout = [row.sha256 for row in version.dataset.holdout]
+    drawn = secrets.SystemRandom().sample(holdout, min(SAMPLE, len(holdout)))
+    for spec in model.specs:
+        frozen = spec.frozen_part
+        remembered = features_of(version, memo, frozen).take(drawn)
+        photos = photos_of(version, drawn)
+        names, arrays = extract(frozen, photos, make_extractor(frozen.network), lambda done: None)
+        for name, values in arrays.items():
+            ours = values.reshape(len(names), -1).astype(np.float64)
+            theirs = remembered.arrays[name][[drawn.index(sha256) for sha256 in names]].reshape(len(names), -1)
+            lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs.astype(np.float64), axis=1)
+            if not np.all((ours * theirs).sum(axis=1) >= ALIKE * lengths):
+                raise FailedError(
+                    f"s3://{workspace.store.bucket}/features/{frozen.fingerprint}/: not the features of the photos; "
+                    "find out who writes to features/, delete them there and in .ssclass/features/, and retrain"
+                )
+
+
 def read(workspace: Workspace, version: Version, key: str) -> Result:
-    """The result of a decision key on this machine, held against the version that it is of.
+    """Read the result of a decision key on this machine, and hold it against the version that it is of.
 
     FailedError when it is of other photos, other labels, or another champion; it is thrown away then, and the next
     retrain trains anew.
@@ -81,7 +147,7 @@ def read(workspace: Workspace, version: Version, key: str) -> Result:
 
 
 def difference(result: Result, version: Version, key: str) -> str | None:
-    """What of a result is not what its version says, in words; None when all is."""
+    """Say in words where a result contradicts its version; None where it does not."""
     classes, rows = version.params.dataset.classes, version.dataset.holdout
     if result.key != key:
         return f"it is the result of {result.key}"

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.decoders import decoders
 from ssclass.data.folders import LabelledFile
-from ssclass.data.images import Refused, decode, inspect
+from ssclass.data.images import Refused, decode
 from ssclass.errors import NotFoundError
 from ssclass.model.compute import batch_size
 from ssclass.params import IngestParams
@@ -121,7 +122,7 @@ def read_photo(path: Path, size: int) -> NDArray[np.uint8] | Refused:
     """A photo, uint8 [size, size, 3], by the decode that training uses; Refused (returned) says why it cannot be."""
     try:
         data = path.read_bytes()
-        inspect(data, IngestParams(min_side=1))
+        decoders().inspect(data, IngestParams(min_side=1))
         return decode(data, size)
     except Refused as error:
         return error

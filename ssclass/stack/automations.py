@@ -6,7 +6,9 @@ import hashlib
 from typing import Any
 
 from ssclass.errors import ParamsError
+from ssclass.names import automation_of
 from ssclass.secrets import hide
+from ssclass.settings import Settings
 
 SILENT = 90  # seconds without a heartbeat (one every 30) after which a run counts as crashed
 STARTING = 120  # seconds from a worker's taking a run to its running; a worker killed in between leaves it pending
@@ -19,14 +21,14 @@ PAYLOAD = (
 )
 
 
-def crash_automations(deployments: dict[str, str]) -> list[Any]:
+def crash_automations(settings: Settings, deployments: dict[str, str]) -> list[Any]:
     """For deployment ids by name: lost runs become Crashed, and a crashed retrain runs again.
 
     A crashed training is left alone: the retrain that waits for it, or its successor, asks for another.
     """
     ended = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
     silent: dict[str, Any] = {
-        "name": "ssclass: a run that fell silent has crashed",
+        "name": automation_of(settings, "a run that fell silent has crashed"),
         "trigger": {
             "type": "event",
             "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
@@ -49,7 +51,7 @@ def crash_automations(deployments: dict[str, str]) -> list[Any]:
         ],
     }
     unstarted = {
-        "name": "ssclass: a run that did not start has crashed",
+        "name": automation_of(settings, "a run that did not start has crashed"),
         "trigger": {
             **silent["trigger"],
             "after": ["prefect.flow-run.Pending"],
@@ -66,7 +68,7 @@ def crash_automations(deployments: dict[str, str]) -> list[Any]:
         ],
     }
     again = {
-        "name": "ssclass: a crashed retrain runs again",
+        "name": automation_of(settings, "a crashed retrain runs again"),
         "trigger": {
             "type": "event",
             "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
@@ -102,17 +104,17 @@ def _automation(body: dict[str, Any]) -> Any:
     return AutomationCore.model_validate(body)
 
 
-def notice_automations(client: Any, deployments: dict[str, str], urls: list[str]) -> list[Any]:
+def notice_automations(settings: Settings, client: Any, urls: list[str]) -> list[Any]:
     """One automation a URL: ``http(s)://…`` gets a POST of JSON, ``mailto(s)://…`` (Apprise's form) a mail."""
     found = []
     hide(*urls)  # a webhook's address is as good as a password
     for url in urls:
         name = hashlib.sha256(url.encode()).hexdigest()[:8]
         if url.startswith(("http://", "https://")):
-            kind, block = "webhook", _webhook_block(client, f"ssclass-webhook-{name}", url)
+            kind, block = "webhook", _webhook_block(client, f"{settings.name}-webhook-{name}", url)
             action = {"type": "call-webhook", "block_document_id": block, "payload": PAYLOAD}
         elif url.startswith(("mailto://", "mailtos://")):
-            kind, block = "mail", _mail_block(client, f"ssclass-mail-{name}", url)
+            kind, block = "mail", _mail_block(client, f"{settings.name}-mail-{name}", url)
             action = {"type": "send-notification", "block_document_id": block, "subject": SUBJECT, "body": BODY}
         else:
             raise ParamsError(
@@ -120,15 +122,14 @@ def notice_automations(client: Any, deployments: dict[str, str], urls: list[str]
             )
         trigger = {
             "type": "event",
-            "match": {"prefect.resource.id": "ssclass.*"},
+            "match": {"prefect.resource.id": f"{settings.name}.*"},
             "expect": list(NOTICES),
             "posture": "Reactive",
             "threshold": 1,
             "within": 0,
         }
-        found.append(
-            _automation({"name": f"ssclass: notices by {kind} {name}", "trigger": trigger, "actions": [action]})
-        )
+        called = automation_of(settings, f"notices by {kind} {name}")
+        found.append(_automation({"name": called, "trigger": trigger, "actions": [action]}))
     return found
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import yaml
-
 from ssclass.environment import check_imports
 from ssclass.errors import FailedError, ParamsError
-from ssclass.secrets import one_line, without_secrets
-from ssclass.settings import Settings
+from ssclass.names import automation_of, deployment_of, pool_of, resource_of
+from ssclass.params import read_yaml
+from ssclass.secrets import without_secrets
+from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.automations import crash_automations, notice_automations
+from ssclass.stack.owner import LABEL, check_owner, owner_id
+from ssclass.text import shown
 from ssclass.workspace.create import template_file
 
 FILE = "prefect.yaml"
@@ -43,14 +46,14 @@ def deployments_file(settings: Settings) -> Path:
 def read_deployments(path: Path, where: str) -> list[dict[str, Any]]:
     """The deployments of a prefect.yaml, with `{{ workspace }}` filled in; ParamsError when it is unusable."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        found = read_yaml(path)["deployments"]
         for each in found:
             each["parameters"] = {
                 name: where if value == "{{ workspace }}" else value
                 for name, value in each.get("parameters", {}).items()
             }
             each["name"], each["flow_name"], each["entrypoint"], each["work_pool"]["name"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ParamsError(f"{path}: not usable as prefect.yaml ({error!r}); compare it with the one shipped") from error
     return list(found)
 
@@ -68,9 +71,9 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
     path = deployments_file(settings)
     try:
         with get_client(sync_client=True) as client:
-            return _Deployer(client).all(read_deployments(path, where), notify)
+            return _Deployer(client, settings).all(read_deployments(path, where), notify)
     except PrefectHTTPStatusError as error:
-        said = one_line(without_secrets(error.response.text), 300)
+        said = shown(without_secrets(error.response.text), 300)
         if error.response.status_code in (401, 403):
             raise FailedError(
                 f"Prefect at {settings.prefect_url} wants a login; set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
@@ -83,18 +86,21 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
 
 
 class _Deployer:
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, settings: Settings) -> None:
         self.client = client
+        self.settings = settings
         self.changes: list[str] = []
         self.foreign: set[str] = set()  # pools whose template is not ours
 
     def all(self, deployments: list[dict[str, Any]], notify: list[str]) -> list[str]:
         ids = {}
         for spec in deployments:
-            self.pool(spec["work_pool"]["name"])
+            self.check_owner(spec)
+        for spec in deployments:
+            self.pool(pool_of(self.settings, spec["work_pool"]["name"]))
         for spec in deployments:
             ids[spec["name"]] = self.deployment(spec)
-        wanted = crash_automations(ids) + notice_automations(self.client, ids, notify)
+        wanted = crash_automations(self.settings, ids) + notice_automations(self.settings, self.client, notify)
         for automation in wanted:
             self.automation(automation)
         return self.changes
@@ -119,16 +125,28 @@ class _Deployer:
             self.client.update_work_pool(name, WorkPoolUpdate(base_job_template=POOL_TEMPLATE))
             self.changes.append(f"work pool {name}: its runs cannot change their command")
 
+    def full_name(self, spec: dict[str, Any]) -> str:
+        return f"{spec['flow_name']}/{deployment_of(self.settings, spec['name'])}"
+
+    def check_owner(self, spec: dict[str, Any]) -> None:
+        from prefect.exceptions import ObjectNotFound
+
+        full = self.full_name(spec)
+        with suppress(ObjectNotFound):
+            there = self.client.read_deployment_by_name(full).model_dump(mode="json")
+            check_owner(self.settings, full, there)
+
     def deployment(self, spec: dict[str, Any]) -> str:
         from prefect.exceptions import ObjectNotFound
         from prefect.flows import load_flow_from_entrypoint
         from prefect.utilities.callables import parameter_schema
 
         flow: Any = load_flow_from_entrypoint(spec["entrypoint"])
-        full, pool = f"{spec['flow_name']}/{spec['name']}", spec["work_pool"]["name"]
+        full, pool = self.full_name(spec), pool_of(self.settings, spec["work_pool"]["name"])
         limit = spec.get("concurrency_limit") or {}
         body = {
-            "name": spec["name"],
+            "name": full.partition("/")[2],
+            "labels": {LABEL: owner_id(self.settings)},
             "flow_id": str(self.client.create_flow_from_name(spec["flow_name"])),
             "entrypoint": spec["entrypoint"],
             "path": None,
@@ -164,7 +182,11 @@ class _Deployer:
 
         wanted = []
         for number, spec in enumerate(specs, 1):
-            trigger = TypeAdapter(DeploymentTriggerTypes).validate_python({"name": f"{full} {number}", **spec})
+            named = {**spec, "name": automation_of(self.settings, spec.get("name", f"{full} {number}"))}
+            resource = (spec.get("match") or {}).get("prefect.resource.id")
+            if isinstance(resource, str) and resource.startswith(f"{DEFAULT_NAME}."):
+                named["match"] = {**spec["match"], "prefect.resource.id": resource_of(self.settings, resource)}
+            trigger = TypeAdapter(DeploymentTriggerTypes).validate_python(named)
             trigger.set_deployment_id(UUID(identity))
             wanted.append(trigger.as_automation())
         owner = f"prefect.deployment.{identity}"
@@ -206,6 +228,7 @@ def _differences(before: dict[str, Any] | None, wanted: dict[str, Any]) -> list[
     there["concurrency_limit"] = limit if limit is not None else there.get("concurrency_limit")
     options = there.get("concurrency_options")
     there["concurrency_options"] = options and {"collision_strategy": options["collision_strategy"]}
+    there["labels"] = {LABEL: (there.get("labels") or {}).get(LABEL)}
     there["pull_steps"] = there.get("pull_steps") or []
     there["schedules"] = [_brief(each) for each in there.get("schedules", [])]
     mine = {**wanted, "schedules": [_brief(each) for each in wanted["schedules"]]}

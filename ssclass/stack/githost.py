@@ -21,8 +21,22 @@ def application(folder: str, writers: Mapping[str, str], readers: Mapping[str, s
     """The ASGI app over `folder`; `writers` and `readers` are passwords by user."""
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import PlainTextResponse, Response, StreamingResponse
+    from starlette.responses import PlainTextResponse, Response
     from starlette.routing import Route
+
+    class Answer(Response):
+        """Git answers while it still reads; starlette's streaming response would read the body away from under it."""
+
+        def __init__(self, parts: AsyncIterator[bytes], status: int, headers: Mapping[str, str]) -> None:
+            super().__init__(None, status, headers)
+            self.parts = parts
+            self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for part in self.parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
 
     async def health(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -46,7 +60,7 @@ def application(folder: str, writers: Mapping[str, str], readers: Mapping[str, s
             "GIT_PROJECT_ROOT": folder,
             "GIT_HTTP_EXPORT_ALL": "1",
             "REQUEST_METHOD": request.method,
-            "PATH_INFO": request.url.path,
+            "PATH_INFO": request.scope["path"],
             "QUERY_STRING": request.url.query,
             "CONTENT_TYPE": request.headers.get("content-type", ""),
             "HTTP_CONTENT_ENCODING": request.headers.get("content-encoding", ""),
@@ -72,18 +86,20 @@ def application(folder: str, writers: Mapping[str, str], readers: Mapping[str, s
             head += line
         headers = dict(each.split(": ", 1) for each in head.decode("latin-1").splitlines() if ": " in each)
         status = int(headers.pop("Status", "200").split()[0]) if headers else 500
-        return StreamingResponse(_answer(process, feeding), status, headers)
+        return Answer(_answer(process, feeding), status, headers)
 
     return Starlette(routes=[Route("/health", health), Route("/{path:path}", backend, methods=["GET", "HEAD", "POST"])])
 
 
 async def _feed(request: Any, process: asyncio.subprocess.Process) -> None:
+    from starlette.requests import ClientDisconnect
+
     assert process.stdin is not None
     try:
         async for part in request.stream():
             process.stdin.write(part)
             await process.stdin.drain()
-    except (OSError, ConnectionError):  # git has read enough
+    except (OSError, ClientDisconnect):  # git has read enough, or nobody goes on sending
         pass
     finally:
         process.stdin.close()

@@ -96,7 +96,8 @@ def main(arguments: Sequence[str]) -> int:
         Path(folder).rmdir()
         folder = tempfile.mkdtemp(prefix="ssclass-", dir="/tmp")
     socket = str(Path(folder) / "socket")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # uvicorn raises it again once it has stopped
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has stopped
+        signal.signal(number, lambda number, frame: sys.exit(0))
     process = subprocess.Popen([word.replace("{socket}", socket) for word in command])
     front = server(application(socket, {user: password}, names.split(",")), host, port)
 

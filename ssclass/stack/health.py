@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ssclass.environment import prefect_login
+from ssclass.names import RETRAIN, deployment_of, pool_of
 from ssclass.settings import Settings
 from ssclass.stack.manager import Manager
-from ssclass.stack.parts import POOLS, online
+from ssclass.stack.parts import WORKERS, online
 
 PATIENCE = 5.0  # seconds for a server to answer
 
@@ -19,9 +20,12 @@ def loop(settings: Settings) -> dict[str, Any]:
         return found
     import requests
 
+    pools = [pool_of(settings, called) for called in WORKERS.values()]
+
     def runs(states: list[str], order: str) -> list[Any]:
         body: dict[str, Any] = {
-            "flows": {"name": {"any_": ["retrain"]}},
+            "deployments": {"name": {"any_": [deployment_of(settings, RETRAIN)]}},
+            "flows": {"name": {"any_": [RETRAIN]}},
             "flow_runs": {"state": {"type": {"any_": states}}},
             "sort": order,
             "limit": 1,
@@ -35,7 +39,7 @@ def loop(settings: Settings) -> dict[str, Any]:
     try:
         last = runs(["COMPLETED", "FAILED", "CRASHED", "RUNNING", "CANCELLED"], "START_TIME_DESC")
         coming = runs(["SCHEDULED"], "EXPECTED_START_TIME_ASC")
-        workers = {pool: len(online(settings.prefect_url, pool)) for pool in POOLS.values()}
+        workers = {pool: len(online(settings.prefect_url, pool)) for pool in pools}
     except requests.RequestException as error:
         found["prefect"] = f"away ({type(error).__name__}); `ssclass up` starts one, or correct prefect_url"
         return found

@@ -11,18 +11,20 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain, count
 from typing import Any
 from urllib.parse import unquote_plus
 
 from ssclass.errors import SsclassError
+from ssclass.names import RETRAIN, resource_of, retrain_deployment
 from ssclass.notices import post
 from ssclass.retrain.ingest import waiting
-from ssclass.secrets import one_line
 from ssclass.settings import Settings
 from ssclass.store import Store
+from ssclass.text import shown
 from ssclass.workspace.origin import Origin
 
 QUIET = 30.0  # seconds between two events: batches that arrive meanwhile share the second, a minute's cause three
@@ -30,6 +32,7 @@ SWEPT = "sweep"
 SETTLE = 30.0  # seconds that an event has to become a run before a sweep asks what was missed
 SOON = 15.0  # seconds between tries while something is away, or a retrain is under way
 LONGEST = 6 * 3600.0  # seconds that no retrain takes; the longest pause before a failing one is tried again
+PAGE = 100  # flow runs that are asked for at a time
 LONGEST_NAME = 100  # characters of a batch's id
 MOST = 1000  # batches that wait to be told of: one event makes a retrain look at all there are
 MARKER = re.compile(r"incoming/([^/]+)/(?:manifest\.json|_SUCCESS)")
@@ -126,10 +129,10 @@ class Backoff:
 
 def tell(settings: Settings, batches: dict[str, str]) -> None:
     """One event for all these batches; FailedError when Prefect did not take it."""
-    names = sorted(one_line(batch, LONGEST_NAME) for batch in batches)
+    names = sorted(shown(batch, LONGEST_NAME) for batch in batches)
     post(
         "ssclass.batch.arrived",
-        f"ssclass.batch.{names[0]}",
+        resource_of(settings, f"ssclass.batch.{names[0]}"),
         {"batch": ", ".join(names)[:200], "count": len(names), "source": ", ".join(sorted(set(batches.values())))},
     )
 
@@ -139,7 +142,7 @@ def sweep(settings: Settings, origin: Origin) -> tuple[str, ...] | None:
 
     Reads a listing and the ledger, no photos. None when a retrain is under way or about to start: it will see them.
     """
-    if retrain_under_way():
+    if retrain_under_way(settings):
         return None
     state = origin.state()
     found = [ref.id for ref in waiting(Store(settings), state)]
@@ -148,8 +151,12 @@ def sweep(settings: Settings, origin: Origin) -> tuple[str, ...] | None:
     return tuple(found)
 
 
-def retrain_under_way() -> bool:
-    """Whether a retrain runs, or waits for its turn; one that was to begin more than `LONGEST` ago is a ghost."""
+def retrain_under_way(settings: Settings) -> bool:
+    """Whether a retrain of this workspace runs, or waits for its turn.
+
+    Ours are those of our deployment, and those that a person started in our folder or on our origin. One that was to
+    begin more than `LONGEST` ago is a ghost.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowFilter,
@@ -161,22 +168,34 @@ def retrain_under_way() -> bool:
         FlowRunFilterStateType,
     )
     from prefect.client.schemas.objects import StateType
+    from prefect.exceptions import ObjectNotFound
 
     recent = FlowRunFilterExpectedStartTime.model_validate({"after_": datetime.now(UTC) - timedelta(seconds=LONGEST)})
 
-    def runs(**state: Any) -> list[Any]:
-        return list(
-            client.read_flow_runs(
-                flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])),
+    def runs(**state: Any) -> Iterator[Any]:
+        for page in count():
+            found = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[RETRAIN])),
                 flow_run_filter=FlowRunFilter(state=FlowRunFilterState(**state), expected_start_time=recent),
-                limit=1,
+                limit=PAGE,
+                offset=page * PAGE,
             )
-        )
+            yield from found
+            if len(found) < PAGE:
+                return
 
     with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(retrain_deployment(settings)).id
+        except ObjectNotFound:
+            deployment = None
+        ours = {str(settings.workspace), settings.git, Origin(settings).url}
         busy = [StateType.RUNNING, StateType.PENDING]
         soon = ["Late", "AwaitingConcurrencySlot", "AwaitingRetry"]
-        return bool(runs(type=FlowRunFilterStateType(any_=busy)) or runs(name=FlowRunFilterStateName(any_=soon)))
+        return any(
+            run.deployment_id == deployment if run.deployment_id else run.parameters.get("workspace") in ours
+            for run in chain(runs(type=FlowRunFilterStateType(any_=busy)), runs(name=FlowRunFilterStateName(any_=soon)))
+        )
 
 
 def listen(settings: Settings, sqs: str | None, serve: Serve | None, stop: threading.Event) -> None:

@@ -19,11 +19,12 @@ from typing import Any
 
 from ssclass.environment import LOGINS_FILE, check_imports, logins, private_folder, quiet_libraries, write_private
 from ssclass.errors import FailedError
-from ssclass.secrets import one_line, without_secrets
+from ssclass.secrets import without_secrets
 from ssclass.settings import Settings, load_settings
 from ssclass.stack.identities import make_identities
 from ssclass.stack.parts import NOTIFY_ARN, Part, format_s3, is_well, parts
 from ssclass.stack.plan import USER, Plan, brought, started, stopped
+from ssclass.text import shown
 from ssclass.upkeep.bucket import notify
 
 PATIENCE = 180.0  # seconds for a part to come up; Prefect's first start on a busy laptop takes 30
@@ -227,7 +228,7 @@ class Manager:
             time.sleep(0.3)
         log = self.folder / "logs" / f"{part.name}.log"
         last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1] if log.exists() else "no log"
-        said = one_line(without_secrets(last.strip()), 200)
+        said = shown(without_secrets(last.strip()), 200)
         raise FailedError(f"{part.name} did not come up ({said}); its log is {log}")
 
     def stop(self, say: Say, process: subprocess.Popen[bytes] | None = None) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 
 from ssclass.environment import prefect_login
 from ssclass.errors import FailedError
-from ssclass.settings import Settings
+from ssclass.names import GPU, pool_of
+from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.plan import HOST, PROFILE, USER, Plan, brought, credentials
 
 NOTIFY_ARN = "arn:minio:sqs:us-east-1:BATCH:webhook"
 PYTHON = (sys.executable, "-P", "-m")
 """How our own programs are run: the current folder, where a person's tasks.py may lie, is not on Python's path."""
-POOLS = {"retrain-worker": "ssclass", "gpu-worker": "gpu"}
+WORKERS = {"retrain-worker": DEFAULT_NAME, "gpu-worker": GPU}
+"""The workers, by the pool that prefect.yaml names."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,11 @@ def parts(settings: Settings, plan: Plan, folder: Path) -> list[Part]:
             first=False,
         )
     )
-    for name, pool in POOLS.items():
+    for name, called in WORKERS.items():
+        pool = pool_of(settings, called)
         command = (program("prefect"), "worker", "start", "--pool", pool, "--name", name, "--type", "process")
-        role = "worker" if pool == "gpu" else "pipeline"
-        environment = client | _worker_environment(settings, pool) | _identity(settings, folder, role)
+        role = "worker" if called == GPU else "pipeline"
+        environment = client | _worker_environment(settings, called) | _identity(settings, folder, role)
         place = (settings.prefect_url or "", pool)
         found.append(Part(name, command, environment, pool=place, signal="INT", first=False))
     return found
@@ -189,13 +192,14 @@ def _identity(settings: Settings, folder: Path, role: str) -> dict[str, str]:
     return {"SSCLASS_S3_PROFILE": PROFILE, "SSCLASS_S3_CREDENTIALS": str(credentials(folder, role))}
 
 
-def _worker_environment(settings: Settings, pool: str) -> dict[str, str]:
+def _worker_environment(settings: Settings, called: str) -> dict[str, str]:
     """For the training's worker: only what a machine without this disk would be told, by its environment."""
-    if pool != "gpu":
+    if called != GPU:
         return {}
     from ssclass.workspace.origin import Origin
 
     given: dict[str, Any] = {
+        "NAME": settings.name,
         "BUCKET": settings.bucket,
         "S3_ENDPOINT": settings.s3_endpoint,
         "S3_REGION": settings.s3_region,

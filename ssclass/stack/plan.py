@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ssclass.environment import LOGINS_FILE, free_port, private_folder, write_private
 from ssclass.errors import FailedError
+from ssclass.names import train_deployment
 from ssclass.secrets import hide
 from ssclass.settings import SETTINGS_FILE, STARTED_FILE, Settings, load_settings
 from ssclass.stack.identities import user_of
@@ -21,7 +22,6 @@ USER = "ssclass"
 """The name that goes with the passwords of Prefect and MLflow."""
 PROFILE = "ssclass-stack"
 """The profile in each of the stack's AWS credentials files; DVC's configuration names it."""
-TRAINING = "train/gpu"
 SECRETS = ("s3_password", "webhook_secret", "prefect_password", "mlflow_password")
 
 
@@ -133,7 +133,7 @@ def started(settings: Settings, plan: Plan, folder: Path) -> Settings:
     if "mlflow" not in theirs:
         lines["mlflow_uri"] = plan.url("mlflow")
         logins["mlflow"] = {"url": lines["mlflow_uri"], "user": USER, "password": plan.mlflow_password}
-    lines["train_deployment"] = TRAINING
+    lines["train_deployment"] = train_deployment(settings)
     write_private(settings.workspace / STARTED_FILE, "# Written by `ssclass up`.\n" + _toml(lines))
     tables = "".join(f"\n[{part}]\n{_toml(login)}" for part, login in logins.items())
     write_private(private_folder(settings) / LOGINS_FILE, "# Written by `ssclass up`: its servers' logins.\n" + tables)

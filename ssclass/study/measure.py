@@ -152,8 +152,8 @@ def measure(workspace: Workspace, row: StudyRow, dataset: Dataset, progress: Pro
             saved_alike=candidate.same_bits(saved),
             seconds=watch.seconds,
         ),
-        train=tuple(each.sha256 for each in dataset.train),
-        train_labels=tuple(int(each) for each in labels),
+        train=tuple(row.sha256 for row in dataset.train),
+        train_labels=tuple(int(label) for label in labels),
         out_of_fold=_nested(out_of_fold),
         repeats=row.repeats,
         parameters_backbone=model.count_params() - head,
@@ -190,7 +190,7 @@ def cross_validated(
         again = fit(version, memo, params.model_copy(update={"train": train, "model": model}), dataset)
         found.append(again.cv[trained.head].probabilities)
     progress("cross-validation", repeats, repeats)
-    accuracy = [float((each.argmax(axis=1) == labels).mean()) for each in found]
+    accuracy = [float((probabilities.argmax(axis=1) == labels).mean()) for probabilities in found]
     if repeats == 1:
         accuracy = [float(value) for value in trained.cv[trained.head].accuracy]
     return trained, np.mean(found, axis=0), accuracy

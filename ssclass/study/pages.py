@@ -98,14 +98,15 @@ class Page:
         """Add pictures side by side; markdown names them as files beside it."""
         self.pictures |= pictures
         self._markdown += [
-            f"![{(each.caption or name).splitlines()[0]}]({name}.{each.kind})" for name, each in pictures.items()
+            f"![{(picture.caption or name).splitlines()[0]}]({name}.{picture.kind})"
+            for name, picture in pictures.items()
         ]
         shown = []
-        for name, each in pictures.items():
-            kind = "jpeg" if each.kind == "jpg" else "png"
-            source = f"data:image/{kind};base64,{base64.b64encode(each.data).decode()}"
-            width = f' width="{each.width}"' if each.width else ""
-            caption = f"<figcaption>{escape(each.caption)}</figcaption>" if each.caption else ""
+        for name, picture in pictures.items():
+            kind = "jpeg" if picture.kind == "jpg" else "png"
+            source = f"data:image/{kind};base64,{base64.b64encode(picture.data).decode()}"
+            width = f' width="{picture.width}"' if picture.width else ""
+            caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
             shown.append(f'<figure><img src="{source}" alt="{escape(name)}"{width}>{caption}</figure>')
         self._html.append(f'<div class="pictures{" charts" if charts else ""}">{"".join(shown)}</div>')
 
@@ -124,8 +125,8 @@ class Page:
 
     def write_pictures(self, folder: Path) -> None:
         """Write each picture as a file."""
-        for name, each in self.pictures.items():
-            (folder / f"{name}.{each.kind}").write_bytes(each.data)
+        for name, picture in self.pictures.items():
+            (folder / f"{name}.{picture.kind}").write_bytes(picture.data)
 
 
 def png(image: NDArray[np.uint8]) -> bytes:

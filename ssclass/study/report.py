@@ -86,13 +86,13 @@ def pairs(found: Study) -> list[Pair]:
 def as_dict(found: Study) -> dict[str, Any]:
     """The study as JSON-able values, as ``--json`` prints it."""
     compared: dict[str, list[dict[str, Any]]] = {}
-    for each in pairs(found):
-        compared.setdefault(each.row, []).append(
+    for two in pairs(found):
+        compared.setdefault(two.row, []).append(
             {
-                "against": each.other,
-                "holdout": _numbers(each.holdout),
-                "out_of_fold": _numbers(each.out_of_fold),
-                "significant": each.verdict,
+                "against": two.other,
+                "holdout": _numbers(two.holdout),
+                "out_of_fold": _numbers(two.out_of_fold),
+                "significant": two.verdict,
             }
         )
     rows = []
@@ -144,7 +144,7 @@ def page(found: Study) -> Page:
         shown.table(columns, [(name, n["train"], n["holdout"], n["unused"]) for name, n in counts.items()])
     shown.heading("Accuracy")
     measured = list(found.measured.values())
-    strong = [at for at, each in enumerate(measured) if each.row == found.best]
+    strong = [at for at, figures in enumerate(measured) if figures.row == found.best]
     shown.table(
         (
             "row",
@@ -158,7 +158,7 @@ def page(found: Study) -> Page:
             "recall",
             "F",
         ),
-        [_accuracy_line(each, found.rows[each.row]) for each in measured],
+        [_accuracy_line(figures, found.rows[figures.row]) for figures in measured],
         strong,
     )
     shown.text(
@@ -184,7 +184,7 @@ def page(found: Study) -> Page:
             "ms a photo, 32 together",
             "on",
         ),
-        [_cost_line(each) for each in measured],
+        [_cost_line(figures) for figures in measured],
     )
     shown.text(
         "MB: the exported Keras model. Training: one training with its cross-validation, without the features, which "
@@ -202,7 +202,7 @@ def page(found: Study) -> Page:
             "p",
             f"significant (p < {LEVEL:g})",
         ),
-        [_pair_line(each) for each in pairs(found)],
+        [_pair_line(two) for two in pairs(found)],
     )
     shown.text(
         "Exact McNemar, two-sided, on the photos that both rows answered for; out of fold: on the mean of the "
@@ -232,8 +232,8 @@ def figure(found: Study) -> Figure:
     measured = list(found.measured.values())
     drawing = Figure(figsize=(9, 1.4 + 0.42 * len(measured)), layout="constrained")
     axes = drawing.subplots()
-    for place, each in enumerate(measured):
-        scores, (mean, sd) = each.scores, each.cv
+    for place, figures in enumerate(measured):
+        scores, (mean, sd) = figures.scores, figures.cv
         low, high = scores.accuracy_interval.low, scores.accuracy_interval.high
         axes.plot([low, high], [place + 0.16] * 2, color="#8aa8c8", linewidth=2)
         axes.plot(scores.accuracy, place + 0.16, "o", color="#2f5f8f", label=None if place else "held out, 95 %")
@@ -242,7 +242,7 @@ def figure(found: Study) -> Figure:
     study = [(row.study / 100, place) for place, name in enumerate(found.measured) if (row := found.rows[name]).study]
     if study:
         axes.plot([x for x, _ in study], [y for _, y in study], "x", color="black", label="original study")
-    axes.set(yticks=range(len(measured)), yticklabels=[each.row for each in measured], xlabel="accuracy")
+    axes.set(yticks=range(len(measured)), yticklabels=[figures.row for figures in measured], xlabel="accuracy")
     axes.set(ylim=(len(measured) - 0.5, -0.5))
     axes.grid(axis="x", color="#e4e4e4")
     axes.set_axisbelow(True)
@@ -250,11 +250,11 @@ def figure(found: Study) -> Figure:
     return drawing
 
 
-def _accuracy_line(each: Measured, row: StudyRow) -> Sequence[object]:
-    scores, (mean, sd) = each.scores, each.cv
+def _accuracy_line(figures: Measured, row: StudyRow) -> Sequence[object]:
+    scores, (mean, sd) = figures.scores, figures.cv
     low, high = scores.accuracy_interval.low, scores.accuracy_interval.high
     return (
-        each.row,
+        figures.row,
         row.about,
         None if row.study is None else f"{row.study:.2f}",
         f"{scores.right} of {scores.n}",
@@ -264,24 +264,24 @@ def _accuracy_line(each: Measured, row: StudyRow) -> Sequence[object]:
     )
 
 
-def _cost_line(each: Measured) -> Sequence[object]:
+def _cost_line(figures: Measured) -> Sequence[object]:
     return (
-        each.row,
-        each.result.head,
-        f"{each.parameters_backbone:,}",
-        f"{each.parameters_head:,}",
-        f"{each.megabytes:.1f}",
-        f"{each.result.seconds['training']:.1f}",
-        *(f"{value:.0f}" for value in each.milliseconds.values()),
-        each.device,
+        figures.row,
+        figures.result.head,
+        f"{figures.parameters_backbone:,}",
+        f"{figures.parameters_head:,}",
+        f"{figures.megabytes:.1f}",
+        f"{figures.result.seconds['training']:.1f}",
+        *(f"{value:.0f}" for value in figures.milliseconds.values()),
+        figures.device,
     )
 
 
-def _pair_line(each: Pair) -> Sequence[object]:
-    cells: list[object] = [each.row, each.other]
-    for one in (each.holdout, each.out_of_fold):
+def _pair_line(two: Pair) -> Sequence[object]:
+    cells: list[object] = [two.row, two.other]
+    for one in (two.holdout, two.out_of_fold):
         cells += [f"{one.wins} / {one.losses} of {one.n}", f"{one.mcnemar_p:.3g}"]
-    return (*cells, each.verdict)
+    return (*cells, two.verdict)
 
 
 def _common(ours: Sequence[str], correct: Any, theirs: Sequence[str], others: Any) -> Comparison:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssclass.code import code_digest
 from ssclass.data.dataset import Dataset
 from ssclass.errors import NotFoundError, ParamsError
-from ssclass.params import Params
+from ssclass.params import Params, read_yaml
 from ssclass.workspace.create import template_file
 from ssclass.workspace.workspace import Workspace
 
@@ -83,10 +82,7 @@ def load_rows(workspace: Workspace) -> dict[str, StudyRow]:
         path = template_file(FILE)
     base = workspace.at().params
     try:
-        file = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except yaml.YAMLError as error:
-        where = str(error).replace("\n", " ")
-        raise ParamsError(f"{path}: not readable as YAML ({where}); mend it there") from error
+        file = _File.model_validate(read_yaml(path))
     except ValidationError as error:
         raise _wrong(path, error) from error
     if DEFAULT not in file.rows or file.rows[DEFAULT].set:

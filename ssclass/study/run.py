@@ -50,17 +50,17 @@ def run_study(workspace: Workspace, names: Iterable[str] = (), progress: Progres
                 not_run[row.name] = str(error)
                 say(f"{row.name}: not run: {error}")
         found = survey(workspace, rows, dataset, not_run)
-        for each in pairs(found):
-            if each.other == found.rows[each.row].against and (run := runs.child(parent, found.measured[each.row])):
+        for two in pairs(found):
+            if two.other == found.rows[two.row].against and (run := runs.child(parent, found.measured[two.row])):
                 runs.log_metrics(
                     run,
                     {
-                        "wins": each.holdout.wins,
-                        "losses": each.holdout.losses,
-                        "mcnemar_p": each.holdout.mcnemar_p,
-                        "cv_wins": each.out_of_fold.wins,
-                        "cv_losses": each.out_of_fold.losses,
-                        "cv_mcnemar_p": each.out_of_fold.mcnemar_p,
+                        "wins": two.holdout.wins,
+                        "losses": two.holdout.losses,
+                        "mcnemar_p": two.holdout.mcnemar_p,
+                        "cv_wins": two.out_of_fold.wins,
+                        "cv_losses": two.out_of_fold.losses,
+                        "cv_mcnemar_p": two.out_of_fold.mcnemar_p,
                     },
                 )
         runs.conclude_study(parent, write(workspace, found), found.name())
@@ -71,7 +71,7 @@ def survey(
     workspace: Workspace, rows: dict[str, StudyRow], dataset: Dataset, not_run: dict[str, str] | None = None
 ) -> Study:
     """The study as far as it is finished for the data, params and code as they are."""
-    measured = {name: each for name, row in rows.items() if (each := finished(workspace, row, dataset))}
+    measured = {name: figures for name, row in rows.items() if (figures := finished(workspace, row, dataset))}
     for name, row in rows.items():
         if row.auxiliary and not _has_auxiliary(dataset):
             measured.pop(name, None)  # it has the figures of another row with the same params and data

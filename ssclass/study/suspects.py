@@ -51,7 +51,7 @@ def suspects(workspace: Workspace, progress: Progress = silent) -> list[Suspect]
     params, dataset = version.params, version.dataset
     row = load_rows(workspace)[DEFAULT]
     measured = finished(workspace, row, dataset)
-    if measured is not None and measured.train == tuple(each.sha256 for each in dataset.train):
+    if measured is not None and measured.train == tuple(row.sha256 for row in dataset.train):
         probabilities = np.array(measured.out_of_fold)
     else:
         _, probabilities, _ = cross_validated(workspace, params, dataset, REPEATS, progress)
@@ -86,29 +86,34 @@ def ranked(dataset: Dataset, probabilities: np.ndarray, classes: Sequence[str]) 
 
 def manifest(found: Sequence[Suspect]) -> str:
     """Make the manifest of a batch of corrections from suspects, for a person to check and submit."""
-    relabel = [{"sha256": each.sha256, "label": each.suggested} for each in found if each.label != each.suggested]
+    relabel = [
+        {"sha256": suspect.sha256, "label": suspect.suggested}
+        for suspect in found
+        if suspect.label != suspect.suggested
+    ]
     return json.dumps({"schema": 1, "relabel": relabel}, indent=1, ensure_ascii=False) + "\n"
 
 
 def page(workspace: Workspace, found: Sequence[Suspect], of: int) -> Page:
     """Make a page of the suspects with their pictures; `of`: how many training photos there are."""
     shown = Page(f"Suspicious labels: {len(found)} of {of} training photos")
-    marked = sum(each.issue for each in found)
+    marked = sum(suspect.issue for suspect in found)
     shown.text(
         f"Most suspicious first; {marked} of them are marked `issue`: the label is probably wrong, not merely "
         "unlikely. The number is the probability of the given label by models that have not seen the photo. A person "
         "decides: take what is right out of the manifest (`ssclass data suspects --manifest FILE`), and submit the "
         "rest (`ssclass submit FILE`)."
     )
-    pictures = dict(photos_of(workspace.at(), {each.sha256 for each in found}))
+    pictures = dict(photos_of(workspace.at(), {suspect.sha256 for suspect in found}))
     shown.show(
         {
-            f"{place:03}-{each.sha256[:12]}": Picture(
-                jpeg(thumbnail(pictures[each.sha256], SIDE)),
-                f"{place}. {each.label} → {each.suggested}{' · issue' if each.issue else ''} · {each.quality:.3f}\n"
-                f"{each.sha256[:16]}… in {each.batch}\n{each.key}",
+            f"{place:03}-{suspect.sha256[:12]}": Picture(
+                jpeg(thumbnail(pictures[suspect.sha256], SIDE)),
+                f"{place}. {suspect.label} → {suspect.suggested}{' · issue' if suspect.issue else ''}"
+                f" · {suspect.quality:.3f}\n"
+                f"{suspect.sha256[:16]}… in {suspect.batch}\n{suspect.key}",
             )
-            for place, each in enumerate(found, 1)
+            for place, suspect in enumerate(found, 1)
         }
     )
     return shown
@@ -116,7 +121,7 @@ def page(workspace: Workspace, found: Sequence[Suspect], of: int) -> Page:
 
 def as_dicts(found: Sequence[Suspect]) -> list[dict[str, Any]]:
     """The suspects as JSON-able values."""
-    return [asdict(each) for each in found]
+    return [asdict(suspect) for suspect in found]
 
 
 def write(path: Path, text: str) -> None:

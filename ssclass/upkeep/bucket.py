@@ -14,8 +14,9 @@ from typing import Any
 from ssclass.data.batches import INCOMING
 from ssclass.data.build import QUARANTINE
 from ssclass.errors import ParamsError, StoreError
-from ssclass.secrets import one_line, without_secrets
+from ssclass.secrets import without_secrets
 from ssclass.store import Store
+from ssclass.text import shown
 
 ROLES = ("sender", "pipeline", "worker", "tracking", "reader", "owner")
 FOLDERS = (INCOMING, QUARANTINE, "features", "results", "dvc")
@@ -142,6 +143,15 @@ def setup(store: Store) -> bool:
     return store.set_lifecycle([*rules, *lifecycle()["Rules"]])
 
 
+def check_queue(arn: str) -> None:
+    """Stop where this is no ARN of a queue or webhook; ParamsError says what one looks like."""
+    if not QUEUE.fullmatch(arn):
+        raise ParamsError(
+            f"--notify {shown(arn, 100)}: not the ARN of a queue; give one as in "
+            "arn:aws:sqs:eu-central-1:123456789012:batches, or arn:minio:sqs:us-east-1:BATCH:webhook"
+        )
+
+
 def notify(store: Store, arn: str) -> None:
     """Have the bucket tell the queue or webhook `arn` of markers; in the place of what it tells now.
 
@@ -149,11 +159,7 @@ def notify(store: Store, arn: str) -> None:
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    if not QUEUE.fullmatch(arn):
-        raise ParamsError(
-            f"--notify {one_line(arn, 100)}: not the ARN of a queue; give one as in "
-            "arn:aws:sqs:eu-central-1:123456789012:batches, or arn:minio:sqs:us-east-1:BATCH:webhook"
-        )
+    check_queue(arn)
     rules = []
     for number, suffix in enumerate(("/manifest.json", "/_SUCCESS"), 1):
         names = [{"Name": "prefix", "Value": f"{INCOMING}/"}, {"Name": "suffix", "Value": suffix}]
@@ -171,6 +177,6 @@ def notify(store: Store, arn: str) -> None:
         )
     except (ClientError, BotoCoreError) as error:
         raise StoreError(
-            f"s3://{store.bucket}: cannot tell {arn} of new batches ({one_line(without_secrets(str(error)), 200)}); "
+            f"s3://{store.bucket}: cannot tell {arn} of new batches ({shown(without_secrets(str(error)), 200)}); "
             "check that the queue is there, in the bucket's region, and that its policy lets this bucket send to it"
         ) from error

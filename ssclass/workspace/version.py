@@ -12,7 +12,7 @@ from ssclass.data.dataset import Dataset
 from ssclass.data.manifest import MAIN
 from ssclass.data.shards import Shard, copy_metadata, iter_photos, read_shard
 from ssclass.errors import WorkspaceError
-from ssclass.params import Params, parse_params
+from ssclass.params import Params, load_params, parse_params
 from ssclass.workspace import ledger
 from ssclass.workspace.dvc import DATA, outs
 from ssclass.workspace.git import Git, failure
@@ -107,6 +107,11 @@ class Version:
 
 class WorkTree(Version):
     """The files of the work tree as they are: for `dvc repro` and `dvc exp`, which change them before they commit."""
+
+    @cached_property
+    def params(self) -> Params:
+        """params.yaml, checked; ParamsError when it is not usable."""
+        return load_params(self.root / "params.yaml")
 
     def text(self, name: str) -> str:
         """A file of the work tree, as text; empty when there is none."""

@@ -15,10 +15,10 @@ from ssclass.model.features import Features
 from ssclass.model.weights import Weights, load_weights
 
 
-def needed_weights() -> Weights:
-    """MobileNet's weights; the test is skipped, with the reason, where no source can be reached."""
+def needed_weights(name: str = "mobilenet") -> Weights:
+    """A backbone's weights; the test is skipped, with the reason, where no source can be reached."""
     try:
-        return load_weights("mobilenet")
+        return load_weights(name)
     except WeightsError as error:
         pytest.skip(f"no weights: {error}")
 

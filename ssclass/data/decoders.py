@@ -1,0 +1,181 @@
+"""Photos of strangers are inspected in processes of their own, whose time and memory are limited.
+
+A photo that is too costly, or that a decoder crashes on, is refused; the process is replaced and the others go on.
+`concurrent.futures` gives up all its processes when one dies, and cannot end one that takes too long.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ssclass.data.decoder import CPU_SECONDS, receive, send
+from ssclass.data.images import Limits, Picture, Refused
+from ssclass.errors import FailedError
+
+MOST = 4  # processes; each may take the memory of a large photo's frame, but only one at a time does
+PATIENCE = 4  # times as long by the clock as by the processor: then it hangs, or the machine has no time for it
+_LIMITS = ("max_bytes", "max_pixels", "min_side", "animated")
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "TMPDIR")
+_START = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
+    "from ssclass.data.decoder import main; main(int(sys.argv[1]))"
+)
+
+
+class _Gone(Exception):
+    """The process ended, or did not answer; `why`: what to tell of its photo."""
+
+    def __init__(self, why: Refused) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+class Decoders:
+    """At most so many processes, started when they are needed. Safe to use from several threads, which wait in turn."""
+
+    def __init__(self, count: int | None = None, seconds: int = CPU_SECONDS) -> None:
+        self.seconds = seconds
+        self._free: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        for _ in range(count or max(1, min(MOST, os.cpu_count() or 1))):
+            self._free.put(None)
+        self._one_large = threading.Lock()
+
+    def inspect(self, data: bytes, params: Limits) -> Picture:
+        """What `ssclass.data.images.inspect` says of a photo; raises Refused, for a decoder that crashes on it too.
+
+        FailedError when no process can be started.
+        """
+        if not 0 < len(data) <= params.max_bytes:
+            from ssclass.data.images import inspect
+
+            return inspect(data, params)  # says so, and unpacks nothing
+        limits = json.dumps({name: getattr(params, name) for name in _LIMITS} | {"seconds": self.seconds}).encode()
+        try:
+            return self._once(limits, data)
+        except _Gone as gone:
+            if gone.why.reason == "too costly":
+                raise gone.why from None
+        try:  # the machine may have killed it for what another did
+            return self._once(limits, data)
+        except _Gone as gone:
+            raise gone.why from None
+
+    def _once(self, limits: bytes, data: bytes) -> Picture:
+        process = self._free.get()
+        try:
+            if process is None or process.ended:
+                process = _Process(self.seconds)
+            return process.inspect(limits, data, self._one_large)
+        except _Gone:
+            process = None
+            raise
+        finally:
+            self._free.put(process)
+
+    def close(self) -> None:
+        """End the processes that are not at work; the next photo starts new ones."""
+        for _ in range(self._free.qsize()):
+            with suppress(queue.Empty):
+                process = self._free.get_nowait()
+                if process is not None:
+                    process.end()
+                self._free.put(None)
+
+
+@cache
+def decoders() -> Decoders:
+    """The processes that this one shares among its threads; they end with it."""
+    shared = Decoders()
+    atexit.register(shared.close)
+    return shared
+
+
+class _Process:
+    """One process, and the socket to it."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+        ours, theirs = socket.socketpair()
+        self.link = ours
+        here = str(Path(__file__).parents[2])
+        path = [here, *(str(Path(each).resolve()) for each in sys.path if each)]
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+            # One arena and one thread: each more would reserve address space, which is what is limited.
+            environment |= {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-I", "-B", "-c", _START, str(theirs.fileno()), json.dumps(path)],
+                    env=environment,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            except OSError as error:
+                ours.close()
+                raise FailedError(
+                    f"no process to decode photos in: {error.strerror}; close other programs, or allow more processes"
+                ) from error
+        self.link.settimeout(PATIENCE * seconds)
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def inspect(self, limits: bytes, data: bytes, one_large: threading.Lock) -> Picture:
+        """Send a photo and wait for what is said of it; raises Refused and _Gone."""
+        holds = False
+        try:
+            send(self.link, limits)
+            send(self.link, data)
+            while "room" in (answer := json.loads(receive(self.link))):
+                if not holds:
+                    one_large.acquire()
+                    holds = True
+                send(self.link, b"")
+        except (OSError, EOFError, ValueError) as error:
+            raise _Gone(self._why(error)) from error
+        finally:
+            if holds:
+                one_large.release()
+        if "refused" in answer:
+            raise Refused(*answer["refused"])
+        return _picture(answer["picture"])
+
+    def _why(self, error: Exception) -> Refused:
+        late = isinstance(error, TimeoutError)
+        if late:
+            self.process.kill()
+        self.link.close()
+        code = self.process.wait()
+        if late or -code == getattr(signal, "SIGXCPU", None):
+            return Refused("too costly", f"decoding it takes more than {self.seconds} s of a processor")
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return Refused("corrupt", f"the decoder crashed on it, twice ({how})")
+
+    def end(self) -> None:
+        """Close the socket, at which the process ends by itself."""
+        self.link.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _picture(told: dict[str, Any]) -> Picture:
+    return Picture(**told | {"palette": bytes.fromhex(told["palette"])})

@@ -1,0 +1,288 @@
+"""Runs of MLflow: one a retrain, open until its decision is pushed, with all that a person compares models by."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssclass.tracking.connection import Connection
+from ssclass.workspace.ledger import Event
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ssclass.model.adopted import Adopted
+    from ssclass.model.classifier import Classifier
+    from ssclass.retrain.result import Result
+
+KEY_TAG, DECISION_TAG, OWNER_TAG = "decision_key", "decision", "clone"
+CANDIDATE, MODEL = "candidate", "model"
+"""Names of the logged models of a run: what was trained, of every candidate; the whole, of what is promoted."""
+REQUIREMENTS = ("keras", "tensorflow", "numpy", "pillow")
+
+
+class Runs(Connection):
+    """The runs of the experiment."""
+
+    def runs(self, key: str) -> list[Any]:
+        """The runs of a decision key, newest first."""
+        with self.named():
+            return list(
+                self.client.search_runs(
+                    [self.experiment_id], f"tags.{KEY_TAG} = '{key}'", order_by=["attributes.start_time DESC"]
+                )
+            )
+
+    def run_of(self, event: Event) -> Any | None:
+        """The run of a decision: the one that the ledger names, or where MLflow was rebuilt the one with its key.
+
+        A run that the ledger names is nobody's garbage: where it lies in the trash, it is taken out again.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self.named():
+            try:
+                run = self.client.get_run(event.body["run_id"])
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                run = None
+            if run is not None and run.info.lifecycle_stage == "deleted":
+                self.client.restore_run(run.info.run_id)
+            if run is not None and run.info.experiment_id == self.experiment_id:
+                return run
+        return next((run for run in self.runs(event.body["key"]) if DECISION_TAG in run.data.tags), None)
+
+    def open_runs(self) -> list[Any]:
+        """Runs without a decision: those of retrains under way, or killed; oldest first."""
+        with self.named():
+            found = self.client.search_runs(
+                [self.experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]
+            )
+            return [run for run in found if DECISION_TAG not in run.data.tags]
+
+    def open_run(self, key: str, owner: str, decided: Event | None = None) -> str:
+        """A run for a key, without a decision yet.
+
+        `owner` names the clone that opens it: one that it left open for the same key, killed, is thrown away. Those of
+        others stay, as they may be under way. `decided`: the decision long made that the run is to tell of, with its
+        own time and code.
+        """
+        for run in self.runs(key):
+            if DECISION_TAG not in run.data.tags and run.data.tags.get(OWNER_TAG) == owner:
+                self.discard(run.info.run_id)
+        with self.named():
+            tags = {KEY_TAG: key, OWNER_TAG: owner}
+            tags |= _source_tags() if decided is None else {"code": decided.body["code"]}
+            began = None if decided is None else _milliseconds(decided.at)
+            run = self.client.create_run(self.experiment_id, began, tags, run_name=f"{key} (running)")
+            return str(run.info.run_id)
+
+    def all_runs(self) -> list[Any]:
+        """Every run of the experiment, those in the trash included; newest first."""
+        from mlflow.entities import ViewType
+
+        found, token = [], None
+        with self.named():
+            while True:
+                page = self.client.search_runs([self.experiment_id], "", ViewType.ALL, 1000, page_token=token)
+                found += list(page)
+                if not (token := page.token):
+                    return found
+
+    def erase(self, run: Any, path: str) -> bool:
+        """Delete an artifact of a run; whether there was one."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with self.named():
+            artifacts = get_artifact_repository(run.info.artifact_uri)
+            there = path in {each.path for each in artifacts.list_artifacts(path.rpartition("/")[0])}
+            if there:
+                artifacts.delete_artifacts(path)
+            return there
+
+    def discard(self, run_id: str) -> None:
+        """Throw a run away. Ask the ledger first: `publish.discard` does."""
+        with self.named():
+            self.client.delete_run(run_id)
+
+    def log_result(
+        self,
+        run_id: str,
+        result: Result,
+        params: dict[str, Any],
+        candidate: Path,
+        digest: str,
+        figures: Mapping[str, Figure] | None = None,
+    ) -> None:
+        """Everything about a result but its decision: params, metrics, curves, figures, dataset, the folder candidate/.
+
+        `figures`, by file name: more of them than the result gives.
+        """
+        from ssclass.model import compute
+        from ssclass.tracking import report
+
+        with self.named():
+            self.log_numbers(run_id, report.metrics(result), params, result.history)
+            with tempfile.TemporaryDirectory() as folder:
+                for name, figure in {**report.figures(result), **(figures or {})}.items():
+                    figure.savefig(Path(folder) / name, dpi=100)
+                self.client.log_artifacts(run_id, folder, "figures")
+            self.client.set_tag(run_id, "device", compute.described())
+            self._log_dataset(run_id, result, digest)
+            self._log_candidate(run_id, result, candidate)
+
+    def log_numbers(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        params: dict[str, Any],
+        curves: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        """Metrics, curves of metrics by step, and params (nested ones dotted)."""
+        from mlflow.entities import Metric, Param
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        steps = [(name, value, step) for name, curve in (curves or {}).items() for step, value in enumerate(curve)]
+        with self.named():
+            self.client.log_batch(
+                run_id,
+                metrics=[
+                    Metric(name, float(value), now, step)
+                    for name, value, step in (*((name, value, 0) for name, value in metrics.items()), *steps)
+                ],
+                params=[Param(name, str(value)[:500]) for name, value in _flat(params)],
+            )
+
+    def revision(self, result: Result) -> str:
+        """The git revision of the workspace that has the data of a result."""
+        return f"run/{result.key}"
+
+    def _log_dataset(self, run_id: str, result: Result, digest: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = {"git": self.revision(result), "path": "data"}
+        profile = {"train_size": result.train_size, "holdout_size": len(result.holdout)}
+        dataset = Dataset(
+            name=result.data_version,
+            digest=digest[:36],
+            source_type="dvc",
+            source=json.dumps(source),
+            profile=json.dumps(profile),
+        )
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def _log_candidate(self, run_id: str, result: Result, folder: Path) -> None:
+        """What was trained, as a logged model; of its backbone only the name: it is not stored anew each time."""
+        from mlflow.entities import LoggedModelOutput
+
+        made = self.client.create_logged_model(
+            self.experiment_id, CANDIDATE, run_id, tags={KEY_TAG: result.key, "data_version": result.data_version}
+        )
+        self.client.log_model_artifacts(made.model_id, str(folder))
+        self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
+        self.client.finalize_logged_model(made.model_id, "READY")
+
+    def log_model(self, run_id: str, key: str, data_version: str, classifier: Classifier | Adopted) -> None:
+        """The whole model of a champion, or of what is about to be one, for whoever serves it."""
+        import mlflow
+        import mlflow.keras
+
+        with self.named(), mlflow.start_run(run_id=run_id):
+            mlflow.keras.log_model(classifier.whole(), name=MODEL, **_served(classifier, key, data_version))
+
+    def restore_model(self, model: Any, key: str, data_version: str, classifier: Classifier | Adopted) -> None:
+        """Write the files of a champion's logged model anew, under the same id: what serves it need not know."""
+        import mlflow.keras
+        from mlflow.models import Model
+
+        how = _served(classifier, key, data_version)
+        made = Model(
+            artifact_path=model.artifact_location,
+            run_id=model.source_run_id,
+            model_uuid=model.model_id,
+            model_id=model.model_id,
+            metadata=how["metadata"],
+        )
+        with tempfile.TemporaryDirectory() as folder, self.named():
+            path = Path(folder) / MODEL
+            mlflow.keras.save_model(classifier.whole(), str(path), mlflow_model=made, **how)
+            self.client.log_model_artifacts(model.model_id, str(path))
+
+    def models_of(self, run: Any) -> dict[str, Any]:
+        """The logged models of a run that are whole, by name: `candidate`, and `model` once it was promoted."""
+        logged = self.client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'", max_results=20
+        )
+        return {each.name: each for each in logged if str(each.status) == "READY"}
+
+    def conclude(self, event: Event, result: Result | None, run_id: str) -> None:
+        """Put a pushed decision on its run, and end it; with the card where the result is at hand."""
+        from ssclass.tracking import report
+
+        body = event.body
+        tags = {
+            "reason": body["reason"],
+            "data_version": body["data_version"],
+            "batches": ", ".join(body["batches"]),
+            "head": body["head"],
+        }
+        with self.named():
+            for name, value in tags.items():
+                self.client.set_tag(run_id, name, value[:5000])
+            if result is not None:
+                text = report.card(result, event)
+                self.client.log_text(run_id, text, "decision.md")
+                self.client.set_tag(run_id, "mlflow.note.content", text)
+            self.client.update_run(run_id, name=report.run_name(event))
+            self.client.set_terminated(run_id, "FINISHED", _milliseconds(event.at))
+            self.client.set_tag(run_id, DECISION_TAG, body["decision"])  # last: it says that all of this is done
+
+
+def _served(classifier: Classifier | Adopted, key: str, data_version: str) -> dict[str, Any]:
+    """What MLflow's Keras flavour is told of a champion's model."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
+        Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
+    )
+    return {
+        "signature": signature,
+        "pip_requirements": [f"{name}=={version(name)}" for name in REQUIREMENTS],
+        "metadata": {
+            "classes": list(classifier.classes),
+            "size": classifier.size,
+            KEY_TAG: key,
+            "data_version": data_version,
+        },
+    }
+
+
+def _milliseconds(at: str) -> int:
+    return int(datetime.fromisoformat(at).timestamp() * 1000)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _source_tags() -> dict[str, str]:
+    from ssclass.code import code_commit, code_digest
+
+    tags = {"mlflow.source.name": "ssclass retrain", "mlflow.source.type": "JOB", "code": code_digest()}
+    if commit := code_commit():
+        tags["mlflow.source.git.commit"] = commit
+    return tags
