@@ -25,7 +25,6 @@ from ssclass.text import quoted, shown
 
 QUARANTINE = "quarantine"
 THREADS = 8  # each holds the bytes of one photo, at most ingest.max_bytes; what unpacks it is ssclass.data.decoders
-NAMED = 5  # photos that a warning names
 DENIED = "not readable"
 ENDLESS = "end missing"
 """Code of the warning about photos without their last bytes."""
@@ -140,13 +139,10 @@ def _check_access(batch: Batch, classes: Sequence[str], denied: Sequence[ObjectE
 
 
 def _endless(fresh: Sequence[_Taken], rows: Sequence[Row]) -> Iterator[Warned]:
-    """Warns of photos that came in though their files lack the end."""
+    """Warns of photos that came in though their files lack the end; the ledger keeps it, so it names none of them."""
     joined = {row.sha256 for row in rows}
-    keys = [photo.entry.key for photo in fresh if photo.sha256 in joined and not photo.picture.ended]
-    if keys:
-        more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-        said = f"{', '.join(shown(key) for key in keys[:NAMED])}{more}: the file lacks its last bytes; the picture is whole"
-        yield Warned(ENDLESS, said)
+    if endless := sum(photo.sha256 in joined and not photo.picture.ended for photo in fresh):
+        yield Warned(ENDLESS, f"files that lack their last bytes: {endless}; their pictures are whole")
 
 
 def _corrections(
