@@ -346,6 +346,17 @@ def test_what_it_costs_follows_what_is_affected(s3, tmp_path, photo, monkeypatch
     assert max(first[1], last[1]) <= 2, "of what was sent, only what has its size is read"
 
 
+def test_a_version_that_main_no_longer_contains_is_searched_too(workspace, photo) -> None:
+    git = workspace.git
+    git("push", "--quiet", "--force", "origin", "HEAD~3:refs/heads/main")  # before both batches
+    fresh = Workspace(workspace.settings)
+    assert (fresh.newest().data_version, rows(fresh)) == ("data/0", {})
+    done = forget(fresh, [sha256_of(photo)], "…")
+    assert set(done.batches) == {"day-1", "day-2"}
+    left = [name for name in found_in(fresh, needles_of(photo)) if "/incoming/" not in name]
+    assert left == []
+
+
 def test_an_old_ledger_line_that_quotes_a_photo_is_told_of(workspace, photo) -> None:
     body = {"decision": "HELD", "batch": "old", "etag": "e"}
     with workspace.transaction() as change:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from ssclass.data.shards import Shard
-from ssclass.workspace.dvc import DATA
+from ssclass.workspace.dvc import DATA, outs
 from ssclass.workspace.ledger import HELD, Event
-from ssclass.workspace.objects import Tracked
+from ssclass.workspace.objects import EMPTY_DIR, Tracked
 from ssclass.workspace.workspace import Workspace
 
 
@@ -30,6 +30,20 @@ def revoked_shards(workspace: Workspace) -> list[Tracked]:
     for _, present in holdings(workspace):
         last.update((batch, md5) for batch, md5 in present.items() if batch in revoked)
     return [Tracked(f"{DATA}/{batch}.parquet", md5) for batch, md5 in last.items() if md5 not in taken]
+
+
+def stray_shards(workspace: Workspace) -> list[Tracked]:
+    """The shards of commits that main does not contain, and that a branch or a tag names: somebody moved main back.
+
+    Of a commit whose list of shards is nowhere, none.
+    """
+    found: dict[str, Tracked] = {}
+    refs = workspace.git("for-each-ref", "--no-merged", "HEAD", "--format=%(refname)")
+    for ref in refs.splitlines():
+        version = workspace.at(ref)
+        if any(md5 == EMPTY_DIR or workspace.objects.exists(md5) for _, md5 in outs(version.text("data.dvc"), DATA)):
+            found |= {each.md5: each for each in version.files(DATA)}
+    return list(found.values())
 
 
 def forgotten_md5s(events: Collection[Event]) -> set[str]:

@@ -13,11 +13,12 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from ssclass.data.batches import INCOMING, MANIFEST
-from ssclass.errors import StoreError
+from ssclass.errors import FailedError, StoreError
 from ssclass.files import write_whole
 from ssclass.retrain.key import key_of
 from ssclass.store import Store
@@ -70,6 +71,17 @@ def finish_forgetting(workspace: Workspace, *, alone: bool = False) -> Finished:
         finished = {str(event.body["sequence"]) for event in pending} | _finished(workspace)
         write_whole(workspace.private / MEMO, json.dumps(sorted(finished)))
     return done
+
+
+def finish_here(workspace: Workspace) -> Finished:
+    """The same, and where no retrain is under way in this folder, what a killed one spooled goes too."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(workspace.retraining(0))
+            alone = True
+        except FailedError:  # a retrain is under way here, and finishes it at its end
+            alone = False
+        return finish_forgetting(workspace, alone=alone)
 
 
 def _pending(workspace: Workspace, events: Iterable[Event]) -> list[Event]:

@@ -55,13 +55,13 @@ def forget(workspace: Workspace, sha256s: Sequence[str], reason: str) -> Forgott
             raise InputError(f"{sha256}: not a sha256 of 64 hex digits; `ssclass lineage` finds it from its beginning")
     gone = frozenset(sha256s)
     workspace.newest()
-    finished = finish.finish_forgetting(workspace)
+    finished = finish.finish_here(workspace)
     found = workspace.write(lambda change: _publish(change, gone, reason))
     if found is None and not gone & finished.photos:
         raise NotFoundError(
             "none of these photos is in the data set, in incoming/ or in quarantine/; nothing to forget"
         )
-    done = finish.finish_forgetting(workspace)
+    done = finish.finish_here(workspace)
     _correct_markers(workspace, done.markers)
     objects = (*finished.objects, *done.objects)
     return replace(found or Forgotten(), objects=objects)

@@ -13,7 +13,7 @@ from pathlib import Path
 from ssclass.data.shards import Shard, read_shard
 from ssclass.errors import FailedError, StoreError
 from ssclass.files import write_whole
-from ssclass.history.shards import forgotten_md5s, holdings
+from ssclass.history.shards import forgotten_md5s, holdings, stray_shards
 from ssclass.upkeep.traces import NOBODY
 from ssclass.workspace.dvc import DATA
 from ssclass.workspace.objects import CACHE, REMOTE
@@ -32,6 +32,7 @@ def erase_shards(workspace: Workspace, next_version: int) -> list[str]:
     taken = forgotten_md5s(workspace.at().events)
     files = {each.name: each.md5 for each in workspace.at().files(DATA)}
     named = {md5 for _, present in holdings(workspace) for md5 in present.values()} | set(files.values())
+    named |= {tracked.md5 for tracked in stray_shards(workspace)}
     others = _listed_here(workspace.root / CACHE)
 
     def superfluous(md5: str, source: Path | tuple[Workspace, str, str]) -> bool:

@@ -18,7 +18,7 @@ from ssclass.data.batches import INCOMING, MANIFEST
 from ssclass.data.build import QUARANTINE
 from ssclass.data.dataset import count
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
-from ssclass.history.shards import revoked_shards
+from ssclass.history.shards import forgotten_md5s, revoked_shards, stray_shards
 from ssclass.store import Store
 from ssclass.workspace.dvc import DATA
 from ssclass.workspace.objects import Tracked
@@ -137,14 +137,18 @@ class Traces:
 
 
 def known_shards(workspace: Workspace) -> list[tuple[Tracked, Shard]]:
-    """Every shard that there is, by itself: of the data set, and of revoked batches.
+    """Every shard that there is, by itself: of the data set, of revoked batches, of commits that main does not contain.
 
-    A revoked shard that is nowhere is passed over; StoreError when it cannot be told whether one is there.
+    A shard that is nowhere is passed over, unless it is in the data set; StoreError when that cannot be told.
     """
     version = workspace.at()
     files = {each.name.removesuffix(".parquet"): each for each in version.files(DATA)}
     found = [(files[shard.batch_id], shard) for shard in version.dataset.shards]
-    for tracked in revoked_shards(workspace):
+    seen = {tracked.md5 for tracked, _ in found} | forgotten_md5s(version.events)
+    for tracked in (*revoked_shards(workspace), *stray_shards(workspace)):
+        if tracked.md5 in seen:
+            continue
+        seen.add(tracked.md5)
         if workspace.objects.exists(tracked.md5):
             found.append((tracked, version.shard(tracked)))
             continue

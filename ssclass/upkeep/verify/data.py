@@ -18,7 +18,7 @@ from ssclass.data.split import TRAIN
 from ssclass.errors import FailedError, StoreError, WorkspaceError
 from ssclass.history.shards import forgotten_md5s, holdings
 from ssclass.store import Listed
-from ssclass.upkeep.finish import finish_forgetting, open_journals
+from ssclass.upkeep.finish import finish_here, open_journals
 from ssclass.upkeep.verify.finding import REPAIR, Finding
 from ssclass.upkeep.verify.history import expected_tags
 from ssclass.workspace.dvc import CANDIDATE, DATA, outs
@@ -182,7 +182,7 @@ def forgetting(workspace: Workspace) -> Iterator[Finding]:
     """Whatever was forgotten is gone: no note of it waits, and no shard that it was in is left."""
 
     def finish() -> None:
-        finish_forgetting(workspace)
+        finish_here(workspace)
 
     for name in open_journals(workspace):
         yield Finding(f"forget {name[:8]}", "not finished: copies as they were sent may still be there", REPAIR, finish)
