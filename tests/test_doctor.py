@@ -147,7 +147,8 @@ def test_a_champions_tag_that_was_lost_is_told_and_found_without_it(workspace, s
 def test_the_experiment_of_the_real_name_is_probed_with_the_real_classes(workspace) -> None:
     tracking = Tracking.of(workspace)
     made = tracking.experiment_id
-    set_params(workspace, classes='["fish & chips", "50 % off/2"]')
+    set_params(workspace, classes='["fish & chips", "50 % off"]')
+    assert "fish & chips is fish _ chips." in finding(workspace, "params.yaml").detail
     told = finding(workspace, "MLflow runs")
     assert (told.state, told.detail.endswith("experiment ssclass")) == (OK, True), told
     assert tracking.client.search_runs([made]) == []

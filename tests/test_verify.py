@@ -175,7 +175,8 @@ def unregister(workspace: Workspace) -> None:
 def register_twice(workspace: Workspace) -> None:
     tracking = Tracking.of(workspace)
     was = tracking.version_of(key_of(workspace))
-    made = tracking.client.create_model_version(tracking.name, was.source, was.run_id, tags=was.tags)
+    with tracking.named():
+        made = tracking.client.create_model_version(tracking.name, was.source, was.run_id, tags=was.tags)
     tracking.client.set_registered_model_alias(tracking.name, ALIAS, made.version)
 
 

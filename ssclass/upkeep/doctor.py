@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ssclass.environment import prefect_login
-from ssclass.errors import FailedError, SsclassError
+from ssclass.errors import FailedError, ParamsError, SsclassError
 from ssclass.settings import Settings
 from ssclass.store import Store
 from ssclass.text import metric_word
@@ -127,6 +127,20 @@ def _dvc(settings: Settings) -> str:
         return f"{remote.path}: push, pull, delete"
 
 
+def _params(settings: Settings) -> str:
+    """params.yaml can be used, and how the classes are spelt in MLflow's metrics."""
+    classes = Workspace(settings).at().params.dataset.classes
+    spelt = [f"{name} is {metric_word(name)} in metrics" for name in classes if metric_word(name) != name]
+    return "; ".join([f"{len(classes)} classes", *spelt])
+
+
+def _classes(settings: Settings) -> tuple[str, ...]:
+    try:
+        return tuple(Workspace(settings).at().params.dataset.classes)
+    except ParamsError:  # told of params.yaml
+        return ()
+
+
 def _mlflow(settings: Settings) -> str:
     """A run with an artifact and a metric a class in the real experiment, or beside it while there is none yet."""
     tracking = Tracking(settings)
@@ -139,7 +153,7 @@ def _mlflow(settings: Settings) -> str:
             tracking = Tracking(settings.model_copy(update={"model_name": f"{settings.model_name}-doctor"}))
         run = client.create_run(tracking.experiment_id, run_name="doctor")
         try:
-            for name in Workspace(settings).at().params.dataset.classes:
+            for name in _classes(settings):
                 client.log_metric(run.info.run_id, f"recall_{metric_word(name)}", 1.0)
             client.log_text(run.info.run_id, "ssclass doctor", "probe.txt")
             with tempfile.TemporaryDirectory() as folder:
@@ -213,6 +227,7 @@ PROBES: tuple[tuple[str, Probe, str], ...] = (
         ),
     ),
     ("git history", probe_history, "`ssclass verify` lists what is wrong, and --repair makes lost tags again"),
+    ("params.yaml", _params, "correct the value, commit and push"),
     (
         "MLflow runs",
         _mlflow,
