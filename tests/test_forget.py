@@ -19,7 +19,7 @@ from PIL import Image
 from ssclass.data.build import build_shard
 from ssclass.data.shards import Row, Shard
 from ssclass.demo.drawings import draw
-from ssclass.errors import InputError, NotFoundError, StoreError
+from ssclass.errors import FailedError, InputError, NotFoundError, StoreError
 from ssclass.history.lineage import lineage
 from ssclass.model.features import FeatureMemo, Features
 from ssclass.model.spec import FeatureSpec
@@ -30,6 +30,7 @@ from ssclass.upkeep import finish
 from ssclass.upkeep.decisions import drop, revoke
 from ssclass.upkeep.finish import finish_forgetting, open_journals
 from ssclass.upkeep.forget import forget
+from ssclass.upkeep.verify import verify
 from ssclass.workspace.create import create
 from ssclass.workspace.dvc import repository
 from ssclass.workspace.ledger import Event
@@ -344,6 +345,31 @@ def test_what_it_costs_follows_what_is_affected(s3, tmp_path, photo, monkeypatch
     last = count(next(row.sha256 for row in rows(workspace).values()))
     assert last[0] <= first[0], "no tag is opened for it, of the eight that there are more"
     assert max(first[1], last[1]) <= 2, "of what was sent, only what has its size is read"
+
+
+def test_who_may_not_delete_what_was_sent_is_told_and_its_owner_finishes_it(workspace, photo, monkeypatch) -> None:
+    erase = Store.erase
+
+    def denied(store: Store, key: str, version: str | None = None) -> None:
+        if key.startswith("incoming/"):
+            raise StoreError(f"s3://{store.bucket}/{key}: the server answered AccessDenied; check the bucket's policy")
+        erase(store, key, version)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "erase", denied)
+        with pytest.raises(FailedError, match="still there"):
+            forget(workspace, [sha256_of(photo)], "…")
+        finish_forgetting(workspace)  # a retrain with the pipeline's rights does what it may, and does not fail
+    left = {name.split("/")[0] for name in found_in(workspace, needles_of(photo))}
+    assert left == {"incoming", "results"}, "and the note of it"
+
+    def told(repair: bool) -> list[bool]:
+        return [each.mended for each in verify(workspace, repair=repair) if each.thing.startswith("forget ")]
+
+    assert told(repair=False) == [False]
+    assert told(repair=True) == [True]
+    assert told(repair=False) == []
+    assert found_in(workspace, needles_of(photo)) == []
 
 
 def test_a_version_that_main_no_longer_contains_is_searched_too(workspace, photo) -> None:

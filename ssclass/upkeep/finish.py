@@ -37,11 +37,15 @@ MEMO = "forgotten.json"  # which forgettings this clone has finished
 
 @dataclass
 class Finished:
-    """What was deleted or rewritten; the photos whose forgetting was finished; markers (batch, expected etag, etag)."""
+    """What was deleted or rewritten; the photos whose forgetting was finished; markers (batch, expected etag, etag).
+
+    refused: what could not be deleted, and why, in words.
+    """
 
     objects: list[str] = field(default_factory=list)
     photos: set[str] = field(default_factory=set)
     markers: list[tuple[str, str, str]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
 
 def finish_forgetting(workspace: Workspace, *, alone: bool = False) -> Finished:
@@ -155,7 +159,8 @@ def _carry_out(workspace: Workspace, name: str, done: Finished) -> bool:
             done.markers += _rewrite_record(store, key, found)
             done.objects.append(key)
     except StoreError as error:
-        log.warning("a photo that was forgotten is not gone yet: %s; run `ssclass verify --repair` as its owner", error)
+        done.refused.append(str(error))
+        log.warning("a photo that was forgotten is not gone yet: %s", error)
         return False
     done.objects += erase_pages(workspace)
     store.erase(journal_key(name))

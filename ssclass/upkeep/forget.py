@@ -17,7 +17,7 @@ from typing import Any
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row, Shard, write_shard
 from ssclass.data.split import HOLDOUT, TRAIN
-from ssclass.errors import InputError, NotFoundError
+from ssclass.errors import FailedError, InputError, NotFoundError
 from ssclass.history.shards import holdings, tags_with
 from ssclass.upkeep import finish, traces
 from ssclass.upkeep.traces import Traces
@@ -48,7 +48,8 @@ class Forgotten:
 def forget(workspace: Workspace, sha256s: Sequence[str], reason: str) -> Forgotten:
     """Take photos out of everything; InputError unless each is a whole sha256. NotFoundError when none is anywhere.
 
-    StoreError when it cannot be told whether a photo is somewhere: nothing has changed then.
+    StoreError when it cannot be told whether a photo is somewhere: nothing has changed then. FailedError when something
+    cannot be deleted: the ledger has the request by then, and whoever may delete it finishes it.
     """
     for sha256 in sha256s:
         if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
@@ -63,6 +64,11 @@ def forget(workspace: Workspace, sha256s: Sequence[str], reason: str) -> Forgott
         )
     done = finish.finish_here(workspace)
     _correct_markers(workspace, done.markers)
+    if done.refused:
+        raise FailedError(
+            f"{workspace.root}: the photos are out of the data set, but copies as they were sent are still there "
+            f"({done.refused[0]}); `ssclass verify --repair` finishes it with the rights of the bucket's owner"
+        )
     objects = (*finished.objects, *done.objects)
     return replace(found or Forgotten(), objects=objects)
 

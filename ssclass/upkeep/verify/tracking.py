@@ -36,11 +36,12 @@ def experiment(workspace: Workspace) -> Iterator[Finding]:
 
 def _usable(workspace: Workspace) -> Tracking | None:
     """MLflow, where there is something to check: None without a decision, or without an experiment in force."""
+    if not workspace.at().state.decisions:
+        return None
     tracking = Tracking.of(workspace)
     with tracking.named():
         found = tracking.client.get_experiment_by_name(tracking.name)
-    usable = workspace.at().state.decisions and found is not None and found.lifecycle_stage != "deleted"
-    return tracking if usable else None
+    return tracking if found is not None and found.lifecycle_stage != "deleted" else None
 
 
 def runs(workspace: Workspace) -> Iterator[Finding]:
