@@ -30,7 +30,7 @@ from ssclass.upkeep import finish
 from ssclass.upkeep.decisions import drop, revoke
 from ssclass.upkeep.finish import finish_forgetting, open_journals
 from ssclass.upkeep.forget import forget
-from ssclass.upkeep.verify import verify
+from ssclass.upkeep.verify.data import forgetting
 from ssclass.workspace.create import create
 from ssclass.workspace.dvc import repository
 from ssclass.workspace.ledger import Event
@@ -363,12 +363,10 @@ def test_who_may_not_delete_what_was_sent_is_told_and_its_owner_finishes_it(work
     left = {name.split("/")[0] for name in found_in(workspace, needles_of(photo))}
     assert left == {"incoming", "results"}, "and the note of it"
 
-    def told(repair: bool) -> list[bool]:
-        return [each.mended for each in verify(workspace, repair=repair) if each.thing.startswith("forget ")]
-
-    assert told(repair=False) == [False]
-    assert told(repair=True) == [True]
-    assert told(repair=False) == []
+    (told,) = forgetting(workspace)
+    assert told.mend is not None
+    told.mend()
+    assert list(forgetting(workspace)) == []
     assert found_in(workspace, needles_of(photo)) == []
 
 
