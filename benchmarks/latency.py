@@ -23,6 +23,7 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 from ssclass.data.batches import list_batches
 from ssclass.demo.drawings import draw
+from ssclass.environment import logins
 from ssclass.settings import Settings, load_settings
 from ssclass.stack.listening import QUIET
 from ssclass.store import Store
@@ -114,7 +115,9 @@ def runs(settings: Settings, flow: str) -> list[dict[str, str]]:
 def api(settings: Settings, path: str, body: dict[str, Any] | None = None) -> Any:
     """Ask Prefect, again while it is busy; with a body by POST."""
     url = f"{settings.prefect_url}/{path}"
-    answer = requests.get(url, timeout=10) if body is None else requests.post(url, json=body, timeout=10)
+    known = logins(settings)["prefect"]
+    how: dict[str, Any] = {"auth": (known["user"], known["password"]), "timeout": 10}
+    answer = requests.get(url, **how) if body is None else requests.post(url, json=body, **how)
     answer.raise_for_status()
     return answer.json()
 

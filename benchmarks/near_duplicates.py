@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
 from ssclass.data.images import Picture, inspect
-from ssclass.data.nearness import ALIKE, Nearness
+from ssclass.data.nearness import Nearness
 from ssclass.data.palette import effective_colours
 from ssclass.data.split import Place, assign
 from ssclass.params import IngestParams

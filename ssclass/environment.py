@@ -181,7 +181,7 @@ def leave_user_settings() -> None:
     empty.touch()
     os.environ.update(
         AWS_ACCESS_KEY_ID="embedded",
-        AWS_SECRET_ACCESS_KEY="embedded",
+        AWS_SECRET_ACCESS_KEY="embedded-and-no-secret",  # no word that a message could hold
         AWS_DEFAULT_REGION="us-east-1",
         AWS_CONFIG_FILE=str(empty),
         AWS_SHARED_CREDENTIALS_FILE=str(empty),

@@ -11,13 +11,15 @@
         │   └── ObjectError   S3 will not do it with this one object, however often it is asked
         ├── TrackingError     MLflow
         ├── WeightsError      backbone weights cannot be had
-        └── LostRaceError     another writer pushed first; start over from its commit
+        ├── LostRaceError     another writer pushed first; start over from its commit
+        └── OvertakenError    another writer changed the question meanwhile; ask the new one
 
 A message names the thing, says what is wrong with it, and what to do. The command line prints that
 one line; the traceback shows only with ``--debug``. What others wrote and a message quotes (keys, labels, answers of
 servers) can neither end the line nor act on a terminal: `ssclass.text` spells and cuts it.
 """
 
+from ssclass.secrets import without_secrets
 from ssclass.text import message
 
 
@@ -25,6 +27,10 @@ class SsclassError(Exception):
     """Base of all errors of this package."""
 
     exit_code = 1
+
+    def __init__(self, *parts: object) -> None:
+        # here and not where it is shown: a log may show its repr, and Prefect keeps both
+        super().__init__(*(without_secrets(part) if isinstance(part, str) else part for part in parts))
 
     def __str__(self) -> str:
         return message(super().__str__())
@@ -81,3 +87,7 @@ class WeightsError(FailedError):
 
 class LostRaceError(FailedError):
     """Another writer pushed first."""
+
+
+class OvertakenError(FailedError):
+    """Another writer changed the question while it was being answered."""

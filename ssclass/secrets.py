@@ -18,7 +18,7 @@ HIDDEN = "***"
 SHORTEST = 6  # characters; a shorter value is not taken out, as it would spoil ordinary words
 LONGEST = 2000  # characters of a log line
 
-_NAMED = re.compile(r"(?:PASSWORD|PASSWD|SECRET|TOKEN|AUTH_STRING|API_KEY|ACCESS_KEY|LOGIN|CREDENTIAL|CONNECTION_URL)")
+_NAMED = re.compile(r"(?:PASSWORD|PASSWD|SECRET|TOKEN|AUTH_STRING|API_KEY|LOGIN|CREDENTIAL|CONNECTION_URL)")
 _LOGIN = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
     r"(?:"
@@ -56,7 +56,7 @@ def without_secrets(text: str) -> str:
 
 def _values() -> set[str]:
     named = {value for name, value in os.environ.items() if _NAMED.search(name.upper()) and len(value) >= SHORTEST}
-    plain = _known | {value for value in named if value not in ("testing", "embedded") and not value.startswith("/")}
+    plain = _known | {value for value in named if not value.startswith("/")}
     logins = {part for value in plain for part in (value.partition(":")[2],) if len(part) >= SHORTEST}
     return {
         spelt

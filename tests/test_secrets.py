@@ -1,6 +1,7 @@
 """What is taken out of messages, logs and notices, and what is left in them."""
 
 import base64
+import pickle
 import subprocess
 import sys
 from urllib.parse import quote
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssclass.errors import StoreError
 from ssclass.secrets import LineFormatter, hide, without_secrets
 
 KEPT = (
@@ -99,6 +101,13 @@ main()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "ssclass: http://me:***@127.0.0.1:9 is away; start it\n"
+
+
+def test_an_error_of_ours_holds_no_secret_however_it_is_shown():
+    """Prefect logs the repr of what a run failed with, and keeps it; a notice quotes the text."""
+    error = pickle.loads(pickle.dumps(StoreError("https://me:my-password@example.org is away; start it")))
+    assert "my-password" not in f"{error} {error!r} {error.args}"
+    assert "https://me:***@example.org is away" in str(error)
 
 
 def test_a_line_of_a_log_that_is_fine_stays_as_it_is():

@@ -45,10 +45,14 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
 @as_json
 def doctor(folder: Path | None, as_json: bool) -> None:
     """Probe S3, DVC, git, MLflow, Prefect and the GPU for real; say how to mend what fails."""
+    from dataclasses import replace
+
+    from ssclass.secrets import without_secrets
     from ssclass.upkeep.doctor import FAILED, examine
 
     found = []
     for each in examine(settings_at(folder)):
+        each = replace(each, detail=without_secrets(each.detail))
         found.append(each)
         if not as_json:
             click.echo(f"{each.state:<7} {each.part}: {each.detail}")

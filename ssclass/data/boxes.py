@@ -56,9 +56,9 @@ def boxes(data: bytes, begin: int = 0, end: int | None = None) -> Iterator[tuple
     """(name, begin, end) of the body of each box between two places; ValueError for one that ends outside."""
     end = len(data) if end is None else end
     while begin + 8 <= end:
-        size, head = _number(data, begin, 4), 8
+        size, head = number(data, begin, 4), 8
         if size == 1:
-            size, head = _number(data, begin + 8, 8), 16
+            size, head = number(data, begin + 8, 8), 16
         elif size == 0:
             size = end - begin
         if size < head or begin + size > end:
@@ -95,7 +95,7 @@ def read_stills(data: bytes) -> Stills:
     if b"iref" in inside:
         _refer(data, *inside[b"iref"], items)
     begin, _ = inside[b"pitm"]
-    primary = _number(data, begin + 4, 4 if data[begin] else 2)
+    primary = number(data, begin + 4, 4 if data[begin] else 2)
     if primary not in items:
         raise ValueError("its picture is none of its items")
     return Stills(brand, items, primary)
@@ -108,7 +108,7 @@ def _infos(data: bytes, begin: int, end: int) -> Iterator[Item]:
         if name == b"infe" and data[at] >= 2:
             wide = 4 if data[at] == 3 else 2
             kind = data[at + 6 + wide : min(at + 10 + wide, stop)]
-            yield Item(_number(data, at + 4, wide), kind, data[at + 10 + wide : stop].strip(b"\0"))
+            yield Item(number(data, at + 4, wide), kind, data[at + 10 + wide : stop].strip(b"\0"))
 
 
 def _locate(data: bytes, begin: int, end: int, items: dict[int, Item], idat: tuple[int, int]) -> None:
@@ -117,25 +117,25 @@ def _locate(data: bytes, begin: int, end: int, items: dict[int, Item], idat: tup
     offset_size, length_size, base_size, index_size = sizes
     wide = 4 if version == 2 else 2
     at = begin + 6 + wide
-    for _ in range(min(_number(data, begin + 6, wide), MOST)):
-        item = items.get(_number(data, at, wide))
+    for _ in range(min(number(data, begin + 6, wide), MOST)):
+        item = items.get(number(data, at, wide))
         at += wide
         method = 0
         if version:
             method = data[at + 1] & 15
             at += 2
         at += 2  # which file: this one
-        base = _number(data, at, base_size)
+        base = number(data, at, base_size)
         at += base_size
-        count = _number(data, at, 2)
+        count = number(data, at, 2)
         at += 2
         for _ in range(count):
             if at > end:
                 raise ValueError("iloc is cut off")
             if version:
                 at += index_size
-            start = base + _number(data, at, offset_size)
-            length = _number(data, at + offset_size, length_size)
+            start = base + number(data, at, offset_size)
+            length = number(data, at + offset_size, length_size)
             at += offset_size + length_size
             if method == 1:
                 start += idat[0]
@@ -155,12 +155,12 @@ def _describe(data: bytes, begin: int, end: int, items: dict[int, Item]) -> None
         if name != b"ipma":
             continue
         wide_id, wide_index = (4 if data[at] else 2), (2 if data[at + 3] & 1 else 1)
-        count, at = _number(data, at + 4, 4), at + 8
+        count, at = number(data, at + 4, 4), at + 8
         for _ in range(min(count, MOST)):
-            item = items.get(_number(data, at, wide_id))
+            item = items.get(number(data, at, wide_id))
             at += wide_id + 1
             for _ in range(data[at - 1]):
-                value = _number(data, at, wide_index)
+                value = number(data, at, wide_index)
                 at += wide_index
                 top = 1 << (8 * wide_index - 1)
                 place = (value & (top - 1)) - 1
@@ -171,108 +171,15 @@ def _describe(data: bytes, begin: int, end: int, items: dict[int, Item]) -> None
 def _refer(data: bytes, begin: int, end: int, items: dict[int, Item]) -> None:
     wide = 4 if data[begin] else 2
     for name, at, _stop in boxes(data, begin + 4, end):
-        item = items.get(_number(data, at, wide))
-        count = _number(data, at + wide, 2)
-        ids = [_number(data, at + wide + 2 + n * wide, wide) for n in range(min(count, MOST))]
+        item = items.get(number(data, at, wide))
+        count = number(data, at + wide, 2)
+        ids = [number(data, at + wide + 2 + n * wide, wide) for n in range(min(count, MOST))]
         if item is not None:
             item.references.setdefault(name, []).extend(ids)
 
 
-def _number(data: bytes, at: int, size: int) -> int:
+def number(data: bytes, at: int, size: int) -> int:
+    """A number of so many bytes, big-endian; ValueError where the file ends before it."""
     if at + size > len(data):
         raise ValueError("the file is cut off")
     return int.from_bytes(data[at : at + size], "big")
-
-
-def coded_pixels(data: bytes) -> int:
-    """Pixels of the largest frame that the picture of an AVIF file, or the first of its film, is coded in; 0: unknown.
-
-    What the container says of the size is not believed: the decoder goes by the sequence headers (AV1, 5.5.1).
-    """
-    most = 0
-    for begin, end in _av1(data):
-        for width, height in _sequences(data, begin, end):
-            most = max(most, width * height)
-    return most
-
-
-def _av1(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where AV1 data of the picture, or of the first frame of each track, lies."""
-    try:
-        for item in read_stills(data).of_picture():
-            if item.kind == b"av01":
-                yield from item.extents
-    except (ValueError, IndexError):
-        pass
-    try:
-        for name, *track in boxes(data, *find(data, b"moov")):
-            if name == b"trak":
-                begin, end = find(data, b"mdia/minf/stbl", *track)
-                tables = {name: place for name, place, _ in boxes(data, begin, end)}
-                wide = b"co64" in tables
-                first = _number(data, tables[b"co64" if wide else b"stco"] + 8, 8 if wide else 4)
-                at = tables[b"stsz"]
-                size = _number(data, at + 4, 4) or _number(data, at + 12, 4)
-                yield first, min(first + size, len(data))
-    except (ValueError, IndexError, KeyError):
-        pass
-
-
-def _sequences(data: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
-    """(width, height) of every sequence header among the open bitstream units between two places."""
-    while at < end:
-        head = data[at]
-        at += 2 if head & 4 else 1
-        size = end - at
-        if head & 2:
-            size = shift = 0
-            while at < end:
-                byte = data[at]
-                at += 1
-                size |= (byte & 127) << shift
-                shift += 7
-                if byte < 128 or shift > 56:
-                    break
-        if (head >> 3) & 15 == 1:
-            yield _sequence(data[at : min(at + min(size, 200), end)])
-        at += size
-
-
-def _sequence(header: bytes) -> tuple[int, int]:
-    """(width, height) of an AV1 sequence header; (0, 0) for one that is cut off."""
-    bits = int.from_bytes(header, "big")
-    left = 8 * len(header)
-
-    def read(count: int) -> int:
-        nonlocal left
-        left -= count
-        return (bits >> left) & ((1 << count) - 1) if left >= 0 else 0
-
-    read(4)  # profile, still picture
-    if read(1):  # reduced header
-        read(5)
-    else:
-        delay = 0
-        if read(1):  # timing
-            read(64)
-            if read(1):  # equal intervals: a number in Exp-Golomb code
-                zeros = 0
-                while left > 0 and not read(1):
-                    zeros += 1
-                read(zeros)
-            if read(1):  # decoder model
-                delay = read(5) + 1
-                read(42)
-        model = delay > 0
-        display = read(1)
-        for _ in range(read(5) + 1):
-            read(12)
-            if read(5) > 7:
-                read(1)
-            if model and read(1):
-                read(2 * delay + 1)
-            if display and read(1):
-                read(4)
-    across, down = read(4) + 1, read(4) + 1
-    width, height = read(across) + 1, read(down) + 1
-    return (width, height) if left >= 0 else (0, 0)

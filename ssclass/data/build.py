@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 
-from ssclass.data.batches import MANIFEST, Batch, Progress
+from ssclass.data.batches import Batch, Progress
 from ssclass.data.checks import warnings
 from ssclass.data.dataset import Dataset, correct, count
-from ssclass.data.decoders import decoders
-from ssclass.data.images import Picture, Refused
-from ssclass.data.manifest import Entry
+from ssclass.data.fetch import DENIED, Denied, Taken, check_access, fetch, no_class
 from ssclass.data.shards import Receipt, Refusal, Row, Warned, write_shard
 from ssclass.data.split import Place, Torn, assign
 from ssclass.errors import ObjectError
 from ssclass.params import Params
-from ssclass.store import FORBIDDEN, OF_ONE_OBJECT, Store
-from ssclass.text import quoted, shown
+from ssclass.store import FORBIDDEN, Store
+from ssclass.text import shown
 
 QUARANTINE = "quarantine"
 THREADS = 8  # each holds the bytes of one photo, at most ingest.max_bytes; what unpacks it is ssclass.data.decoders
+<<<<<<< HEAD
 DENIED = "not readable"
+=======
+NAMED = 5  # photos that a warning names
+>>>>>>> main
 ENDLESS = "end missing"
 """Code of the warning about photos without their last bytes."""
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A photo that passed its own checks and waits in the scratch folder."""
-
-    entry: Entry
-    picture: Picture
-
-    @property
-    def sha256(self) -> str:
-        return self.picture.sha256
-
-    @property
-    def dhash(self) -> str:
-        return self.picture.dhash
-
-    @property
-    def palette(self) -> bytes:
-        return self.picture.palette
 
 
 def build_shard(
@@ -70,24 +51,24 @@ def build_shard(
     present = dict(dataset.by_sha256)
     relabel, remove, refused = _corrections(batch, params.dataset.classes, present)
     correct(present, relabel, remove)
-    taken: list[_Taken] = []
+    taken: list[Taken] = []
     denied: list[ObjectError] = []
     duplicates = 0
     with ThreadPoolExecutor(THREADS) as pool:
-        jobs = pool.map(lambda entry: _fetch(store, batch, entry, params, present, scratch), batch.entries)
+        jobs = pool.map(lambda entry: fetch(store, batch, entry, params, present, scratch), batch.entries)
         for done, outcome in enumerate(jobs, 1):
-            if isinstance(outcome, _Taken):
+            if isinstance(outcome, Taken):
                 taken.append(outcome)
             elif isinstance(outcome, Refusal):
                 refused.append(outcome)
-            elif isinstance(outcome, _Denied):
+            elif isinstance(outcome, Denied):
                 denied.append(outcome.error)
                 refused.append(outcome.refusal)
             else:
                 duplicates += 1
             if progress:
                 progress(done, len(batch.entries))
-    _check_access(batch, params.dataset.classes, denied)
+    check_access(batch, params.dataset.classes, denied)
     fresh, conflicts = _distinct(taken)
     duplicates += len(taken) - len(fresh) - len(conflicts)
     refused += conflicts
@@ -119,6 +100,7 @@ def build_shard(
     return receipt
 
 
+<<<<<<< HEAD
 @dataclass(frozen=True)
 class _Denied:
     """A photo whose object S3 will not give."""
@@ -143,6 +125,16 @@ def _endless(fresh: Sequence[_Taken], rows: Sequence[Row]) -> Iterator[Warned]:
     joined = {row.sha256 for row in rows}
     if endless := sum(photo.sha256 in joined and not photo.picture.ended for photo in fresh):
         yield Warned(ENDLESS, f"files that lack their last bytes: {endless}; their pictures are whole")
+=======
+def _endless(fresh: Sequence[Taken], rows: Sequence[Row]) -> Iterator[Warned]:
+    """Warns of photos that came in though their files lack the end."""
+    joined = {row.sha256 for row in rows}
+    keys = [photo.entry.key for photo in fresh if photo.sha256 in joined and not photo.picture.ended]
+    if keys:
+        more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+        names = ", ".join(shown(key) for key in keys[:NAMED])
+        yield Warned(ENDLESS, f"{names}{more}: the file lacks its last bytes; the picture is whole")
+>>>>>>> main
 
 
 def _corrections(
@@ -158,61 +150,18 @@ def _corrections(
     relabel = {}
     for sha256, label in batch.relabel.items():
         if label not in classes:
-            refused.append(Refusal(sha256, "unknown label", _no_class(label, classes)))
+            refused.append(Refusal(sha256, "unknown label", no_class(label, classes)))
         elif sha256 in present and present[sha256].label != label:
             relabel[sha256] = label
     return relabel, tuple(sha256 for sha256 in batch.remove if sha256 in present), refused
 
 
-def _fetch(
-    store: Store, batch: Batch, entry: Entry, params: Params, present: Mapping[str, Row], scratch: Path
-) -> _Taken | Refusal | _Denied | None:
-    """One photo, checked and put into the scratch folder; None when the data set has it already."""
-
-    def refuse(reason: str, detail: str) -> Refusal:
-        return Refusal(entry.key, reason, detail)
-
-    if entry.label not in params.dataset.classes:
-        return refuse("unknown label", _no_class(entry.label, params.dataset.classes))
-    try:
-        data = store.get(batch.ref.prefix + entry.key, limit=params.ingest.max_bytes + 1)
-    except ObjectError as error:
-        said = OF_ONE_OBJECT.get(error.code, "the store does not give it")
-        return _Denied(refuse(DENIED, f"{said} ({error.code})"), error)
-    if data is None:
-        return refuse("missing", "the manifest names it, but there is no such object")
-    try:
-        if len(data) <= params.ingest.max_bytes:  # else inspect says so
-            if entry.size is not None and entry.size != len(data):
-                return refuse("size mismatch", f"the manifest says {entry.size:,} bytes, the object has {len(data):,}")
-            sha256 = hashlib.sha256(data).hexdigest()
-            if entry.sha256 and entry.sha256 != sha256:
-                return refuse("sha256 mismatch", "the object's bytes have another sha256 than the manifest says")
-            if known := present.get(sha256):
-                if known.label == entry.label:
-                    return None
-                detail = (
-                    f"labelled {shown(entry.label)}, but in the data set as {known.label}; a relabel would correct that"
-                )
-                return refuse("label conflict", detail)
-        picture = decoders().inspect(data, params.ingest)
-    except Refused as error:
-        return refuse(error.reason, error.detail)
-    (scratch / picture.sha256).write_bytes(data)
-    return _Taken(entry, picture)
-
-
-def _no_class(label: str, classes: Sequence[str]) -> str:
-    said = f"{quoted(label)} is" if label else "not in a class folder, so"
-    return f"{said} none of dataset.classes ({', '.join(classes)})"
-
-
-def _distinct(taken: list[_Taken]) -> tuple[list[_Taken], list[Refusal]]:
+def _distinct(taken: list[Taken]) -> tuple[list[Taken], list[Refusal]]:
     """Each photo once, as it came first; a photo that came with two labels not at all."""
-    copies: dict[str, list[_Taken]] = defaultdict(list)
+    copies: dict[str, list[Taken]] = defaultdict(list)
     for photo in taken:
         copies[photo.sha256].append(photo)
-    fresh: list[_Taken] = []
+    fresh: list[Taken] = []
     refused: list[Refusal] = []
     for same in copies.values():
         labels = sorted({photo.entry.label for photo in same})
@@ -224,7 +173,7 @@ def _distinct(taken: list[_Taken]) -> tuple[list[_Taken], list[Refusal]]:
     return fresh, refused
 
 
-def _row(photo: _Taken, place: Place) -> Row:
+def _row(photo: Taken, place: Place) -> Row:
     seen = photo.picture
     return Row(
         sha256=seen.sha256,

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ssclass.data.images import FORMATS, FORMER, pillow, thumbnail
+from ssclass.data.rasters import bmp, jpeg2000
 from ssclass.data.refusals import Refused
-from ssclass.data.rewriting import ORIENTATION, bmp, gif, jpeg, jpeg2000, png, webp
+from ssclass.data.rewriting import ORIENTATION, gif, jpeg, png, webp
 from ssclass.data.stills import says_more, still
 from ssclass.data.structure import largest_page
 

@@ -6,7 +6,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from ssclass.data.boxes import coded_pixels
+from ssclass.data.av1 import coded_pixels
 from ssclass.data.pixels import pillow
 from ssclass.data.refusals import Refused
 
