@@ -18,15 +18,9 @@ from ssclass.data.split import Place, Torn, assign
 from ssclass.errors import ObjectError
 from ssclass.params import Params
 from ssclass.store import FORBIDDEN, Store
-from ssclass.text import shown
 
 QUARANTINE = "quarantine"
 THREADS = 8  # each holds the bytes of one photo, at most ingest.max_bytes; what unpacks it is ssclass.data.decoders
-<<<<<<< HEAD
-DENIED = "not readable"
-=======
-NAMED = 5  # photos that a warning names
->>>>>>> main
 ENDLESS = "end missing"
 """Code of the warning about photos without their last bytes."""
 
@@ -100,41 +94,11 @@ def build_shard(
     return receipt
 
 
-<<<<<<< HEAD
-@dataclass(frozen=True)
-class _Denied:
-    """A photo whose object S3 will not give."""
-
-    refusal: Refusal
-    error: ObjectError
-
-
-def _check_access(batch: Batch, classes: Sequence[str], denied: Sequence[ObjectError]) -> None:
-    """Raise where all of the batch is forbidden: that is a policy's fault, and refusing would lose the batch.
-
-    One photo alone may be, where the manifest beside it could be read. What is archived is so for itself.
-    """
-    forbidden = [error for error in denied if error.code in FORBIDDEN]
-    asked = sum(entry.label in classes for entry in batch.entries)
-    if len(forbidden) == asked > (1 if batch.ref.marker == MANIFEST else 0):
-        raise forbidden[0]
-
-
-def _endless(fresh: Sequence[_Taken], rows: Sequence[Row]) -> Iterator[Warned]:
+def _endless(fresh: Sequence[Taken], rows: Sequence[Row]) -> Iterator[Warned]:
     """Warns of photos that came in though their files lack the end; the ledger keeps it, so it names none of them."""
     joined = {row.sha256 for row in rows}
     if endless := sum(photo.sha256 in joined and not photo.picture.ended for photo in fresh):
         yield Warned(ENDLESS, f"files that lack their last bytes: {endless}; their pictures are whole")
-=======
-def _endless(fresh: Sequence[Taken], rows: Sequence[Row]) -> Iterator[Warned]:
-    """Warns of photos that came in though their files lack the end."""
-    joined = {row.sha256 for row in rows}
-    keys = [photo.entry.key for photo in fresh if photo.sha256 in joined and not photo.picture.ended]
-    if keys:
-        more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-        names = ", ".join(shown(key) for key in keys[:NAMED])
-        yield Warned(ENDLESS, f"{names}{more}: the file lacks its last bytes; the picture is whole")
->>>>>>> main
 
 
 def _corrections(
