@@ -1,7 +1,8 @@
 """What a person should know of a batch before it joins, from its rows and the data set's. Pure.
 
 Each warning has a code. `ingest.hold` in params.yaml lists the codes that hold the batch until somebody answers;
-the others are told and the batch goes on. docs/formats.md has the table.
+the others are told and the batch goes on. docs/formats.md has the table. The ledger keeps the details for ever, so that
+none of them says which photo it is about.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ def warnings(
     differing: set[str] = set()
     for group, size in Counter(row.group for row in rows).items():
         if size > max(FEW, at.flood * len(rows)):
-            yield Warned("flood", f"{size} of {len(rows)} photos are near-copies of one ({group[:12]})")
+            yield Warned("flood", f"{size} of {len(rows)} photos are near-copies of one")
         labels = sorted({row.label for row in rows if row.group == group}) if size > 1 else []
         if len(labels) > 1:
-            said = f"near-copies in group {group[:12]} are labelled {' and '.join(labels)}"
+            said = f"{size} near-copies are labelled {' and '.join(labels)}"
             yield Warned("copies differ in label", said)
             differing.add(group)
     yield from _contradictions(rows, list(there.values()), params.dataset.near_duplicate_bits, differing)
