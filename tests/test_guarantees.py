@@ -160,7 +160,7 @@ def test_an_editor_that_holds_the_index_is_waited_for_or_named(shop: Shop):
     shop.first()
     lock = shop.workspace.root / ".git" / "index.lock"
     lock.touch()
-    with pytest.raises(FailedError, match="index.lock"):
+    with pytest.raises(FailedError, match=r"index\.lock"):
         shop.retrain()
     assert lock.exists(), "it is the editor's"
     lock.unlink()
@@ -495,7 +495,7 @@ def held(shop: Shop, batch: str = "bad") -> list[str]:
 
 
 def test_every_edge_of_a_batchs_states(shop: Shop):
-    """D9, the state machine: waiting → held → admitted → ingested → revoked; waiting → dropped; held → dropped → waiting."""
+    """D9: waiting → held → admitted → ingested → revoked; waiting → dropped; held → dropped → waiting."""
     shop.first()
     assert status(shop, "first") == WAITING
     shop.retrain()
@@ -630,7 +630,7 @@ def test_corrections_of_photos_in_a_held_batch_wait_for_it(shop: Shop):
 
 
 def test_rolled_back_while_another_machine_trains(shop: Shop):
-    """D10: the result under the key was of another champion; that machine failed three trainings a retrain, for ever."""
+    """D10: the result under the key was of another champion; that machine failed three trainings a retrain."""
     two_champions(shop)
     other = shop.clone()
     shop.send("third")

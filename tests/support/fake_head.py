@@ -186,11 +186,11 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     """Put the fake in the place of everything that would import TensorFlow; `patch` is `setattr`, or monkeypatch's."""
     from functools import partial
 
+    from botocore import session
+
     from ssclass.model import classifier, compute, extraction, features, training
     from ssclass.tracking import client, report
     from ssclass.upkeep import adopt
-
-    from botocore import session
 
     patch(session, "create_loader", _loader)
     for module in (extraction, features):
