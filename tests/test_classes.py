@@ -16,6 +16,7 @@ from ssclass.history.export import export
 from ssclass.history.lineage import lineage
 from ssclass.serving.model import open_model
 from ssclass.text import metric_word
+from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline, set_params
 
@@ -129,7 +130,7 @@ def test_names_that_others_refuse_and_names_from_macos_go_through_a_whole_retrai
     outcome = pipeline.deliver(made, tmp_path / "photos", "first")
     assert outcome.decision == "PROMOTED", outcome.reason
     assert set(made.newest().dataset.counts()) == set(names)
-    client = made.tracking.client
+    client = Tracking.of(made).client
     metrics = client.get_run(outcome.event["run_id"]).data.metrics
     for name in names:
         assert f"recall_{metric_word(name)}" in metrics
