@@ -77,8 +77,8 @@ def main(folder: Path, every: int = 4) -> None:
             first = photo.resize((SIDE, SIDE)) if kind == "as they are" else plain(photo, 0.5, kind, "ellipse")
             bursts += [described(frame) for frame in burst(first, chance)]
         before, after = (found(pictures) for pictures in ([old(picture) for picture in bursts], bursts))
-        print(f"{len(bursts) // FRAMES} bursts of {FRAMES} frames, {kind}: before {before.groups} groups, the largest of "
-              f"{before.largest}; after {after.groups}, {after.largest}", flush=True)  # fmt: skip
+        print(f"{len(bursts) // FRAMES} bursts of {FRAMES} frames, {kind}: before {before.groups} groups, the largest "
+              f"of {before.largest}; after {after.groups}, {after.largest}", flush=True)  # fmt: skip
 
 
 def encoded(picture: Image.Image, quality: int = 90) -> bytes:

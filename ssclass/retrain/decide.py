@@ -105,6 +105,7 @@ def ask_gate(version: Version, result: Result) -> Verdict:
         None if result.champion is None else result.champion.predicted,
         version.params.gate,
         preconditions(version, result),
+        result.classes,
     )
 
 

@@ -1,0 +1,705 @@
+"""Nothing lost, nothing counted twice, nobody let in: each fault that was seen, by kind, on a fake head.
+
+Everything but the model is real: git, DVC, S3, MLflow, and the product's own flow and tasks (tests/support/fake_head).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssclass.errors import FailedError, InputError, NotFoundError, TrackingError
+from ssclass.retrain import results
+from ssclass.retrain.ingest import sent_again, waiting
+from ssclass.tracking import publish
+from ssclass.tracking.client import DECISION_TAG, MODEL, Tracking
+from ssclass.upkeep import decisions
+from ssclass.upkeep.decisions import admit, append, drop, freeze, revoke, roll_back
+from ssclass.workspace.git import Git
+from ssclass.workspace.ledger import (
+    ADMITTED,
+    DROPPED,
+    HELD_BATCH,
+    INGESTED,
+    PROMOTED,
+    REJECTED,
+    REVOKED,
+    SKIPPED,
+    WAITING,
+)
+from ssclass.workspace.workspace import Workspace
+from tests.support.fake_head import patch_model, retrain_flow
+from tests.support.pipelines import CLASSES
+from tests.support.shops import Shop, empty_mlflow, pictures
+
+PATIENCE = 2  # seconds: each task is tried twice
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> list[bytes]:
+    return pictures(tmp_path_factory.mktemp("pictures"), 120)
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    empty_mlflow(path)
+    return path
+
+
+@pytest.fixture
+def make_shop(s3_endpoint, drawn, mlflow, tmp_path, monkeypatch) -> Callable[..., Shop]:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("SSCLASS_PATIENCE", str(PATIENCE))
+    patch_model(monkeypatch.setattr)
+    numbers = itertools.count()
+
+    def make(**settings: Any) -> Shop:
+        return Shop.make(tmp_path / f"shop-{next(numbers)}", s3_endpoint, drawn, retrain_flow(), mlflow, **settings)
+
+    return make
+
+
+@pytest.fixture
+def shop(make_shop) -> Shop:
+    return make_shop()
+
+
+@contextmanager
+def failing(
+    owner: Any, name: str, error: Callable[[], Any], times: int = 1, when: Callable[..., bool] = lambda *a: True
+):
+    """For the first `times` calls that `when` says yes to, raise (or return) what `error` makes, instead."""
+    real, count = getattr(owner, name), itertools.count(1)
+
+    def call(*args: Any, **named: Any) -> Any:
+        if when(*args) and next(count) <= times:
+            made = error()
+            if isinstance(made, BaseException):
+                raise made
+            return made
+        return real(*args, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, call)
+        yield
+
+
+class Killed(BaseException):
+    """What nothing catches, as nothing catches a kill."""
+
+
+def git_says(*words: str) -> Callable[..., bool]:
+    """Whether a call of Git.run is of this command."""
+    return lambda git, *args: args[0] == words[0] and all(any(word in arg for arg in args) for word in words[1:])
+
+
+def broken(returncode: int = 128, stderr: str = "fatal: unable to write new index file") -> Any:
+    return subprocess.CompletedProcess([], returncode, "", stderr)
+
+
+# -- A. a step that fails half done is not built upon ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_dvc_push_fails_and_no_photo_is_lost(shop: Shop, times: int):
+    """A1: the retry found its own shard, called every photo a duplicate, and replaced the shard by an empty one."""
+    from dvc.exceptions import UploadError
+    from dvc.repo import Repo
+
+    photos = shop.first()
+    with failing(Repo, "push", lambda: UploadError(1), times):
+        try:
+            shop.retrain()
+        except FailedError:
+            assert times > 1
+    shop.retrain()
+    (ingest,) = shop.lines("ingest")
+    assert (ingest["receipt"]["accepted"], ingest["receipt"]["duplicates"]) == (20, 0)
+    assert shop.labels() == shop.sent["first"]
+    assert {row.sha256 for row in shop.workspace.at("data/1").dataset.rows} == set(photos)
+    assert len(shop.state.decisions) == 1
+
+
+def test_dvc_push_fails_and_no_correction_is_lost(shop: Shop):
+    from dvc.exceptions import UploadError
+    from dvc.repo import Repo
+
+    photos = shop.first()
+    shop.retrain()
+    wrong = photos[-1]
+    label = next(name for name in CLASSES if name != shop.labels()[wrong])
+    shop.mark("fix", relabel=[{"sha256": wrong, "label": label}], remove=[{"sha256": photos[-2]}])
+    with failing(Repo, "push", lambda: UploadError(1)):
+        shop.retrain()
+    assert shop.labels()[wrong] == label
+    assert photos[-2] not in shop.labels()
+    assert [event["receipt"]["relabelled"] for event in shop.lines("ingest")] == [0, 1]
+
+
+@pytest.mark.parametrize("which", ["Ingest", "PROMOTED"])
+def test_git_commit_fails_and_nothing_is_written_twice(shop: Shop, which: str):
+    """A2: the ledger had the line already, and the retry appended a second."""
+    shop.first()
+    with failing(Git, "run", broken, when=git_says("commit", which)):
+        assert shop.retrain().decision == PROMOTED
+    assert [event.kind for event in shop.workspace.newest().events] == ["ingest", "decision"]
+    assert shop.labels() == shop.sent["first"]
+    assert shop.workspace.git("status", "--porcelain") == ""
+
+
+def test_an_editor_that_holds_the_index_is_waited_for_or_named(shop: Shop):
+    shop.first()
+    lock = shop.workspace.root / ".git" / "index.lock"
+    lock.touch()
+    with pytest.raises(FailedError, match=r"index\.lock"):
+        shop.retrain()
+    assert lock.exists(), "it is the editor's"
+    lock.unlink()
+    assert shop.retrain().decision == PROMOTED
+    assert [event.kind for event in shop.workspace.newest().events] == ["ingest", "decision"]
+
+
+def test_killed_after_the_push_and_a_new_batch_before_the_next_run(shop: Shop):
+    """A3: only the newest decision was concluded, and the promoted run stayed RUNNING for ever."""
+    shop.first()
+    with failing(publish, "reconcile", Killed), pytest.raises(Killed):
+        shop.retrain()
+    (first,) = shop.state.decisions
+    assert DECISION_TAG not in shop.run(first).data.tags
+    shop.send("second")
+    assert shop.retrain().decision == PROMOTED
+    for key in shop.state.decisions:
+        run = shop.run(key)
+        assert (run.info.status, run.data.tags[DECISION_TAG]) == ("FINISHED", PROMOTED)
+    assert list(shop.versions().values()) == shop.state.champions
+    assert shop.tracking.alias() == "2"
+
+
+# -- B. what may be another's is not cleared away ---------------------------------------------------------------
+
+
+@contextmanager
+def meanwhile(owner: Any, name: str, act: Callable[[], Any], after: bool = True) -> Iterator[list[Any]]:
+    """Around the first call of a function, as if its process were stopped there: `act`, on another machine."""
+    real, came = getattr(owner, name), []
+
+    def call(*args: Any, **named: Any) -> Any:
+        first = not came
+        if first and not after:
+            came.append(None)
+            came[0] = act()
+        found = real(*args, **named)
+        if first and after:
+            came.append(None)
+            came[0] = act()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, call)
+        yield came
+    assert came, f"{name} was never called"
+
+
+def all_is_told(shop: Shop) -> None:
+    """Every decision's run is there and finished, every champion registered once, the alias on the one in force."""
+    state = shop.state
+    for key, event in state.decisions.items():
+        run = shop.run(key)
+        assert run.info.lifecycle_stage == "active"
+        assert run.info.status == "FINISHED"
+        assert run.data.tags[DECISION_TAG] == event.body["decision"]
+    versions = shop.versions()
+    assert sorted(versions.values()) == sorted(set(state.champions))
+    assert versions.get(shop.tracking.alias() or "") == state.champion
+
+
+@pytest.mark.parametrize("registers", [True, False])
+def test_stopped_after_run_json_while_another_adopts_that_run(shop: Shop, registers: bool):
+    """B4: resumed, the first said SKIPPED and put the champion's MLflow run in the trash."""
+    other = shop.clone()
+    shop.first()
+
+    def act() -> Any:
+        if registers:
+            return shop.retrain(other)
+        with failing(publish, "reconcile", Killed), pytest.raises(Killed):
+            shop.retrain(other)
+        return None
+
+    with meanwhile(results, "note_run", act):
+        shop.retrain()
+    assert len(shop.state.decisions) == 1
+    all_is_told(shop)
+    shop.send("second")
+    assert shop.retrain().decision == PROMOTED
+    all_is_told(shop)
+
+
+def test_stopped_with_a_run_open_while_another_retrains(shop: Shop):
+    """B4: opening a run discarded the run in progress of another machine."""
+    other = shop.clone()
+    shop.first()
+    with meanwhile(Tracking, "open_run", lambda: shop.retrain(other)):
+        shop.retrain()
+    assert len(shop.state.decisions) == 1
+    all_is_told(shop)
+
+
+def test_another_machines_open_run_is_left_alone(shop: Shop):
+    theirs = shop.tracking.open_run("0123456789abcdef", "another clone")
+    ours = shop.tracking.open_run("0123456789abcdef", "this clone")
+    again = shop.tracking.open_run("0123456789abcdef", "this clone")
+    stages = [shop.tracking.client.get_run(run).info.lifecycle_stage for run in (theirs, ours, again)]
+    assert stages == ["active", "deleted", "active"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_push_that_was_applied_but_not_answered(shop: Shop, times: int):
+    """B4: the decision was at origin, the retrain took it for another's and threw its own run away."""
+    shop.first()
+    real, left = Git.run, [times]
+
+    def push(git: Git, *args: str) -> Any:
+        done = real(git, *args)
+        if git_says("push", "run/")(git, *args) and left[0]:
+            left[0] -= 1
+            return broken(stderr="fatal: the remote end hung up unexpectedly")
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Git, "run", push)
+        shop.retrain()
+    assert len(shop.state.decisions) == 1
+    assert len(shop.lines("decision")) == 1
+    all_is_told(shop)
+
+
+def test_the_losers_own_run_is_cleared_away_when_the_winner_has_its_own(shop: Shop):
+    other = shop.clone()
+    shop.first()
+
+    def act() -> Any:
+        with failing(results, "noted_run", lambda: None):  # it does not see ours yet, and trains and logs its own
+            return shop.retrain(other)
+
+    with meanwhile(results, "note_run", act, after=False):
+        shop.retrain()
+    (key,) = shop.state.decisions
+    (run,) = shop.tracking.runs(key)
+    assert run.info.run_id == shop.state.decisions[key].body["run_id"]
+    all_is_told(shop)
+
+
+def served(shop: Shop) -> dict[str, bool]:
+    """Whether the bytes of each champion's registered model are there."""
+    found = {}
+    for event in (shop.state.decisions[key] for key in shop.state.champions):
+        models = shop.tracking.models_of(shop.tracking.client.get_run(event.body["run_id"]))
+        place = Path(models[MODEL].artifact_location.removeprefix("file://")) if MODEL in models else Path("/nowhere")
+        found[event.body["key"]] = any(path.is_file() for path in place.rglob("*"))
+    return found
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_gc_keeps_a_champions_model_whatever_became_of_its_run(shop: Shop, keep: bool):
+    """B5: it went by the run's state, and a champion's run in the trash was garbage."""
+    from ssclass.upkeep.gc import collect
+
+    shop.first()
+    shop.retrain()
+    shop.send("second")
+    shop.retrain()
+    runs = [shop.state.decisions[key].body["run_id"] for key in shop.state.champions]
+    assert len(runs) == 2
+    shop.tracking.client.delete_run(runs[0])
+    shop.tracking.client.delete_tag(runs[1], DECISION_TAG)
+    shop.tracking.client.set_tag(runs[1], DECISION_TAG, REJECTED)  # somebody's hand
+    collect(shop.workspace, 1, keep_champions=keep, dry_run=False, now=datetime.now(UTC) + timedelta(days=40))
+    assert list(served(shop).values()) == [True, True]
+    publish.reconcile(shop.workspace)
+    assert shop.tracking.alias() == "2"
+
+
+# -- C. the alias follows the ledger ----------------------------------------------------------------------------
+
+
+def two_champions(shop: Shop) -> None:
+    shop.first()
+    assert shop.retrain().decision == PROMOTED
+    shop.send("second")
+    assert shop.retrain().decision == PROMOTED
+
+
+def test_rolled_back_elsewhere_between_push_and_alias(shop: Shop):
+    """C6: the alias was on 2, the ledger on 1, and the key registered twice."""
+    shop.first()
+    shop.retrain()
+    other = shop.clone()
+    shop.send("second")
+    with meanwhile(Tracking, "set_alias", lambda: roll_back(other, 1), after=False):
+        shop.retrain()
+    state = shop.state
+    assert state.champion == state.champions[0]
+    assert shop.tracking.alias() == "1"
+    assert list(shop.versions().values()) == state.champions
+
+
+def test_rolled_back_elsewhere_while_the_version_is_registered(shop: Shop):
+    shop.first()
+    shop.retrain()
+    other = shop.clone()
+    shop.send("second")
+    with meanwhile(Tracking, "_register", lambda: roll_back(other, 1), after=False):
+        shop.retrain()
+    state = shop.state
+    assert state.champion == state.champions[0]
+    assert shop.tracking.alias() == "1"
+    assert sorted(shop.versions().values()) == sorted(state.champions)
+
+
+def test_a_rollback_without_mlflow_moves_once_however_often_it_is_given(shop: Shop):
+    """C7: it failed after the ledger had moved, and the natural second try moved one further."""
+    two_champions(shop)
+    shop.send("third")
+    assert shop.retrain().decision == PROMOTED
+
+    away = TrackingError("MLflow is away; start it")
+    with failing(Tracking, "register", lambda: away, times=9):
+        for _ in range(2):
+            with pytest.raises(TrackingError):
+                roll_back(shop.workspace, None)
+    assert len(shop.lines("rollback")) == 1
+    event, number = roll_back(shop.workspace, None)
+    assert (event, number) == (None, 2)
+    assert shop.tracking.alias() == "2"
+    event, number = roll_back(shop.workspace, 1)
+    assert (event is not None, number, shop.tracking.alias()) == (True, 1, "1")
+    assert roll_back(shop.workspace, 1) == (None, 1)
+    assert len(shop.lines("rollback")) == 2
+
+
+def test_an_emergency_command_names_who_writes_here_and_does_not_wait_for_a_training(shop: Shop, monkeypatch):
+    """C7: it waited silently while another process trained in the same folder."""
+    two_champions(shop)
+    monkeypatch.setattr(decisions, "WAIT", 0.2)
+    with Workspace(shop.workspace.settings).transaction(), pytest.raises(FailedError, match="busy with process"):
+        roll_back(shop.workspace, 1)
+    assert shop.lines("rollback") == []
+    with Workspace(shop.workspace.settings).retraining():
+        roll_back(shop.workspace, 1)
+        freeze(shop.workspace, "for now") if shop.state.frozen is None else None
+    assert shop.tracking.alias() == "1"
+
+
+# -- D. identity --------------------------------------------------------------------------------------------------
+
+
+def compared_with(outcome: Any) -> str | None:
+    return outcome.event["champion"] and outcome.event["champion"]["key"]
+
+
+@pytest.mark.parametrize("how", ["revoke", "remove", "relabel", "params", "forget"])
+def test_a_state_that_was_left_and_comes_back_is_asked_about_again(shop: Shop, how: str):
+    """D8: the retrain said SKIPPED, and the champion stayed the model of the undone state."""
+    photos = shop.first(train=20)
+    assert shop.retrain().decision == PROMOTED
+    if how == "params":
+        shop.set(folds=4)
+        gone: list[str] = []
+        append(shop.workspace, "unfreeze", "Unfreeze")
+    elif how == "relabel":
+        labels = shop.labels()
+        turned = {sha256: next(name for name in CLASSES if name != labels[sha256]) for sha256 in photos[-2:]}
+        shop.mark("there", relabel=[{"sha256": sha256, "label": label} for sha256, label in turned.items()])
+    else:
+        gone = shop.send("wrong")
+    second = shop.retrain()
+    assert second.decision in (PROMOTED, REJECTED)
+    if second.decision == REJECTED:  # make its model the champion all the same: this is about what comes then
+        append(shop.workspace, "rollback", "By hand", key=shop.state.champion, number=1)
+        append(shop.workspace, "unfreeze", "Unfreeze")
+    match how:
+        case "revoke":
+            revoke(shop.workspace, "wrong", "not ours")
+        case "remove":
+            shop.mark("out", remove=[{"sha256": sha256} for sha256 in gone])
+            shop.set(corrections=1)
+        case "relabel":
+            shop.mark("back", relabel=[{"sha256": sha256, "label": labels[sha256]} for sha256 in turned])
+        case "params":
+            shop.set(folds=5)
+        case "forget":
+            from ssclass.upkeep.forget import forget
+
+            forget(shop.workspace, gone, "asked to")
+    champion = shop.state.champion
+    third = shop.retrain()
+    if champion == second.event["key"]:
+        assert third.decision in (PROMOTED, REJECTED), third.reason
+        assert compared_with(third) == champion
+    else:  # the champion is the model of exactly this state: nothing to ask
+        assert third.decision == SKIPPED
+    assert shop.retrain().decision == SKIPPED
+    all_is_told(shop)
+
+
+def test_rejected_while_frozen_is_asked_again_after_unfreeze(shop: Shop):
+    """D8: SKIPPED for ever: a precondition that says nothing about the candidate had burnt the key."""
+    shop.first()
+    shop.retrain()
+    freeze(shop.workspace, "holiday")
+    shop.send("second")
+    frozen = shop.retrain()
+    assert frozen.decision == REJECTED
+    assert "holiday" in frozen.reason
+    assert shop.retrain().decision == SKIPPED
+    append(shop.workspace, "unfreeze", "Unfreeze")
+    assert shop.retrain().decision == PROMOTED
+    all_is_told(shop)
+
+
+def test_a_rejected_candidate_is_not_asked_again_by_freeze_and_unfreeze(shop: Shop):
+    for batch in ("second", "third"):
+        (shop.first if not shop.sent else shop.send)("first" if not shop.sent else batch)
+        shop.retrain()
+    shop.send("fourth", 2)
+    assert shop.retrain().decision == REJECTED
+    freeze(shop.workspace, "holiday")
+    assert shop.retrain().decision == SKIPPED
+    append(shop.workspace, "unfreeze", "Unfreeze")
+    assert shop.retrain().decision == SKIPPED
+
+
+def status(shop: Shop, batch: str) -> str:
+    from ssclass.data.batches import find_batches
+
+    (ref,) = find_batches(shop.workspace.store, [batch])
+    return str(shop.state.status(ref.id, ref.etag))
+
+
+def held(shop: Shop, batch: str = "bad") -> list[str]:
+    """Deliver a batch that the champion has all wrong, and see it held."""
+    photos = shop.send(batch, 12, easy=True, flipped=True)
+    shop.retrain()
+    assert status(shop, batch) == HELD_BATCH
+    return photos
+
+
+def test_every_edge_of_a_batchs_states(shop: Shop):
+    """D9: waiting → held → admitted → ingested → revoked; waiting → dropped; held → dropped → waiting."""
+    shop.first()
+    assert status(shop, "first") == WAITING
+    shop.retrain()
+    assert status(shop, "first") == INGESTED
+    held(shop)
+    admit(shop.workspace, "bad")
+    assert status(shop, "bad") == ADMITTED
+    assert admit(shop.workspace, "bad") is None
+    shop.retrain()
+    assert status(shop, "bad") == INGESTED
+    revoke(shop.workspace, "bad", "after all")
+    assert status(shop, "bad") == REVOKED
+    held(shop, "worse")
+    drop(shop.workspace, "worse")
+    assert status(shop, "worse") == DROPPED
+    assert drop(shop.workspace, "worse") is None
+    shop.retrain()
+    assert status(shop, "worse") == DROPPED
+    shop.mark("worse", photos=[])  # written again: another delivery
+    assert status(shop, "worse") == WAITING
+    drop(shop.workspace, "worse")
+    assert status(shop, "worse") == DROPPED
+    shop.send("early")
+    drop(shop.workspace, "early")
+    shop.retrain()
+    assert (status(shop, "early"), "early" in shop.state.ingested) == (DROPPED, False)
+
+
+def test_held_corrected_and_held_again_is_admitted_under_its_newest_marker(shop: Shop):
+    """D9: `admit` answered the first marker, and the batch could never be let in."""
+    shop.first()
+    shop.retrain()
+    held(shop)
+    held(shop)  # sent again with other photos, and held again
+    assert len(shop.state.held) == 1
+    admit(shop.workspace, "bad")
+    shop.retrain()
+    assert status(shop, "bad") == INGESTED
+    assert shop.lines("ingest")[-1]["receipt"]["accepted"] == 12
+
+
+def test_held_and_corrected_is_ingested_and_no_longer_held(shop: Shop):
+    """D9: ingested under a new marker, `status` showed it held for ever."""
+    shop.first()
+    shop.retrain()
+    held(shop)
+    shop.send("bad", 6)
+    shop.retrain()
+    assert status(shop, "bad") == INGESTED
+    assert shop.state.held == {}
+
+
+def test_a_broken_manifest_is_held_once_and_cannot_be_admitted(shop: Shop):
+    """D9: admitted, it added five HELD commits a retrain."""
+    shop.first()
+    shop.retrain()
+    shop.workspace.store.put("incoming/broken/manifest.json", b'{"schema": 1, "photos": [')
+    for _ in range(3):
+        shop.retrain()
+    assert len([event for event in shop.lines("decision") if event["decision"] == "HELD"]) == 1
+    with pytest.raises(InputError, match="cannot be read"):
+        admit(shop.workspace, "broken")
+    shop.send("broken", 4)
+    shop.retrain()
+    assert status(shop, "broken") == INGESTED
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_new_photos_under_an_id_in_use_are_held_with_a_remedy_that_works(shop: Shop, gone: bool):
+    """D9: they were ignored without a word."""
+    shop.first()
+    shop.send("second", 4)
+    shop.retrain()
+    if gone:
+        revoke(shop.workspace, "second", "wrong dish")
+    before = shop.labels()
+    shop.send("second", 4)
+    (told,) = [batch for batch in shop.retrain().batches if batch.batch == "second"]
+    assert told.outcome == "HELD"
+    assert "new id" in told.reason
+    assert "ssclass batch drop second" in told.reason
+    assert shop.labels() == before
+    with pytest.raises(InputError, match="new id"):
+        admit(shop.workspace, "second")
+    drop(shop.workspace, "second")
+    shop.retrain()
+    assert not sent_again(shop.workspace.store, shop.state)
+    assert shop.state.held == {}
+
+
+def test_success_markers_are_told_apart_though_their_etag_is_always_the_same(shop: Shop):
+    """D9: the remedy that the program gives, to write the marker again, had no effect."""
+    store = shop.workspace.store
+    shop.first()
+    store.put("incoming/folders/_SUCCESS", b"")
+    shop.retrain()
+    assert status(shop, "folders") == HELD_BATCH  # an empty batch
+    drop(shop.workspace, "folders")
+    for entry in shop.photos(4):
+        store.put(f"incoming/folders/{entry['key']}", entry["data"])
+    import time
+
+    time.sleep(1.1)  # S3 tells times in whole seconds
+    store.put("incoming/folders/_SUCCESS", b"")
+    assert status(shop, "folders") == WAITING
+    shop.retrain()
+    assert status(shop, "folders") == INGESTED
+    time.sleep(1.1)
+    store.put("incoming/folders/_SUCCESS", b"")
+    assert not sent_again(store, shop.state), "the same photos, marked once more: nobody need hear of it"
+    (entry,) = shop.photos(1)
+    store.put(f"incoming/folders/{entry['key']}", entry["data"])
+    store.put("incoming/folders/_SUCCESS", b"")
+    assert [ref.id for ref in sent_again(store, shop.state)] == ["folders"]
+
+
+def test_corrections_of_photos_in_a_held_batch_wait_for_it(shop: Shop):
+    """D9: they were consumed, and lost."""
+    shop.first()
+    shop.retrain()
+    photos = held(shop)
+    right = {sha256: next(name for name in CLASSES if name != shop.sent["bad"][sha256]) for sha256 in photos}
+    shop.mark("fix", relabel=[{"sha256": sha256, "label": label} for sha256, label in right.items()])
+    shop.retrain()
+    assert status(shop, "fix") == HELD_BATCH
+    admit(shop.workspace, "bad")
+    shop.retrain()
+    shop.set(corrections=1)
+    admit(shop.workspace, "fix")
+    shop.retrain()
+    assert {sha256: shop.labels()[sha256] for sha256 in photos} == right
+
+
+def test_rolled_back_while_another_machine_trains(shop: Shop):
+    """D10: the result under the key was of another champion; that machine failed three trainings a retrain."""
+    two_champions(shop)
+    other = shop.clone()
+    shop.send("third")
+    with meanwhile(results, "keep", lambda: roll_back(other, 1)):
+        outcome = shop.retrain()
+    assert (outcome.decision, "frozen" in outcome.reason) == (REJECTED, True)
+    assert compared_with(outcome) == shop.state.champions[0]
+    append(shop.workspace, "unfreeze", "Unfreeze")
+    assert shop.retrain().decision == PROMOTED
+    assert shop.tracking.alias() == "3"
+    all_is_told(shop)
+
+
+def test_a_result_in_s3_of_another_champion_is_not_believed(shop: Shop):
+    two_champions(shop)
+    shop.send("third", 2)
+    with failing(publish, "log_run", Killed), pytest.raises(Killed):
+        shop.retrain()
+    from ssclass.retrain.key import key_of
+
+    key = key_of(shop.workspace.newest())
+    path = f"results/{key}/result.json"
+    body = json.loads(shop.workspace.store.get(path) or b"")
+    body["champion_key"] = shop.state.champions[0]
+    shop.workspace.store.put(path, json.dumps(body).encode())
+    other = shop.clone()
+    with pytest.raises(FailedError, match="compared with another champion"):
+        shop.retrain(other)
+    assert key not in shop.state.decisions
+
+
+# -- F. one bad thing does not stop the others ---------------------------------------------------------------------
+
+
+def test_a_waiting_batch_can_be_dropped(shop: Shop):
+    """F14: "not a held batch"."""
+    shop.send("unwanted")
+    drop(shop.workspace, "unwanted")
+    shop.first()
+    shop.retrain()
+    assert set(shop.state.ingested) == {"first"}
+    assert waiting(shop.workspace.store, shop.state) == []
+    with pytest.raises(NotFoundError, match="not a held batch"):
+        drop(shop.workspace, "nobody-sent-this")
+
+
+@pytest.mark.parametrize("what", ["manifest", "archived photo"])
+def test_a_batch_that_cannot_be_read_does_not_stop_the_others(shop: Shop, what: str):
+    """F14: every later batch waited behind it."""
+    store = shop.workspace.store
+    if what == "manifest":
+        store.put("incoming/a-bad/manifest.json", b"\x00\x01")
+    else:
+        archived, fine = shop.photos(2)
+        shop.deliver("a-bad", [archived, fine])
+        key = f"incoming/a-bad/{archived['key']}"
+        store.client.put_object(Bucket=store.bucket, Key=key, Body=archived["data"], StorageClass="GLACIER")
+    shop.first()
+    shop.retrain()
+    assert "first" in shop.state.ingested
+    if what == "manifest":
+        assert status(shop, "a-bad") == HELD_BATCH
+        shop.retrain()
+        assert len(shop.state.held) == 1
+        drop(shop.workspace, "a-bad")
+    else:
+        assert status(shop, "a-bad") == INGESTED
+        (event,) = [event for event in shop.lines("ingest") if event["batch"] == "a-bad"]
+        assert (event["receipt"]["accepted"], sum(event["receipt"]["refused"].values())) == (1, 1)
+        assert fine["sha256"] in shop.labels()
+    shop.send("second")
+    assert shop.retrain().decision == PROMOTED
