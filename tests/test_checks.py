@@ -43,7 +43,13 @@ def codes(found: Sequence[Warned]) -> set[str]:
 def told(
     params: Params, new: Sequence[Row], *before: Sequence[Row], relabel: dict[str, str] | None = None
 ) -> list[Any]:
-    return list(warnings(new, relabel or {}, (), dataset(*before), params))
+    found = list(warnings(new, relabel or {}, (), dataset(*before), params))
+    photos = [photo for batch in (new, *before) for photo in batch]
+    quoted = [
+        each for each in found for photo in photos if photo.sha256[:12] in each.detail or photo.key in each.detail
+    ]
+    assert quoted == [], "the ledger keeps what is told for ever"
+    return found
 
 
 def test_a_usual_batch_is_told_nothing_of(params: Params) -> None:

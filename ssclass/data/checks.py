@@ -83,7 +83,7 @@ def _contradictions(rows: Sequence[Row], there: Sequence[Row], bits: int, known:
     if len(found) > FEW or any(row.group not in known for row, _ in found):
         row, copy = found[0]
         many = len(found) > FEW
-        first = f"{row.label}, of {copy.sha256[:12]}, which is {copy.label}"
+        first = f"{row.label}, of one that is {copy.label}"
         said = f"{len(found)} near-copies of photos of the data set have another label (one: {first})"
         yield Warned("copies contradict" if many else "copies differ in label", said)
 
@@ -94,7 +94,7 @@ def _held_out_groups(rows: Sequence[Row], there: Sequence[Row]) -> Iterator[Warn
     for group in dict.fromkeys(row.group for row in rows if row.split == HOLDOUT):
         size, n = held_out[group], held_out.total()
         if n >= CROWD and size > ONE_GROUP * n:
-            said = f"{size} of {n} held-out photos would be near-copies of one ({group[:12]})"
+            said = f"{size} of {n} held-out photos would be near-copies of one"
             yield Warned("one group held out", said)
 
 

@@ -12,10 +12,11 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from ssclass.data.batches import INCOMING, MANIFEST
 from ssclass.errors import FailedError, StoreError
@@ -151,25 +152,29 @@ def _carry_out(workspace: Workspace, name: str, done: Finished) -> bool:
     if body is None:
         return True
     found = Traces.from_json(json.loads(body))
-    try:
-        for key, number in found.sent:
-            store.erase(key, number)
+    work = [(key, partial(store.erase, key, number)) for key, number in found.sent]
+    work += [(key, partial(_rewrite_record, store, key, found, done.markers)) for key in found.records]
+    before = len(done.refused)
+    for key, step in work:
+        try:
+            step()
             done.objects.append(key)
-        for key in found.records:
-            done.markers += _rewrite_record(store, key, found)
-            done.objects.append(key)
-    except StoreError as error:
-        done.refused.append(str(error))
-        log.warning("a photo that was forgotten is not gone yet: %s", error)
-        return False
+        except StoreError as error:
+            done.refused.append(str(error))
+            log.warning("a photo that was forgotten is not gone yet: %s", error)
     done.objects += erase_pages(workspace)
+    if len(done.refused) > before:
+        return False
     store.erase(journal_key(name))
     done.photos |= found.photos
     return True
 
 
-def _rewrite_record(store: Store, key: str, found: Traces) -> Iterator[tuple[str, str, str]]:
-    """Rewrite a manifest or quarantine's reasons, and erase every version that names a photo."""
+def _rewrite_record(store: Store, key: str, found: Traces, markers: list[tuple[str, str, str]]) -> None:
+    """Rewrite a manifest or quarantine's reasons, and erase every version that names a photo.
+
+    `markers` gets the etag of a manifest, where it is not the one that was expected.
+    """
     old = [(number, store.get_version(key, number)) for where, number, _ in store.versions(key) if where == key]
     now = store.get(key)
     made = now if now is None else found.cleaned(key, now)
@@ -177,7 +182,7 @@ def _rewrite_record(store: Store, key: str, found: Traces) -> Iterator[tuple[str
         store.put(key, made)
         head, etag = store.head(key), hashlib.md5(made, usedforsecurity=False).hexdigest()
         if _is_marker(key) and head is not None and head.etag != etag:
-            yield key.split("/")[1], etag, head.etag
+            markers.append((key.split("/")[1], etag, head.etag))
     for number, data in old:
         if number != "null" and found.cleaned(key, data) != data:
             store.erase(key, number)
