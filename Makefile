@@ -1,7 +1,7 @@
 # Every verb works on a fresh checkout with Python 3.11-3.13, git and make; .venv is made on first use.
 #   make demo PHOTOS=~/photos     class folders of yours           make test ARGS="-k gate"     some of the tests
 #   make PYTHON=/path/to/python3.12 install                        make TMPDIR=/path demo       another temporary folder
-.PHONY: help install dev demo test test-all lint format types bench lock clean
+.PHONY: help install dev demo test test-all chaos lint format types bench lock clean
 .DEFAULT_GOAL := help
 
 # The first Python that runs and has a fitting version, else the first that can say it is not.
@@ -44,6 +44,9 @@ test: dev ## run the tests; ARGS="-k gate" for some of them
 
 test-all: dev ## run the tests, the slow ones too
 	@.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
+
+chaos: dev ## kill, stop and fail everything, at random: CHAOS_SECONDS=1200 CHAOS_SEED=n
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-1200} .venv/bin/pytest -p no:cacheprovider tests/chaos $(ARGS)
 
 lint: dev ## check style and format
 	@.venv/bin/ruff check && .venv/bin/ruff format --check
