@@ -17,14 +17,15 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
 from ssclass.data.images import Picture, inspect
-from ssclass.data.nearness import Nearness
+from ssclass.data.nearness import ALIKE, Nearness
 from ssclass.data.palette import effective_colours
 from ssclass.data.split import Place, assign
 from ssclass.params import IngestParams
@@ -56,7 +57,7 @@ def main(folder: Path, every: int = 4) -> None:
     for kind in ("white", "black", "gradient", "grain", "table"):
         for share, shape in ((0.3, "square"), (0.4, "square"), (0.5, "square"), (0.7, "square"), (0.4, "ellipse")):
             made = [described(plain(photo, share, kind, shape)) for photo in some]
-            before, after = (found(pictures) for pictures in ([old(picture) for picture in made], made))
+            before, after = found_before(made), found(made)
             print(
                 f"{len(made)} dishes as {shape} at {share} on {kind}: before {before.groups} groups, the largest of "
                 f"{before.largest}; after {after.groups}, {after.largest}",
@@ -67,7 +68,7 @@ def main(folder: Path, every: int = 4) -> None:
         for kind, share in (("white", 0.4), ("black", 0.5)):
             originals = [plain(photo, share, kind, "square") for photo in some[::3]]
             pairs = [(described(one), described(edit(one))) for one in originals]
-            shares += [recognised([(old(a), old(b)) for a, b in pairs]), recognised(pairs)]
+            shares += [float(np.mean([near_before(pair)[0, 1] for pair in pairs])), recognised(pairs)]
         print(f"copies {name}: .4 on white {shares[0]:.0%}, now {shares[1]:.0%}; .5 on black {shares[2]:.0%}, now "
               f"{shares[3]:.0%}", flush=True)  # fmt: skip
     chance = np.random.default_rng(0)
@@ -76,9 +77,9 @@ def main(folder: Path, every: int = 4) -> None:
         for photo in some[::9]:
             first = photo.resize((SIDE, SIDE)) if kind == "as they are" else plain(photo, 0.5, kind, "ellipse")
             bursts += [described(frame) for frame in burst(first, chance)]
-        before, after = (found(pictures) for pictures in ([old(picture) for picture in bursts], bursts))
-        print(f"{len(bursts) // FRAMES} bursts of {FRAMES} frames, {kind}: before {before.groups} groups, the largest of "
-              f"{before.largest}; after {after.groups}, {after.largest}", flush=True)  # fmt: skip
+        before, after = found_before(bursts), found(bursts)
+        print(f"{len(bursts) // FRAMES} bursts of {FRAMES} frames, {kind}: before {before.groups} groups, the largest "
+              f"of {before.largest}; after {after.groups}, {after.largest}", flush=True)  # fmt: skip
 
 
 def encoded(picture: Image.Image, quality: int = 90) -> bytes:
@@ -94,18 +95,30 @@ def described(picture: Image.Image) -> tuple[Picture, Image.Image]:
     return inspect(data, IngestParams()), Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def old(made: tuple[Picture, Image.Image]) -> tuple[Picture, Image.Image]:
-    """The same with the palette of the first versions: of the whole, none where it has under 12 effective colours."""
-    picture, pixels = made
-    canvas = np.asarray(pixels.resize((256, 256), Image.Resampling.BILINEAR))
-    r, g, b = (canvas >> 5).astype(np.int64).reshape(-1, 3).T
-    share = np.bincount(r << 6 | g << 3 | b, minlength=512) / r.size
-    root = np.rint(np.sqrt(share) * 255).astype(np.uint8)
-    return replace(picture, palette=bytes(root) if effective_colours(share) >= 12 else b""), pixels
+def near_before(made: Sequence[tuple[Picture, Image.Image]]) -> NDArray[np.bool_]:
+    """Which photos were near each other by the rule of the first versions: bool [n, n]."""
+    hashes = np.array([int(picture.dhash, 16) for picture, _ in made], dtype=np.uint64)
+    palettes = np.zeros((len(made), 512))
+    for at, (_, pixels) in enumerate(made):
+        canvas = np.asarray(pixels.resize((256, 256), Image.Resampling.BILINEAR))
+        r, g, b = (canvas >> 5).astype(np.int64).reshape(-1, 3).T
+        share = np.bincount(r << 6 | g << 3 | b, minlength=512) / r.size
+        if effective_colours(share) >= 12:
+            palettes[at] = np.sqrt(share)
+    close: NDArray[np.bool_] = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= BITS
+    return close | (palettes @ palettes.T >= ALIKE)
+
+
+def found_before(made: Sequence[tuple[Picture, Image.Image]]) -> Found:
+    """Groups of photos that come together by the rule of the first versions: any chain of near ones."""
+    from scipy.sparse.csgraph import connected_components
+
+    count, group = connected_components(near_before(made), directed=False)
+    return Found(int(count), int(np.bincount(group).max()))
 
 
 def found(made: Sequence[tuple[Picture, Image.Image]]) -> Found:
-    """Groups of photos that come together: by `assign`, which takes an empty palette as the first versions did."""
+    """Groups of photos that come together, as the product makes them."""
     pictures = [picture for picture, _ in made]
     size = Counter(at.group for at in assign(pictures, [None] * len(made), [], 0.2, BITS) if isinstance(at, Place))
     return Found(len(size), max(size.values()))

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows.train import train
-from ssclass.errors import FailedError, LostRaceError
+from ssclass.errors import FailedError, LostRaceError, OvertakenError
 from ssclass.retrain.ingest import Ingested
 from ssclass.workspace.ledger import HELD, SKIPPED
 from tasks import retraining as step
@@ -55,13 +55,15 @@ def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int
         for _ in range(QUESTIONS):
             try:
                 return attempt(workspace, ingested)
-            except LostRaceError:
-                continue
-    raise LostRaceError(f"{workspace}: lost the race to push {QUESTIONS} times; see who else writes to origin")
+            except (LostRaceError, OvertakenError) as error:
+                lost = error
+    raise LostRaceError(
+        f"{workspace}: other writers were faster {QUESTIONS} times ({lost}); see who else writes to origin"
+    )
 
 
 def attempt(workspace: str, ingested: list[Ingested]) -> Outcome:
-    """Take in what waits and answer the question of origin's newest commit; LostRaceError when it changed meanwhile."""
+    """Take in what waits, and answer the question that is open then; OvertakenError when it changed meanwhile."""
     for _ in range(ROUNDS):
         waiting = step.find_batches(workspace)
         if not waiting:
@@ -84,7 +86,7 @@ def attempt(workspace: str, ingested: list[Ingested]) -> Outcome:
     run_id = trained(workspace, commit, key)
     try:
         event = step.decide(workspace, key, run_id)
-    except LostRaceError:
+    except (LostRaceError, OvertakenError):
         step.discard(workspace, run_id)
         raise
     if event.body["run_id"] != run_id:  # another writer answered the same question first

@@ -56,6 +56,7 @@ def quiet_libraries(settings: Settings) -> None:
         "DO_NOT_TRACK": "1",
         "KERAS_HOME": cache / "keras",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else it tells addresses where JSON is due
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

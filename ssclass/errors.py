@@ -11,7 +11,8 @@
         │   └── ObjectError   S3 will not do it with this one object, however often it is asked
         ├── TrackingError     MLflow
         ├── WeightsError      backbone weights cannot be had
-        └── LostRaceError     another writer pushed first; start over from its commit
+        ├── LostRaceError     another writer pushed first; start over from its commit
+        └── OvertakenError    another writer changed the question meanwhile; ask the new one
 
 A message names the thing, says what is wrong with it, and what to do. The command line prints that
 one line; the traceback shows only with ``--debug``. What others wrote and a message quotes (keys, labels, answers of
@@ -86,3 +87,7 @@ class WeightsError(FailedError):
 
 class LostRaceError(FailedError):
     """Another writer pushed first."""
+
+
+class OvertakenError(FailedError):
+    """Another writer changed the question while it was being answered."""

@@ -72,14 +72,32 @@ class DatasetParams(_Section):
         return value
 
 
-Code = Literal["class missing", "flood", "copies differ in label", "unlike balance", "unlike size", "many corrections"]
+Code = Literal[
+    "class missing",
+    "flood",
+    "copies differ in label",
+    "copies contradict",
+    "one group held out",
+    "unlike groups",
+    "unlike balance",
+    "unlike size",
+    "many corrections",
+    "running score",
+]
+HOLD: tuple[Code, ...] = (
+    "many corrections",
+    "copies contradict",
+    "one group held out",
+    "unlike groups",
+    "running score",
+)
 
 
 class IngestParams(_Section):
     """What is refused, what is held, and when a person is told."""
 
     implausible: Annotated[float, Field(ge=0, lt=1)] = 1e-3
-    hold: tuple[Code, ...] = ("many corrections",)
+    hold: tuple[Code, ...] = HOLD
     flood: Annotated[float, Field(gt=0, le=1)] = 0.1
     balance: Annotated[float, Field(gt=0, le=1)] = 0.3
     growth: Annotated[float, Field(gt=1, allow_inf_nan=True)] = 10  # .inf: never warn
@@ -171,6 +189,7 @@ class GateParams(_Section):
 
     min_net_wins: Annotated[int, Field(ge=1)] = 1
     floor_margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    max_recall_loss: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Params(_Section):
@@ -191,6 +210,8 @@ class Params(_Section):
         `ingest` has had its say by then, and what `dataset.sources` says is in the data set's digest.
         """
         said = self.model_dump(mode="json", exclude={"ingest": True, "dataset": {"sources"}})
+        if self.gate.max_recall_loss is None:  # a field that came later, and says nothing, changes no digest
+            del said["gate"]["max_recall_loss"]
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

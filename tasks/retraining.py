@@ -5,6 +5,7 @@ A task that writes is one transaction: when Prefect tries it again, it begins a 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -17,7 +18,7 @@ from ssclass import notices, progress
 from ssclass.code import code_digest
 from ssclass.data.batches import BatchRef
 from ssclass.environment import quiet_libraries
-from ssclass.errors import FailedError, LostRaceError, WorkspaceError
+from ssclass.errors import FailedError, LostRaceError, OvertakenError, StoreError, WorkspaceError
 from ssclass.retrain import decide as decisions
 from ssclass.retrain import ingest as batches
 from ssclass.retrain import key as keys
@@ -25,6 +26,7 @@ from ssclass.retrain import results
 from ssclass.retrain import train as training
 from ssclass.retrain.ingest import Ingested
 from ssclass.tracking import publish
+from ssclass.upkeep.finish import finish_forgetting
 from ssclass.workspace import clones
 from ssclass.workspace.git import GitRefusedError
 from ssclass.workspace.ledger import HELD, REJECTED, Event
@@ -32,6 +34,7 @@ from ssclass.workspace.workspace import Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+log = logging.getLogger(__name__)
 _known: dict[str, Workspace] = {}
 
 
@@ -51,7 +54,7 @@ def workspace_at(where: str) -> Workspace:
 def _is_away(task: Any, run: Any, state: Any) -> bool:
     """Retry what something outside did not do; bad input, a lost race and a refusal for good stay what they are."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, FailedError) and not isinstance(error, LostRaceError | GitRefusedError)
+    return isinstance(error, FailedError) and not isinstance(error, LostRaceError | OvertakenError | GitRefusedError)
 
 
 def outside(name: str | None = None) -> Callable[[F], F]:
@@ -165,8 +168,17 @@ def decide(folder: str, key: str, run_id: str) -> Event:
 
 @outside()
 def reconcile(folder: str) -> str | None:
-    """Make MLflow say what the ledger says; returns the champion's registered version."""
-    return publish.reconcile(workspace_at(folder))
+    """Make MLflow say what the ledger says, and finish what a `forget` began; the champion's registered version.
+
+    What cannot be deleted now is tried again by the next retrain: no decision fails for it.
+    """
+    workspace = workspace_at(folder)
+    version = publish.reconcile(workspace)
+    try:
+        finish_forgetting(workspace, alone=True)
+    except StoreError as error:
+        log.warning("what was forgotten is not gone everywhere yet: %s", error)
+    return version
 
 
 @outside()

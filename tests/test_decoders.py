@@ -47,7 +47,7 @@ def one() -> Iterator[Decoders]:
 
 @pytest.fixture(scope="module")
 def slow() -> bytes:
-    """Accepted, and over two seconds of any processor."""
+    """Accepted, and over half a second of any processor."""
     with Image.linear_gradient("L") as slope:
         return saved(slope.resize((7800, 7800)).convert("RGBA"), "PNG", compress_level=6)
 
@@ -84,9 +84,9 @@ def test_they_say_what_this_process_would(photos: Path) -> None:
 
 
 def test_a_photo_that_takes_too_long_is_refused_and_the_next_is_not(slow: bytes, photos: Path) -> None:
-    decoders = Decoders(1, seconds=1)
+    decoders = Decoders(1, seconds=0)  # to the next full second of the process
     reason, detail = outcome(decoders, slow)
-    assert (reason, detail) == ("too costly", "decoding it takes more than 1 s of a processor")
+    assert (reason, detail) == ("too costly", "decoding it takes more time of a processor than a photo may")
     good = sorted(photos.glob("*/*.jpg"))[0].read_bytes()
     assert isinstance(outcome(decoders, good), Picture)
     decoders.close()
@@ -107,6 +107,25 @@ def test_a_crash_is_tried_once_more_and_then_refused(one: Decoders, slow: bytes,
     assert told == [("corrupt", "the decoder crashed on it, twice (SIGSEGV)")]
     good = sorted(photos.glob("*/*.jpg"))[0].read_bytes()
     assert isinstance(outcome(one, good), Picture)
+
+
+def test_a_photo_on_which_the_decoder_hangs_is_refused(photos: Path) -> None:
+    decoders, good = Decoders(1, wait=3), sorted(photos.glob("*/*.jpg"))[0].read_bytes()
+    told: list[Picture | tuple[str, str]] = []
+    thread = threading.Thread(target=lambda: told.append(outcome(decoders, good)))
+    thread.start()
+    stopped = set()
+    while thread.is_alive():
+        for process in working():
+            if process.pid not in stopped:
+                stopped.add(process.pid)
+                os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(0.002)
+    assert len(stopped) == 2, "it was tried once more"
+    assert told == [("too costly", "decoding it does not end")]
+    decoders.wait = 600
+    assert isinstance(outcome(decoders, good), Picture)
+    decoders.close()
 
 
 def test_a_process_that_was_killed_for_nothing_costs_no_photo(one: Decoders, photos: Path) -> None:

@@ -93,3 +93,35 @@ def test_the_order_of_the_photos_does_not_matter(drawn, chance):
     assert judge(labels, candidate, champion, GateParams()) == judge(
         labels[order], candidate[order], champion[order], GateParams()
     )
+
+
+def test_the_floor_of_the_first_champion_can_be_reached():
+    """With 96 of 100 photos of one class the majority and a margin of .05 would be 101 %."""
+    labels = np.array([0] * 96 + [1] * 4)
+    for wrong, promote in ((0, True), (1, True), (2, False), (4, False)):
+        candidate = labels.copy()
+        candidate[len(labels) - wrong :] = 0
+        verdict = judge(labels, candidate, None, GateParams())
+        assert verdict.promote is promote
+        assert "floor of 98.0%" in verdict.reason
+
+
+@given(st.integers(1, 200), st.integers(0, 200), st.floats(0, 0.99))
+def test_a_perfect_first_candidate_is_over_any_floor(majority, others, margin):
+    labels = np.array([0] * majority + [1] * others)
+    assert judge(labels, labels, None, GateParams(floor_margin=margin)).promote is (others > 0)
+
+
+def test_a_class_may_be_guarded_and_is_not_by_default():
+    labels = np.array([0] * 90 + [1] * 10)
+    champion, candidate = labels.copy(), labels.copy()
+    champion[:7], champion[90:94] = 1, 0  # 89 right: 83 of 90, 6 of 10
+    candidate[90:99] = 0  # 91 right: 90 of 90, 1 of 10
+    assert judge(labels, candidate, champion, GateParams()).promote, "the rule: strictly more right"
+    verdict = judge(labels, candidate, champion, GateParams(max_recall_loss=0.2), classes=("cake", "pie"))
+    assert not verdict.promote
+    assert verdict.reason == (
+        "recall of pie: 1 of 10 right, the champion 6; falls by more than 0.2 (gate.max_recall_loss)"
+    )
+    assert "class 1" in judge(labels, candidate, champion, GateParams(max_recall_loss=0.2)).reason
+    assert judge(labels, candidate, champion, GateParams(max_recall_loss=0.5)).promote, "exactly as much is allowed"

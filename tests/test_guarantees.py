@@ -670,7 +670,7 @@ def test_corrections_of_photos_in_a_held_batch_wait_for_it(shop: Shop):
 
 
 def test_rolled_back_while_another_machine_trains(shop: Shop):
-    """D10: the result under the key was of another champion, and that machine could never decide again."""
+    """D10: the result under the key was of another champion; that machine failed three trainings a retrain."""
     two_champions(shop)
     other = shop.clone()
     shop.send("third")

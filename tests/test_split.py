@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from ssclass.data.images import inspect
+from ssclass.data.images import Picture, inspect
 from ssclass.data.split import HOLDOUT, TRAIN, Place, Torn, assign, side_of
 from ssclass.params import DatasetParams, IngestParams
 from tests.support.pipelines import REAL, real_photos
@@ -111,6 +115,92 @@ def test_no_two_near_photos_are_ever_on_different_sides(asked: list[tuple[int, s
             if (int(a.dhash, 16) ^ int(b.dhash, 16)).bit_count() <= BITS:
                 assert a.split == b.split
     assert {p.group: p.split for p in everything} == dict({(p.group, p.split) for p in everything})
+
+
+def pictures(count: int, seed: int = 0) -> list[Image.Image]:
+    """Made-up dishes: blots of a few colours of their own, each picture of other ones."""
+    chance = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        colours = chance.integers(0, 256, (24, 3))
+        blots = colours[chance.integers(0, 24, (12, 12))].astype(np.uint8)
+        grain = chance.normal(0, 9, (240, 240, 3))
+        smooth = np.asarray(Image.fromarray(blots).resize((240, 240), Image.Resampling.BICUBIC)) + grain
+        made.append(Image.fromarray(smooth.clip(0, 255).astype(np.uint8)))
+    return made
+
+
+def on_plain(dish: Image.Image, share: float, colour: str) -> Picture:
+    """What ingest knows of a dish in the middle of a plain picture of 400 x 400."""
+    canvas = Image.new("RGB", (400, 400), colour)
+    side = int(400 * share)
+    canvas.paste(dish.resize((side, side)), ((400 - side) // 2, (400 - side) // 2))
+    return described(canvas)
+
+
+def described(picture: Image.Image, quality: int = 90) -> Picture:
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return inspect(out.getvalue(), IngestParams())
+
+
+def groups_of(photos: Sequence[Picture], existing: Sequence[Photo] = ()) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for at, found in enumerate(assign(photos, [None] * len(photos), existing, 0.2, BITS)):
+        if isinstance(found, Place):
+            groups.setdefault(found.group, []).append(at)
+    return groups
+
+
+@pytest.mark.parametrize("colour", ["white", "black", "#8fa3b0"])
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.5])
+def test_different_dishes_on_a_plain_background_are_not_one(share: float, colour: str) -> None:
+    photos = [on_plain(dish, share, colour) for dish in pictures(40)]
+    index = np.array([int(photo.dhash, 16) for photo in photos], dtype=np.uint64)
+    close = np.bitwise_count(index[:, None] ^ index[None]) <= BITS
+    assert share == 0.5 or close.sum() > 40 + 60, "by their dhashes alone many of them would be"
+    groups = groups_of(photos)
+    assert len(groups) >= 38
+    assert max(len(members) for members in groups.values()) <= 2
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_copies_of_a_dish_on_a_plain_background_are_found(share: float) -> None:
+    dishes = pictures(12)
+    originals = [on_plain(dish, share, "white") for dish in dishes]
+    for copy in range(0, 12, 3):
+        canvas = Image.new("RGB", (400, 400), "white")
+        side = int(400 * share)
+        canvas.paste(dishes[copy].resize((side, side)), ((400 - side) // 2, (400 - side) // 2))
+        for edited in (canvas.resize((200, 200)), canvas.rotate(2, fillcolor="white"), canvas.crop((8, 8, 392, 392))):
+            (alone,) = [found for found in groups_of([*originals, described(edited, 60)]).values() if 12 in found]
+            assert alone == [copy, 12]
+
+
+def test_old_photos_without_a_palette_do_not_draw_new_ones_into_their_group() -> None:
+    """A data set of before has a group of hundreds of plain photos, none with a palette; new dishes found their own."""
+    olds = [on_plain(dish, 0.4, "white") for dish in pictures(40, seed=1)]
+    existing = [Photo(each.sha256, each.dhash, b"", olds[0].sha256, TRAIN) for each in olds]
+    groups = groups_of([on_plain(dish, 0.4, "white") for dish in pictures(20, seed=2)], existing)
+    joined = len(groups.get(olds[0].sha256, ()))
+    assert joined <= 2, f"{joined} of 20"
+
+
+def test_a_crowd_holds_together_by_more_than_a_chain() -> None:
+    """Each of 60 hashes is 5 bits on from the last one, and far from all others: no one dish, whatever it links."""
+    chance = np.random.default_rng(0)
+    value, chain = 0x5A3C96F00FA5C369, []
+    for n in range(60):
+        value ^= sum(1 << int(bit) for bit in chance.choice(64, 5, replace=False))
+        chain.append(replace(photo(f"link {n}", 0), dhash=f"{value:016x}"))
+    assert len({at.group for at in place(chain, []) if isinstance(at, Place)}) > 30
+    assert len({at.group for at in place(chain[:15], []) if isinstance(at, Place)}) == 1, "few may be frames"
+    first = chain[0]
+    there = [replace(one, group=first.sha256, split=TRAIN) for one in chain[:40]]
+    joined = [at.group == first.sha256 for at in place(chain[40:], there) if isinstance(at, Place)]
+    assert not any(joined), "nor does a crowd that is there draw in what is near one of its members"
+    dense = [photo(f"frame {n}", n % 6) for n in range(40)]
+    assert len({at.group for at in place(dense, []) if isinstance(at, Place)}) == 1, "a burst stays one group"
 
 
 @pytest.mark.skipif(not real_photos(), reason="the real photos are not here")

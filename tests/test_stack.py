@@ -41,7 +41,7 @@ def delivered(stack: Running) -> Running:
 
 
 def test_a_batch_becomes_a_decision_by_itself(delivered: Running):
-    state = delivered.at().state
+    state = delivered.state()
     (event,) = state.decisions.values()
     assert event.body["decision"] == "PROMOTED", event.body
     assert [run["parameters"]["batch"] for run in delivered.runs("retrain")] == ["day-1"]
@@ -78,10 +78,10 @@ def test_promoted_is_told_once_the_alias_moved(delivered: Running):
 
 
 def test_nothing_new_is_skipped_without_ado(delivered: Running):
-    before = len(delivered.at().state.decisions)
+    before = len(delivered.state().decisions)
     run = delivered.retrain_now()
     assert run["state"]["type"] == "COMPLETED", run["state"]
-    assert len(delivered.at().state.decisions) == before
+    assert len(delivered.state().decisions) == before
     assert len(delivered.runs("train")) == 1
 
 
@@ -141,7 +141,7 @@ def test_every_decision_is_an_event(delivered: Running):
     assert delivered.retrain_now()["state"]["type"] == "FAILED"
     params.write_text(text)
     delivered.submit("flipped", flipped=True)
-    eventually("flipped is held", lambda: "flipped" in {batch for batch, _ in delivered.at().state.held})
+    eventually("flipped is held", lambda: "flipped" in {batch for batch, _ in delivered.state().held})
     delivered.submit("day-2")
     decision = delivered.one_decision("day-2")
     assert decision["decision"] == "REJECTED", "drawings are easy: there is nothing to be better at"

@@ -28,7 +28,7 @@ from ssclass.store import Store
 from ssclass.study import explain as explaining
 from ssclass.study import measure as measuring
 from ssclass.study.answers import answer_photos, of_folder, of_holdout, out_of_fold, threshold
-from ssclass.study.erase import clean
+from ssclass.study.erase import clean_rows, erase_pages
 from ssclass.study.experiment import StudyRuns
 from ssclass.study.filters import shown_layers, visualise_channels
 from ssclass.study.maps import MappedModel
@@ -412,9 +412,9 @@ def test_the_page_shows_mistakes_maps_curves_and_a_threshold(
     run = explaining.log(studied, model, tmp_path / "explained")
     runs = StudyRuns(studied)
     assert "look/index.html" in {each.path for each in runs.client.list_artifacts(run, "look")}
-    assert clean(studied, ["f" * 64]) == [f"run {run}: look/"], "any photo may be seen there"
+    assert erase_pages(studied) == [f"run {run}: look/"], "any photo may be seen there"
     assert not runs.client.list_artifacts(run, "look")
-    assert clean(studied, ["f" * 64]) == []
+    assert erase_pages(studied) == []
 
 
 def test_forgetting_a_photo_takes_the_rows_that_name_it(studied: Workspace, tmp_path: Path) -> None:
@@ -424,8 +424,9 @@ def test_forgetting_a_photo_takes_the_rows_that_name_it(studied: Workspace, tmp_
     shutil.copytree(studied.private / "study", copy.private / "study")
     rows = len(list((copy.private / "study").glob("*/row.json")))
     assert rows == 3
-    assert clean(copy, ["f" * 64]) == []
-    assert len(clean(copy, [done.result.holdout[0]])) == rows, "it is held out in every row"
+    photos = {row.sha256 for row in studied.at().dataset.rows}
+    assert clean_rows(copy, photos) == []
+    assert len(clean_rows(copy, photos - {done.result.holdout[0]})) == rows, "it is held out in every row"
     assert not list((copy.private / "study").glob("*/row.json"))
 
 

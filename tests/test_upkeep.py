@@ -16,6 +16,7 @@ import pytest
 from ssclass.data.images import decode
 from ssclass.demo.drawings import draw, junk
 from ssclass.errors import NotFoundError, TrackingError
+from ssclass.retrain.key import key_of
 from ssclass.retrain.predict import decided_classifier
 from ssclass.serving.model import open_model
 from ssclass.settings import Settings
@@ -88,7 +89,15 @@ def aged(pipeline: Pipeline, tmp_path_factory) -> Aged:
     assert second.decision == "PROMOTED", second.reason
     found = Aged(workspace, pipeline, rejected.event["key"], folder)
     found.store.put(ORPHAN, b"pushed by a retrain that was killed before its commit")
+    tracking = Tracking.of(workspace)
+    for key in (found.rejected, "0123456789abcdef", key_of(workspace.at())):  # decided, never asked, asked now
+        tracking.open_run(key, "a clone whose worker was killed")
     return found
+
+
+def open_runs(workspace: Workspace) -> list[str]:
+    """Decision keys of runs without a decision."""
+    return sorted(run.data.tags["decision_key"] for run in Tracking.of(workspace).open_runs())
 
 
 # -- rebuild: each time on an empty MLflow ------------------------------------------------------------------
@@ -99,7 +108,7 @@ def told(settings: Settings) -> dict[str, Any]:
     tracking = Tracking(settings)
     client = tracking.client
     runs = {}
-    for run in client.search_runs([tracking.experiment_id]):
+    for run in client.search_runs([tracking.experiment_id], "attributes.status = 'FINISHED'"):
         tags = {name: value for name, value in run.data.tags.items() if name in ("decision", "reason", "data_version")}
         tags |= {name: run.data.tags.get(name) for name in ("batches", "head", "code", "mlflow.runName")}
         note = run.data.tags.get("mlflow.note.content", "").split("| step | seconds |")[0]
@@ -167,7 +176,8 @@ def test_a_version_that_somebody_deleted_comes_back(aged: Aged, tmp_path):
 
 def test_a_rejected_candidate_is_kept_without_the_backbone_and_answers_all_the_same(aged: Aged):
     tracking, key = Tracking.of(aged.workspace), aged.workspace.at().state.champion
-    (rejected,), (champion,) = tracking.runs(aged.rejected), tracking.runs(key)
+    (rejected,) = [run for run in tracking.runs(aged.rejected) if "decision" in run.data.tags]
+    (champion,) = tracking.runs(key)
     assert set(tracking.models_of(rejected)) == {"candidate"}
     assert set(tracking.models_of(champion)) == {"candidate", "model"}
     photos = [path.read_bytes() for path in sorted((aged.sources / "last").rglob("*.jpg"))][:6]
@@ -213,6 +223,7 @@ def test_what_it_said_goes_and_nothing_else(aged: Aged):
         assert "/mlflow/" in name or any(name == each or name.startswith(f"{each}/") for each in named), name
     for prefix in ("quarantine/", "results/"):
         assert list(aged.store.list(prefix)) == []
+    assert open_runs(aged.workspace) == [key_of(aged.workspace.at())], "which may be under way"
     assert aged.store.get(ORPHAN) is None
     again = collect(aged.workspace, 30, keep_champions=True, dry_run=True, now=LATER)
     assert again == [], "and once is enough"

@@ -162,6 +162,15 @@ def forget(sha256s: tuple[str, ...], reason: str, yes: bool, folder: Path | None
     click.echo(f"forgotten: rewritten {', '.join(done.batches) or 'no shard'}; {len(done.objects)} objects in S3 gone")
     for model in done.models:
         click.echo(f"saw it: run/{model['key']} ({model['decision']}, {model['use']})")
+    for copy in done.near_copies[:20]:
+        print_line(f"stays, a near-copy: {copy['sha256'] or 'refused'} ({copy['batch']}: {copy['key']})")
+    if len(done.near_copies) > 20:
+        click.echo(f"and {len(done.near_copies) - 20} near-copies more; --json lists them all")
+    if done.ledger_lines:
+        click.echo(
+            f"{done.ledger_lines} lines of the ledger, written by an older ssclass, quote 12 digits of a sha256; git "
+            "keeps them"
+        )
     if done.tags:
         click.echo(f"can no longer be pulled: {', '.join(done.tags)}")
     click.echo("other clones: delete their .ssclass/ and .dvc/cache/; copies that were exported are not ours to find")

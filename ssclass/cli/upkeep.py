@@ -1,7 +1,8 @@
-"""Commands for the long run: gc, rebuild."""
+"""Commands for the long run: gc, rebuild, verify."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -65,4 +66,27 @@ def rebuild(folder: Path | None, as_json: bool) -> None:
     click.echo(f"{len(made)} runs made anew" if made else "every run is there")
 
 
-COMMANDS = (gc, rebuild)
+@click.command()
+@click.option("--repair", is_flag=True, help="Put right what can be made again from the ledger.")
+@in_workspace
+@as_json
+def verify(repair: bool, folder: Path | None, as_json: bool) -> None:
+    """Check ledger, tags, shards, DVC objects, features, runs, models and alias against each other."""
+    from ssclass import progress
+    from ssclass.upkeep.verify import verify as check
+
+    found = []
+    with progress.shown():
+        for each in check(workspace_at(folder), repair=repair, report=progress.report):
+            found.append(each)
+            if not as_json:
+                print_line(each.line())
+    if as_json:
+        print_json([each.as_dict() for each in found])
+    elif not found:
+        click.echo("all is well")
+    if not all(each.mended for each in found):
+        sys.exit(1)
+
+
+COMMANDS = (gc, rebuild, verify)

@@ -18,11 +18,9 @@ from ssclass.data.split import Place, Torn, assign
 from ssclass.errors import ObjectError
 from ssclass.params import Params
 from ssclass.store import FORBIDDEN, Store
-from ssclass.text import shown
 
 QUARANTINE = "quarantine"
 THREADS = 8  # each holds the bytes of one photo, at most ingest.max_bytes; what unpacks it is ssclass.data.decoders
-NAMED = 5  # photos that a warning names
 ENDLESS = "end missing"
 """Code of the warning about photos without their last bytes."""
 
@@ -97,13 +95,10 @@ def build_shard(
 
 
 def _endless(fresh: Sequence[Taken], rows: Sequence[Row]) -> Iterator[Warned]:
-    """Warns of photos that came in though their files lack the end."""
+    """Warns of photos that came in though their files lack the end; the ledger keeps it, so it names none of them."""
     joined = {row.sha256 for row in rows}
-    keys = [photo.entry.key for photo in fresh if photo.sha256 in joined and not photo.picture.ended]
-    if keys:
-        more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-        names = ", ".join(shown(key) for key in keys[:NAMED])
-        yield Warned(ENDLESS, f"{names}{more}: the file lacks its last bytes; the picture is whole")
+    if endless := sum(photo.sha256 in joined and not photo.picture.ended for photo in fresh):
+        yield Warned(ENDLESS, f"files that lack their last bytes: {endless}; their pictures are whole")
 
 
 def _corrections(

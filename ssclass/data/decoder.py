@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -56,6 +57,7 @@ def _exactly(link: socket.socket, size: int) -> bytes:
 
 def main(descriptor: int) -> None:
     """Inspect what comes over the socket of this number, until its other side is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is its parent's, at whose end it ends
     link = socket.socket(fileno=descriptor)
     _settle()
     taken = _memory_taken()

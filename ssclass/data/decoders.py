@@ -25,7 +25,7 @@ from ssclass.data.images import Limits, Picture, Refused
 from ssclass.errors import FailedError
 
 MOST = 4  # processes; each may take the memory of a large photo's frame, but only one at a time does
-PATIENCE = 4  # times as long by the clock as by the processor: then it hangs, or the machine has no time for it
+WAIT = 2 * CPU_SECONDS  # by the clock: then it hangs, or the machine has no time for it
 _LIMITS = ("max_bytes", "max_pixels", "min_side", "animated")
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "TMPDIR")
 _START = (
@@ -35,18 +35,22 @@ _START = (
 
 
 class _Gone(Exception):
-    """The process ended, or did not answer; `why`: what to tell of its photo."""
+    """The process ended, or did not answer; `why`: what to tell of its photo. `sure`: it would do so again."""
 
-    def __init__(self, why: Refused) -> None:
+    def __init__(self, why: Refused, *, sure: bool) -> None:
         super().__init__(str(why))
         self.why = why
+        self.sure = sure
 
 
 class Decoders:
-    """At most so many processes, started when they are needed. Safe to use from several threads, which wait in turn."""
+    """At most so many processes, started when they are needed. Safe to use from several threads, which wait in turn.
 
-    def __init__(self, count: int | None = None, seconds: int = CPU_SECONDS) -> None:
-        self.seconds = seconds
+    A photo may take `seconds` of a processor, and `wait` by the clock.
+    """
+
+    def __init__(self, count: int | None = None, seconds: int = CPU_SECONDS, wait: float = WAIT) -> None:
+        self.seconds, self.wait = seconds, wait
         self._free: queue.LifoQueue[_Process | None] = queue.LifoQueue()
         for _ in range(count or max(1, min(MOST, os.cpu_count() or 1))):
             self._free.put(None)
@@ -65,9 +69,9 @@ class Decoders:
         try:
             return self._once(limits, data)
         except _Gone as gone:
-            if gone.why.reason == "too costly":
+            if gone.sure:
                 raise gone.why from None
-        try:  # the machine may have killed it for what another did
+        try:  # the machine may have slept, or killed it for what another did
             return self._once(limits, data)
         except _Gone as gone:
             raise gone.why from None
@@ -76,8 +80,8 @@ class Decoders:
         process = self._free.get()
         try:
             if process is None or process.ended:
-                process = _Process(self.seconds)
-            return process.inspect(limits, data, self._one_large)
+                process = _Process()
+            return process.inspect(limits, data, self._one_large, self.wait)
         except _Gone:
             process = None
             raise
@@ -105,14 +109,12 @@ def decoders() -> Decoders:
 class _Process:
     """One process, and the socket to it."""
 
-    def __init__(self, seconds: int) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self.link = ours
         here = str(Path(__file__).parents[2])
         path = [here, *(str(Path(each).resolve()) for each in sys.path if each)]
         with theirs:
-            os.set_inheritable(theirs.fileno(), True)
             environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
             # One arena and one thread: each more would reserve address space, which is what is limited.
             environment |= {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -130,15 +132,15 @@ class _Process:
                 raise FailedError(
                     f"no process to decode photos in: {error.strerror}; close other programs, or allow more processes"
                 ) from error
-        self.link.settimeout(PATIENCE * seconds)
 
     @property
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    def inspect(self, limits: bytes, data: bytes, one_large: threading.Lock) -> Picture:
+    def inspect(self, limits: bytes, data: bytes, one_large: threading.Lock, wait: float) -> Picture:
         """Send a photo and wait for what is said of it; raises Refused and _Gone."""
         holds = False
+        self.link.settimeout(wait)
         try:
             send(self.link, limits)
             send(self.link, data)
@@ -148,7 +150,7 @@ class _Process:
                     holds = True
                 send(self.link, b"")
         except (OSError, EOFError, ValueError) as error:
-            raise _Gone(self._why(error)) from error
+            raise self._gone(error) from error
         finally:
             if holds:
                 one_large.release()
@@ -156,16 +158,20 @@ class _Process:
             raise Refused(*answer["refused"])
         return _picture(answer["picture"])
 
-    def _why(self, error: Exception) -> Refused:
+    def _gone(self, error: Exception) -> _Gone:
         late = isinstance(error, TimeoutError)
         if late:
             self.process.kill()
         self.link.close()
         code = self.process.wait()
-        if late or -code == getattr(signal, "SIGXCPU", None):
-            return Refused("too costly", f"decoding it takes more than {self.seconds} s of a processor")
+        if late:
+            return _Gone(Refused("too costly", "decoding it does not end"), sure=False)
+        if -code == getattr(signal, "SIGXCPU", None):
+            return _Gone(
+                Refused("too costly", "decoding it takes more time of a processor than a photo may"), sure=True
+            )
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return Refused("corrupt", f"the decoder crashed on it, twice ({how})")
+        return _Gone(Refused("corrupt", f"the decoder crashed on it, twice ({how})"), sure=False)
 
     def end(self) -> None:
         """Close the socket, at which the process ends by itself."""

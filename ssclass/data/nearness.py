@@ -42,7 +42,11 @@ class Fingerprinted(Protocol):
 
 
 class Nearness:
-    """Photos by position, and which of them are near which: dhashes at most `bits` apart, or palettes alike."""
+    """Photos by position, and which of them are near which: dhashes at most `bits` apart, or palettes alike.
+
+    A photo with a plain background that came before there were palettes of foregrounds has none: beside such a one, the
+    hash of another must be the same.
+    """
 
     def __init__(self, photos: Sequence[Fingerprinted], bits: int) -> None:
         self.bits = bits
@@ -62,13 +66,12 @@ class Nearness:
         """Positions of the photos near photo i, without itself."""
         apart, alike = self._apart(i), self._palettes @ self._palettes[i]
         both = self._rich & self._rich[i]
-        weak = (self._share > 0) & (self._share < WHOLE)  # the palette is a foreground's
         by_hash = apart <= self.bits
+        weak = (self._share > 0) & (self._share < WHOLE)  # the palette is a foreground's
         if weak[i]:
-            told = np.where(weak, alike >= SECOND, apart <= CLOSE)
-            by_hash &= told
+            by_hash &= np.where(weak, alike >= SECOND, apart <= np.where(self._share > 0, CLOSE, 0))
         else:
-            by_hash &= ~weak | (apart <= CLOSE)
+            by_hash &= ~weak | (apart <= (CLOSE if self._share[i] > 0 else 0))
         return self._without(i, by_hash | both & (alike >= ALIKE))
 
     def surely(self, i: int) -> list[int]:

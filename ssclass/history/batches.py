@@ -8,7 +8,7 @@ from typing import Any
 from ssclass.data.batches import BatchRef, list_batches
 from ssclass.data.shards import Receipt
 from ssclass.errors import NotFoundError, StoreError
-from ssclass.history.lineage import shards_ever
+from ssclass.history.shards import shards_ever
 from ssclass.workspace.ledger import INGESTED, REVOKED, WAITING, State
 from ssclass.workspace.workspace import Workspace
 

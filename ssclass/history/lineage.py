@@ -13,9 +13,8 @@ from ssclass.data.dataset import Dataset, count
 from ssclass.data.shards import Shard
 from ssclass.data.split import TRAIN
 from ssclass.errors import NotFoundError
-from ssclass.workspace.dvc import DATA
+from ssclass.history.shards import shards_ever
 from ssclass.workspace.ledger import HELD, Event, State
-from ssclass.workspace.objects import Tracked
 from ssclass.workspace.workspace import Workspace
 
 _USES = {True: "trained on", False: "scored on"}
@@ -147,20 +146,6 @@ def decisions_with(events: Sequence[Event], batch: str) -> Iterator[Event]:
             there = event.kind == "ingest"
         elif there and event.kind == "decision" and event.body["decision"] != HELD:
             yield event
-
-
-def shards_ever(workspace: Workspace) -> Iterator[Shard]:
-    """The shards of the data set, and those that were revoked and still exist, from the versions that they made.
-
-    A shard that a `forget` took is not there, and is passed over; StoreError when another one cannot be read.
-    """
-    version = workspace.at()
-    yield from version.dataset.shards
-    erased = {md5 for event in version.events if event.kind == "forget" for md5 in event.body["md5s"]}
-    for batch in version.state.revoked:
-        ingest = version.state.ingested[batch].body
-        if ingest["md5"] not in erased:
-            yield version.shard(Tracked(f"{DATA}/{batch}.parquet", ingest["md5"]))
 
 
 def _batches(dataset: Dataset) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssclass import progress
 from ssclass.code import code_digest
-from ssclass.errors import LostRaceError, WorkspaceError
+from ssclass.errors import OvertakenError, WorkspaceError
 from ssclass.retrain import results
 from ssclass.retrain.gate import Precondition, Verdict, judge
 from ssclass.retrain.key import pending_key
@@ -19,10 +19,6 @@ from ssclass.workspace.ledger import Event
 from ssclass.workspace.transaction import Change
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
-
-
-class OvertakenError(LostRaceError):
-    """Another writer changed the question while it was being answered: the retrain begins again."""
 
 
 def decide(workspace: Workspace, key: str, run_id: str) -> Event:
@@ -109,6 +105,7 @@ def ask_gate(version: Version, result: Result) -> Verdict:
         None if result.champion is None else result.champion.predicted,
         version.params.gate,
         preconditions(version, result),
+        result.classes,
     )
 
 

@@ -40,12 +40,15 @@ def judge(
     champion: NDArray[np.integer] | None,
     params: GateParams,
     preconditions: Sequence[Precondition] = (),
+    classes: Sequence[str] = (),
 ) -> Verdict:
     """Promote if and only if the candidate has more held-out photos right, and every precondition holds.
 
     `labels`, `candidate`, `champion`: int [n], one held-out photo a place, class indices; -1 in a prediction
     is "no known class" and never right. `champion` is None only when the ledger knows none: then the
-    candidate must beat the majority class by `params.floor_margin`.
+    candidate must beat the majority class by `params.floor_margin`, or by half of what is left above it where that is
+    less. With `params.max_recall_loss`, no class's recall may fall by more than that below the champion's. `classes`
+    names the classes in the reason, else their indices do.
     """
     n = len(labels)
     if len(candidate) != n or (champion is not None and len(champion) != n):
@@ -58,12 +61,23 @@ def judge(
     right = int((candidate == labels).sum())
     if champion is None:
         majority = int(np.bincount(labels).max())
-        needed = majority / n + params.floor_margin
+        needed = majority / n + min(params.floor_margin, (1 - majority / n) / 2)
         beats = right / n > needed
         return Verdict(
             beats, f"first champion: {right} of {n} right, {'over' if beats else 'not over'} the floor of {needed:.1%}"
         )
     champion_right = int((champion == labels).sum())
+    if params.max_recall_loss is not None:
+        for label in np.unique(labels):
+            of = labels == label
+            ours, theirs = (int((answers[of] == label).sum()) for answers in (candidate, champion))
+            if theirs - ours > params.max_recall_loss * of.sum() + 1e-9:
+                name = classes[label] if len(classes) > label else f"class {label}"
+                return Verdict(
+                    False,
+                    f"recall of {name}: {ours} of {of.sum()} right, the champion {theirs}; falls by more than "
+                    f"{params.max_recall_loss:g} (gate.max_recall_loss)",
+                )
     net = right - champion_right
     return Verdict(
         net >= params.min_net_wins,

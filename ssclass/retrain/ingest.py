@@ -13,6 +13,7 @@ import numpy as np
 from ssclass import progress
 from ssclass.data.batches import SUCCESS, Batch, BatchRef, find_batches, in_class_folders, list_batches, read_batch
 from ssclass.data.build import build_shard, implausible, quarantine
+from ssclass.data.checks import drip
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
 from ssclass.environment import private_folder
 from ssclass.errors import BatchError
@@ -150,7 +151,20 @@ def check(workspace: Workspace, version: Version, ref: BatchRef, folder: Path) -
             f"(p = {test['p']:.1e}, ingest.implausible {params.ingest.implausible:g})"
         )
         return held(reason, champion_test=test, receipt=summary(receipt))
+    if test and (warning := drip([*_tests_since_admitted(state), test], params)) and warning.code in params.ingest.hold:
+        return held(f"{warning.code}: {warning.detail} (ingest.hold)", champion_test=test, receipt=summary(receipt))
     return Checked(ref, version.commit, None, batch, receipt, out, test)
+
+
+def _tests_since_admitted(state: State) -> list[dict[str, Any]]:
+    """The champion tests of the ingested batches, in their order, since a person last admitted one."""
+    tests: list[dict[str, Any]] = []
+    for batch, event in state.ingested.items():
+        if (batch, event.body["etag"]) in state.admitted:
+            tests.clear()
+        elif batch not in state.revoked and event.body.get("champion_test"):
+            tests.append(event.body["champion_test"])
+    return tests
 
 
 def _publish(change: Change, checked: Checked) -> Ingested:

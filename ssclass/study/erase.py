@@ -1,33 +1,56 @@
-"""Erase what the study keeps of a photo that is to be forgotten."""
+"""Erase what the study and MLflow keep of photos that were forgotten: rows, pages, contact sheets."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection
 
+from ssclass.retrain.result import RESULT
 from ssclass.study.experiment import StudyRuns
-from ssclass.tracking.client import Tracking
+from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
 from ssclass.workspace.workspace import Workspace
 
+SHEET = "figures/augmentation.png"
 PAGES, PAGES_TAG = "look", "look"
 """The folder of the pages that explain a run's model, and the tag of a run that has them: both have the name that
 `ssclass explain` had first."""
 
 
-def clean(workspace: Workspace, gone: Collection[str]) -> list[str]:
-    """Delete finished rows that name a photo, and the pages of `ssclass explain --log`, which may show any photo.
+def clean_rows(workspace: Workspace, photos: Collection[str]) -> list[str]:
+    """Delete finished rows that name a photo which is none of these, all that there are; what was deleted.
 
-    Rows are a memo and pages can be made again. Returns what was deleted.
+    Rows are a memo: they can be measured again.
     """
     deleted = []
     for path in sorted((workspace.private / "study").glob("*/row.json")):
-        text = path.read_text(encoding="utf-8") + (path.parent / "result.json").read_text(encoding="utf-8")
-        if any(sha256 in text for sha256 in gone):
+        try:
+            names = [*json.loads(path.read_text())["train"], *json.loads((path.parent / RESULT).read_text())["holdout"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            names = [""]  # not readable, so no row either
+        if not set(names) <= set(photos):
             shutil.rmtree(path.parent)
             deleted.append(f"study/{path.parent.name}")
-    for tracking in (Tracking.of(workspace), StudyRuns(workspace)):
-        deleted += _erase_pages(tracking)
     return deleted
+
+
+def erase_pages(workspace: Workspace) -> list[str]:
+    """Delete the pages of `ssclass explain --log`, which may show any photo; they can be made again."""
+    return [where for tracking in (Tracking.of(workspace), StudyRuns(workspace)) for where in _erase_pages(tracking)]
+
+
+def erase_sheets(workspace: Workspace, keys: Collection[str], asked: str | None) -> list[str]:
+    """Delete contact sheets, in which training photos may be seen: of the runs of these decisions, and of runs that
+    nobody decided on, but for those of the question that is asked now."""
+    tracking, erased = Tracking.of(workspace), []
+    with tracking.named():
+        if tracking.client.get_experiment_by_name(tracking.name) is None:
+            return []
+        for run in tracking.all_runs():
+            key, decided = run.data.tags.get(KEY_TAG), DECISION_TAG in run.data.tags
+            if (key in keys or (not decided and key != asked)) and tracking.erase(run, SHEET):
+                erased.append(f"run {run.info.run_id}: {SHEET}")
+    return erased
 
 
 def _erase_pages(tracking: Tracking) -> list[str]:

@@ -83,18 +83,28 @@ class Runs(Connection):
             run = self.client.create_run(self.experiment_id, began, tags, run_name=f"{key} (running)")
             return str(run.info.run_id)
 
-    def erase(self, key: str, path: str) -> bool:
-        """Delete an artifact of every run of a decision key; whether there was one."""
+    def all_runs(self) -> list[Any]:
+        """Every run of the experiment, those in the trash included; newest first."""
+        from mlflow.entities import ViewType
+
+        found, token = [], None
+        with self.named():
+            while True:
+                page = self.client.search_runs([self.experiment_id], "", ViewType.ALL, 1000, page_token=token)
+                found += list(page)
+                if not (token := page.token):
+                    return found
+
+    def erase(self, run: Any, path: str) -> bool:
+        """Delete an artifact of a run; whether there was one."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        there = False
         with self.named():
-            for run in self.runs(key):
-                files = self.client.list_artifacts(run.info.run_id, path.rpartition("/")[0])
-                if path in {each.path for each in files}:
-                    get_artifact_repository(run.info.artifact_uri).delete_artifacts(path)
-                    there = True
-        return there
+            artifacts = get_artifact_repository(run.info.artifact_uri)
+            there = path in {each.path for each in artifacts.list_artifacts(path.rpartition("/")[0])}
+            if there:
+                artifacts.delete_artifacts(path)
+            return there
 
     def discard(self, run_id: str) -> None:
         """Throw a run away. Ask the ledger first: `publish.discard` does."""
@@ -183,27 +193,27 @@ class Runs(Connection):
         """The whole model of a champion, or of what is about to be one, for whoever serves it."""
         import mlflow
         import mlflow.keras
-        import numpy as np
-        from mlflow.models import ModelSignature
-        from mlflow.types import Schema, TensorSpec
 
-        signature = ModelSignature(
-            Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
-            Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
-        )
         with self.named(), mlflow.start_run(run_id=run_id):
-            mlflow.keras.log_model(
-                classifier.whole(),
-                name=MODEL,
-                signature=signature,
-                pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-                metadata={
-                    "classes": list(classifier.classes),
-                    "size": classifier.size,
-                    KEY_TAG: key,
-                    "data_version": data_version,
-                },
-            )
+            mlflow.keras.log_model(classifier.whole(), name=MODEL, **_served(classifier, key, data_version))
+
+    def restore_model(self, model: Any, key: str, data_version: str, classifier: Classifier | Adopted) -> None:
+        """Write the files of a champion's logged model anew, under the same id: what serves it need not know."""
+        import mlflow.keras
+        from mlflow.models import Model
+
+        how = _served(classifier, key, data_version)
+        made = Model(
+            artifact_path=model.artifact_location,
+            run_id=model.source_run_id,
+            model_uuid=model.model_id,
+            model_id=model.model_id,
+            metadata=how["metadata"],
+        )
+        with tempfile.TemporaryDirectory() as folder, self.named():
+            path = Path(folder) / MODEL
+            mlflow.keras.save_model(classifier.whole(), str(path), mlflow_model=made, **how)
+            self.client.log_model_artifacts(model.model_id, str(path))
 
     def models_of(self, run: Any) -> dict[str, Any]:
         """The logged models of a run that are whole, by name: `candidate`, and `model` once it was promoted."""
@@ -233,6 +243,28 @@ class Runs(Connection):
             self.client.update_run(run_id, name=report.run_name(event))
             self.client.set_terminated(run_id, "FINISHED", _milliseconds(event.at))
             self.client.set_tag(run_id, DECISION_TAG, body["decision"])  # last: it says that all of this is done
+
+
+def _served(classifier: Classifier | Adopted, key: str, data_version: str) -> dict[str, Any]:
+    """What MLflow's Keras flavour is told of a champion's model."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
+        Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
+    )
+    return {
+        "signature": signature,
+        "pip_requirements": [f"{name}=={version(name)}" for name in REQUIREMENTS],
+        "metadata": {
+            "classes": list(classifier.classes),
+            "size": classifier.size,
+            KEY_TAG: key,
+            "data_version": data_version,
+        },
+    }
 
 
 def _milliseconds(at: str) -> int:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssclass.code import code_digest
-from ssclass.errors import InputError
+from ssclass.errors import InputError, OvertakenError
 from ssclass.files import file_sha256
 from ssclass.model.adopted import HEAD_NAME, NAMES, Adopted, check_probabilities, wrap
 from ssclass.params import Params
-from ssclass.retrain.decide import OvertakenError, record
+from ssclass.retrain.decide import record
 from ssclass.retrain.ingest import Ingested, ingest, waiting
 from ssclass.retrain.predict import Progress, memo_of, probabilities, result_folder, silent
 from ssclass.retrain.result import RESULT, Answers, Result, make_result

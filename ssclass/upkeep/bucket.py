@@ -38,12 +38,12 @@ def policy(bucket: str, role: str) -> dict[str, Any]:
     def objects(*folders: str) -> list[str]:
         return [f"{arn}/{folder}/*" for folder in folders]
 
-    def listing(*folders: str) -> dict[str, Any]:
+    def listing(*folders: str, versions: bool = False) -> dict[str, Any]:
         prefixes = [f"{folder}/*" for folder in folders] + [f"{folder}/" for folder in folders]
         return {
             "Sid": "List",
             "Effect": "Allow",
-            "Action": ["s3:ListBucket"],
+            "Action": ["s3:ListBucket", *(["s3:ListBucketVersions"] if versions else [])],
             "Resource": [arn],
             "Condition": {"StringLike": {"s3:prefix": prefixes}},
         }
@@ -58,13 +58,15 @@ def policy(bucket: str, role: str) -> dict[str, Any]:
             listing(INCOMING),
         ],
         "pipeline": [
-            allow("Read", ["s3:GetObject"], objects(*FOLDERS)),
+            allow("Read", ["s3:GetObject", "s3:GetObjectVersion"], objects(*FOLDERS)),
             allow(
                 "Write",
                 ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
                 objects(*(folder for folder in FOLDERS if folder != INCOMING)),
             ),
-            listing(*FOLDERS),
+            # what a `forget` began, every retrain finishes: older versions of its objects too
+            allow("Forget", ["s3:DeleteObjectVersion"], objects("features", "results", "dvc")),
+            listing(*FOLDERS, versions=True),
             allow("Notice", ["s3:GetBucketNotification", "s3:GetBucketLocation"], [arn]),
         ],
         "worker": [

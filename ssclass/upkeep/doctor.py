@@ -7,21 +7,22 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ssclass.environment import prefect_login
-from ssclass.errors import FailedError, SsclassError
+from ssclass.errors import FailedError, ParamsError, SsclassError
 from ssclass.settings import Settings
 from ssclass.store import Store
+from ssclass.text import metric_word
 from ssclass.tracking.client import Tracking
+from ssclass.upkeep.origin import probe_history, probe_push
 from ssclass.workspace.dvc import configure, repository
 from ssclass.workspace.workspace import Workspace
 
 OK, NOTE, FAILED = "ok", "note", "failed"
-SCRATCH_REF = "refs/ssclass/doctor"
 
 Probe = Callable[[Settings], str]
 """Does the thing; returns what to say, raises when it cannot be done. A `Note` says what is missing but not needed."""
@@ -45,10 +46,12 @@ class Finding:
         return asdict(self)
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Probe every part, one after the other; a failure of one does not keep the others from being probed."""
+def examine(settings: Settings, parts: Collection[str] = ()) -> Iterator[Finding]:
+    """Probe the parts, or all, one after the other; a failure of one does not keep the others from being probed."""
     impatient = settings.model_copy(update={"patience": 0.0})
     for part, probe, remedy in PROBES:
+        if parts and part not in parts:
+            continue
         try:
             yield Finding(part, OK, probe(impatient))
         except Note as said:
@@ -124,23 +127,34 @@ def _dvc(settings: Settings) -> str:
         return f"{remote.path}: push, pull, delete"
 
 
-def _git(settings: Settings) -> str:
-    """Fetch main, push a scratch ref, and take it away again."""
-    workspace = Workspace(settings)
-    url = workspace.git("remote", "get-url", "origin")
-    workspace.git("fetch", "--quiet", "origin", "main")
-    workspace.git("push", "--quiet", "--force", "origin", f"HEAD:{SCRATCH_REF}")
-    workspace.git("push", "--quiet", "origin", f":{SCRATCH_REF}")
-    return f"{url}: fetch, push"
+def _params(settings: Settings) -> str:
+    """params.yaml can be used, and how the classes are spelt in MLflow's metrics."""
+    classes = Workspace(settings).at().params.dataset.classes
+    spelt = [f"{name} is {metric_word(name)} in metrics" for name in classes if metric_word(name) != name]
+    return "; ".join([f"{len(classes)} classes", *spelt])
+
+
+def _classes(settings: Settings) -> tuple[str, ...]:
+    try:
+        return tuple(Workspace(settings).at().params.dataset.classes)
+    except ParamsError:  # told of params.yaml
+        return ()
 
 
 def _mlflow(settings: Settings) -> str:
-    """A run with an artifact, in an experiment of its own; the run is deleted again."""
-    tracking = Tracking(settings.model_copy(update={"model_name": f"{settings.model_name}-doctor"}))
+    """A run with an artifact and a metric a class in the real experiment, or beside it while there is none yet."""
+    tracking = Tracking(settings)
     with tracking.named():
         client = tracking.client
+        found = client.get_experiment_by_name(tracking.name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise FailedError(f"the experiment {tracking.name} was deleted; `ssclass verify --repair` restores it")
+        if found is None:
+            tracking = Tracking(settings.model_copy(update={"model_name": f"{settings.model_name}-doctor"}))
         run = client.create_run(tracking.experiment_id, run_name="doctor")
         try:
+            for name in _classes(settings):
+                client.log_metric(run.info.run_id, f"recall_{metric_word(name)}", 1.0)
             client.log_text(run.info.run_id, "ssclass doctor", "probe.txt")
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(client.download_artifacts(run.info.run_id, "probe.txt", folder))
@@ -149,16 +163,24 @@ def _mlflow(settings: Settings) -> str:
         finally:
             client.set_terminated(run.info.run_id)
             client.delete_run(run.info.run_id)
-    return f"{settings.tracking_uri}: run, artifact"
+    return f"{settings.tracking_uri}: run, metrics of every class and artifact in experiment {tracking.name}"
 
 
 def _registry(settings: Settings) -> str:
+    """Register and delete a model of another name; the alias of the real one reads, and is the ledger's champion."""
     tracking = Tracking(settings)
     name = f"{settings.model_name}-doctor-{uuid.uuid4().hex[:8]}"
     with tracking.named():
         tracking.client.create_registered_model(name)
         tracking.client.delete_registered_model(name)
-    return "register, delete"
+    alias, champion = tracking.alias(), Workspace(settings).at().state.champion
+    wanted = None if champion is None else tracking.version_of(champion)
+    if champion is not None and (wanted is None or alias != str(wanted.version)):
+        raise FailedError(
+            f"the alias of {tracking.name} is on {f'version {alias}' if alias else 'no version'}, which is not the "
+            "ledger's champion; `ssclass verify --repair` sets it, and so does the next retrain"
+        )
+    return f"register, delete; {tracking.name}: {f'alias on version {alias}' if alias else 'no version yet'}"
 
 
 def _prefect(settings: Settings) -> str:
@@ -198,9 +220,14 @@ PROBES: tuple[tuple[str, Probe, str], ...] = (
     ("DVC remote", _dvc, "mend S3 first; then see `dvc remote list` in the workspace: its remote is store"),
     (
         "git origin",
-        _git,
-        "check `git remote -v` in the workspace, and that this user may push to it without being asked for a password",
+        probe_push,
+        (
+            "check `git remote -v` in the workspace, that this user may push to main and tags without being asked for "
+            "a password, and that origin does not protect main from it"
+        ),
     ),
+    ("git history", probe_history, "`ssclass verify` lists what is wrong, and --repair makes lost tags again"),
+    ("params.yaml", _params, "correct the value, commit and push"),
     (
         "MLflow runs",
         _mlflow,

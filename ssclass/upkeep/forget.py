@@ -1,106 +1,125 @@
 """Forgetting photos: out of every store that ssclass writes to, in every version.
 
-First a new data version without them, pushed; then what is left of the old ones is deleted. A command that was stopped
-in between is run again: it finds what is left. The ledger keeps how many photos were forgotten and which shards held
-them, nothing that identifies a photo.
+First all that tells of the photos is looked for, and written down in the bucket (`results/forget/…`). Then a new data
+version without them is pushed, and with it the ledger's record of what is to be deleted; it identifies no photo. Then
+that is deleted, the note in the bucket last. A command that was stopped in between is finished by the next retrain, or
+by the same command again (`ssclass.upkeep.finish`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ssclass.data.batches import INCOMING, MANIFEST
-from ssclass.data.build import QUARANTINE
-from ssclass.data.dataset import Dataset, count
-from ssclass.data.shards import Receipt, Row, Shard, write_shard
-from ssclass.errors import InputError, NotFoundError
-from ssclass.history.lineage import of_photo, shards_ever
-from ssclass.store import Store
-from ssclass.tracking.client import Tracking
+from ssclass.data.dataset import Dataset
+from ssclass.data.shards import Row, Shard, write_shard
+from ssclass.data.split import HOLDOUT, TRAIN
+from ssclass.errors import FailedError, InputError, NotFoundError
+from ssclass.history.shards import holdings, tags_with
+from ssclass.upkeep import finish, traces
+from ssclass.upkeep.traces import Traces
 from ssclass.workspace.dvc import DATA
 from ssclass.workspace.ledger import Event
+from ssclass.workspace.objects import Tracked
 from ssclass.workspace.transaction import Change
 from ssclass.workspace.workspace import Workspace
-
-NOBODY = "0" * 64  # in place of a sha256, where a record keeps its length
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What was found and taken out. `models` saw a photo; `tags` can no longer be pulled."""
+    """What was found and taken out.
 
-    batches: tuple[str, ...]
-    models: tuple[dict[str, Any], ...]
-    tags: tuple[str, ...]
-    objects: tuple[str, ...]
+    batches: whose shards had or named a photo. models: decisions whose candidate saw a photo. tags: can no longer be
+    pulled. objects: what was deleted or rewritten. near_copies: photos that stay, and are near-copies of a forgotten
+    one. ledger_lines: lines of older versions that quote digits of a sha256, in git for good.
+    """
+
+    batches: tuple[str, ...] = ()
+    models: tuple[dict[str, Any], ...] = ()
+    tags: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
+    near_copies: tuple[dict[str, str], ...] = ()
+    ledger_lines: int = 0
 
 
 def forget(workspace: Workspace, sha256s: Sequence[str], reason: str) -> Forgotten:
-    """Take photos out of everything; InputError unless each is a whole sha256. NotFoundError when none is anywhere."""
+    """Take photos out of everything; InputError unless each is a whole sha256. NotFoundError when none is anywhere.
+
+    StoreError when it cannot be told whether a photo is somewhere: nothing has changed then. FailedError when something
+    cannot be deleted: the ledger has the request by then, and whoever may delete it finishes it.
+    """
     for sha256 in sha256s:
         if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
             raise InputError(f"{sha256}: not a sha256 of 64 hex digits; `ssclass lineage` finds it from its beginning")
     gone = frozenset(sha256s)
-    return workspace.write(lambda change: _forget(change, gone, reason))
-
-
-def _forget(change: Change, gone: frozenset[str], reason: str) -> Forgotten:
-    from ssclass.study.erase import clean
-
-    workspace, version = change.workspace, change.version
-    store, state = workspace.store, version.state
-    holding = [shard for shard in shards_ever(workspace) if _holds(shard, gone)]
-    models = _models(workspace, gone)
-    heirs = _heirs(version.dataset, gone)
-    now = {each.path: each.md5 for each in version.files(DATA)}
-    old = {f"{DATA}/{shard.batch_id}.parquet" for shard in holding} & set(now)
-    made = [_rewrite(change, shard, gone, heirs) for shard in holding if _path(shard) in old]
-    md5s = {now[path] for path in old} | {
-        str(state.revoked[shard.batch_id].body["md5"]) for shard in holding if shard.batch_id in state.revoked
-    }
-    md5s |= {md5 for event in version.events if event.kind == "forget" for md5 in event.body["md5s"]}
-    tags = tuple(_tags_with(workspace, md5s))
-    sheets = _erase_sheets(workspace, models)  # first: once the photo is gone, nothing says which runs saw it
-    if holding:
-        if made:
-            change.add_shards(*made)
-        event = Event.now(
-            "forget",
-            photos=len(gone),
-            batches=[shard.batch_id for shard in holding],
-            md5s=sorted(md5s),
-            sequence=state.next_version,
-            reason=reason,
-        )
-        change.publish(f"Forget {len(gone)} photos: {reason}", [event], tags=[f"data/{state.next_version}"])
-    for md5 in md5s:
-        workspace.objects.erase(md5)
-        (workspace.private / "shards" / f"{md5}.parquet").unlink(missing_ok=True)
-    objects = [*_erase_features(workspace, store, holding), *_erase_sent(store, gone)]
-    objects += [*sheets, *_clean_records(workspace, store, gone), *clean(workspace, gone)]
-    if not holding and not objects:
+    workspace.newest()
+    finished = finish.finish_here(workspace)
+    found = workspace.write(lambda change: _publish(change, gone, reason))
+    if found is None and not gone & finished.photos:
         raise NotFoundError(
             "none of these photos is in the data set, in incoming/ or in quarantine/; nothing to forget"
         )
-    return Forgotten(tuple(shard.batch_id for shard in holding), models, tags, tuple(objects))
+    done = finish.finish_here(workspace)
+    _correct_markers(workspace, done.markers)
+    if done.refused:
+        raise FailedError(
+            f"{workspace.root}: the photos are out of the data set, but copies as they were sent are still there "
+            f"({done.refused[0]}); `ssclass verify --repair` finishes it with the rights of the bucket's owner"
+        )
+    objects = (*finished.objects, *done.objects)
+    return replace(found or Forgotten(), objects=objects)
 
 
-def _path(shard: Shard) -> str:
-    return f"{DATA}/{shard.batch_id}.parquet"
+def _publish(change: Change, gone: frozenset[str], reason: str) -> Forgotten | None:
+    """Search, rewrite the shards, and record what is to be deleted; None when there is nothing of these photos."""
+    workspace, version = change.workspace, change.version
+    shards = traces.known_shards(workspace)
+    found = traces.find(workspace, gone, shards)
+    holding = [(tracked, shard) for tracked, shard in shards if found.in_shard(shard)]
+    if not holding and not found:
+        return None
+    now = {each.path: each.md5 for each in version.files(DATA)}
+    heirs = _heirs(version.dataset, gone)
+    inside = [(tracked, shard) for tracked, shard in holding if now.get(tracked.path) == tracked.md5]
+    made = [_rewrite(change, shard, found, heirs) for _, shard in inside]
+    md5s = {tracked.md5 for tracked, _ in holding}
+    models = _models(workspace, gone, [shard for _, shard in shards])
+    told = Forgotten(
+        batches=tuple(shard.batch_id for _, shard in holding),
+        models=tuple(models),
+        tags=tuple(tags_with(workspace, md5s)),
+        near_copies=tuple(_near_copies(version.dataset, found, holding)),
+        ledger_lines=sum(found.quoted(event.line()) for event in version.events),
+    )
+    rewritten = change.add_shards(*made) if made else {}
+    journal = uuid.uuid4().hex
+    event = Event.now(
+        "forget",
+        photos=len(gone),
+        batches=list(told.batches),
+        md5s=sorted(md5s),
+        shards={name.removesuffix(".parquet"): md5 for name, md5 in rewritten.items()},
+        features=sorted({shard.photos_digest for _, shard in holding if found.in_rows(shard)}),
+        models=[model["key"] for model in models],
+        markers=finish.new_markers(workspace.store, found),
+        journal=journal,
+        sequence=version.state.next_version,
+        reason=reason,
+    )
+    finish.note(workspace.store, journal, found)
+    try:
+        change.publish(f"Forget {len(gone)} photos: {reason}", [event], tags=[f"data/{event.body['sequence']}"])
+    except BaseException:
+        if change.commit is None:
+            workspace.store.erase(finish.journal_key(journal))
+        raise
+    return told
 
 
-def _holds(shard: Shard, gone: frozenset[str]) -> bool:
-    receipt = shard.receipt
-    named = {*receipt.relabel, *receipt.remove, *(item.key for item in receipt.refused)}
-    return not gone.isdisjoint(named | {row.sha256 for row in shard.rows} | {row.group for row in shard.rows})
-
-
-def _heirs(dataset: Dataset, gone: frozenset[str]) -> dict[str, str]:
+def _heirs(dataset: Dataset, gone: Collection[str]) -> dict[str, str]:
     """New names of the groups that were named after a forgotten photo: their first member that remains."""
     heirs: dict[str, str] = {}
     for shard in dataset.shards:
@@ -110,105 +129,61 @@ def _heirs(dataset: Dataset, gone: frozenset[str]) -> dict[str, str]:
     return heirs
 
 
-def _rewrite(change: Change, shard: Shard, gone: frozenset[str], heirs: dict[str, str]) -> Path:
-    rows = [replace(row, group=heirs.get(row.group, row.group)) for row in shard.rows if row.sha256 not in gone]
+def _rewrite(change: Change, shard: Shard, found: Traces, heirs: Mapping[str, str]) -> Path:
+    rows = [replace(row, group=heirs.get(row.group, row.group)) for row in shard.rows if row.sha256 not in found.photos]
     by_sha256: dict[str, Row] = {row.sha256: row for row in rows}
-    old = shard.receipt
-    receipt: Receipt = replace(
-        old,
-        accepted=len(rows),
-        counts=count(rows),
-        refused=tuple(item for item in old.refused if item.key not in gone),
-        relabel={sha256: label for sha256, label in old.relabel.items() if sha256 not in gone},
-        remove=tuple(sha256 for sha256 in old.remove if sha256 not in gone),
-    )
     path = change.scratch / f"{shard.batch_id}.parquet"
     kept = change.version.photos(shard.batch_id, set(by_sha256))
-    write_shard(path, ((by_sha256[sha256], data) for sha256, data in kept), receipt)
+    write_shard(path, ((by_sha256[sha256], data) for sha256, data in kept), found.without(shard, rows))
     return path
 
 
-def _models(workspace: Workspace, gone: frozenset[str]) -> tuple[dict[str, Any], ...]:
-    found: dict[str, dict[str, Any]] = {}
-    for sha256 in gone:
-        try:
-            told = of_photo(workspace, sha256)
-        except NotFoundError:
+def _models(workspace: Workspace, gone: Collection[str], shards: Iterable[Shard]) -> list[dict[str, Any]]:
+    """The decisions whose candidate learnt from a photo, or was scored on it."""
+    state = workspace.at().state
+    touching = {
+        shard.batch_id: shard
+        for shard in shards
+        if any(row.sha256 in gone for row in shard.rows)
+        or not set(gone).isdisjoint([*shard.receipt.relabel, *shard.receipt.remove])
+    }
+    found = []
+    for tag, present in holdings(workspace):
+        if not tag.startswith("run/") or touching.keys().isdisjoint(present):
             continue
-        for model in told["models"]:
-            if found.get(model["key"], {}).get("use") != "trained on":
-                found[model["key"]] = model
-    return tuple(found.values())
-
-
-def _tags_with(workspace: Workspace, md5s: set[str]) -> Iterable[str]:
-    for tag in workspace.git("tag", "--list", "data/*", "run/*").splitlines():
-        if any(each.md5 in md5s for each in workspace.at(tag).files(DATA)):
-            yield tag
-
-
-def _erase_features(workspace: Workspace, store: Store, shards: Iterable[Shard]) -> list[str]:
-    names = {f"{shard.photos_digest}.npz" for shard in shards if shard.rows}
-    for path in list((workspace.private / "features").rglob("*.npz")):
-        if path.name in names:
-            path.unlink()
-    found = sorted({key for key, _, _ in store.versions("features/") if key.rsplit("/", 1)[-1] in names})
-    for key in found:
-        store.erase(key)
+        rows = Dataset.of(shard for batch, shard in touching.items() if batch in present).by_sha256
+        sides = {rows[sha256].split for sha256 in gone if sha256 in rows}
+        body = state.decisions[tag.removeprefix("run/")].body
+        learnt = TRAIN in sides and "adopted" not in body  # an adopted model has learnt elsewhere
+        if learnt or HOLDOUT in sides:
+            number = state.number_of(body["key"]) if body["key"] in state.champions else None
+            told = {"key": body["key"], "decision": body["decision"], "champion": number}
+            use = "trained on" if learnt else "scored on"
+            found.append({**told, "data_version": body["data_version"], "use": use})
     return found
 
 
-def _erase_sent(store: Store, gone: frozenset[str]) -> list[str]:
-    """Photos as they were sent, and copies in quarantine: each version is read, as names say nothing."""
-    erased = []
-    for folder in (INCOMING, QUARANTINE):
-        for key, version, _ in list(store.versions(f"{folder}/")):
-            if hashlib.sha256(store.get_version(key, version)).hexdigest() in gone:
-                store.erase(key, version)
-                erased.append(key)
-    return erased
+def _near_copies(dataset: Dataset, found: Traces, holding: Iterable[tuple[Tracked, Shard]]) -> Iterable[dict[str, str]]:
+    """Photos that stay: of the same group of near-copies, and those that were refused as copies of a forgotten one."""
+    groups = {row.group for shard in dataset.shards for row in shard.rows if row.sha256 in found.photos}
+    for shard in dataset.shards:
+        for row in shard.rows:
+            if row.group in groups | found.photos and row.sha256 not in found.photos:
+                yield {"sha256": row.sha256, "batch": shard.batch_id, "key": row.key}
+    for _, shard in holding:
+        for item in shard.receipt.refused:
+            if found.quoted(item.detail) and (shard.batch_id, item.key) not in found.names:
+                yield {"sha256": "", "batch": shard.batch_id, "key": f"quarantine/{shard.batch_id}/{item.key}"}
 
 
-def _clean_records(workspace: Workspace, store: Store, gone: frozenset[str]) -> list[str]:
-    """Manifests without the photos, results with their place left blank; older versions of both go."""
-    changed = []
-    for path in list((workspace.private / "results").rglob("*.json")):
-        text = path.read_text(encoding="utf-8")
-        if any(sha256 in text for sha256 in gone):
-            path.write_text(_blanked(text, gone), encoding="utf-8")
-    for folder in (INCOMING, "results"):
-        for key, version, _ in list(store.versions(f"{folder}/")):
-            if not key.endswith(".json"):
-                continue
-            data = store.get_version(key, version)
-            if not any(sha256.encode() in data for sha256 in gone):
-                continue
-            newest = store.get(key) == data
-            store.erase(key, version)
-            changed.append(key)
-            if newest:
-                text = data.decode("utf-8")
-                is_manifest = key.startswith(f"{INCOMING}/") and key.endswith(f"/{MANIFEST}")
-                store.put(key, (_without(text, gone) if is_manifest else _blanked(text, gone)).encode())
-    return changed
+def _correct_markers(workspace: Workspace, markers: Sequence[tuple[str, str, str]]) -> None:
+    """Record the etags of rewritten manifests that are not the md5 of their bytes, as where a bucket is encrypted."""
+    if not markers:
+        return
+    body = {"photos": 0, "batches": [], "md5s": [], "markers": [list(each) for each in markers]}
+    event = Event.now("forget", **body, reason="the markers as the store names them")
 
+    def write(change: Change) -> None:
+        change.publish("Rewritten manifests, as the store names them", [event])
 
-def _erase_sheets(workspace: Workspace, models: Iterable[dict[str, Any]]) -> list[str]:
-    """Contact sheets in MLflow of the runs that learnt from a photo: it may be seen there."""
-    tracking = Tracking.of(workspace)
-    sheet = "figures/augmentation.png"
-    return [f"run/{model['key']}: {sheet}" for model in models if tracking.erase(model["key"], sheet)]
-
-
-def _without(manifest: str, gone: frozenset[str]) -> str:
-    body = json.loads(manifest)
-    for name in ("photos", "relabel", "remove"):
-        if name in body:
-            body[name] = [item for item in body[name] if item.get("sha256") not in gone]
-    return json.dumps(body, ensure_ascii=False, indent=1)
-
-
-def _blanked(text: str, gone: frozenset[str]) -> str:
-    for sha256 in gone:
-        text = text.replace(sha256, NOBODY)
-    return text
+    workspace.write(write)

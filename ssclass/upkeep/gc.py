@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,31 +23,16 @@ from ssclass.model.augmentation import AugmentedSpec
 from ssclass.model.spec import FeatureSpec
 from ssclass.params import AugmentParams
 from ssclass.store import Store
-from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
+from ssclass.upkeep.finish import journal_key, open_journals
+from ssclass.upkeep.garbage import KINDS, Garbage, runs_and_models
 from ssclass.workspace.dvc import CANDIDATE, DATA, outs
-from ssclass.workspace.ledger import PROMOTED, State
 from ssclass.workspace.objects import CACHE, EMPTY_DIR, REMOTE
 from ssclass.workspace.transaction import Change
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
-KINDS = ("DVC objects", "model artifacts", "features", "results", "quarantine", "local caches")
 DELETES = 8  # at a time
 _OBJECT = re.compile(r"files/md5/([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """Something that nothing points at. `kind`: one of KINDS; `where`: its address, or its path; `size` in bytes."""
-
-    kind: str
-    where: str
-    size: int
-    drop: Callable[[], None]
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"kind": self.kind, "where": self.where, "size": self.size}
 
 
 def collect(
@@ -73,11 +58,14 @@ def _find(change: Change, before: datetime, keep_champions: bool) -> Iterator[Ga
     recent = {key for key, event in state.decisions.items() if datetime.fromisoformat(event.at) >= before}
     objects = _Objects(workspace, version)
     yield from objects.garbage({str(key) for key in champions} | recent, before)
-    yield from _models(workspace, state, before)
+    yield from runs_and_models(workspace, version, before)
     in_use = {str(key) for key in {state.champion} - {None}} | recent
     yield from _features(workspace, version, objects.fingerprints(in_use), before)
+    notes = {journal_key(name) for name in open_journals(workspace)}
     for name, kind in ((QUARANTINE, "quarantine"), ("results", "results")):
         for item in store.list(f"{name}/"):
+            if item.key in notes:
+                continue  # a forgetting that is not finished
             if item.modified < before and not item.key.endswith("/"):  # a folder's own marker
                 yield _remote(store, kind, item.key, item.size)
     yield from _caches(workspace, version, before)
@@ -196,50 +184,6 @@ def _fingerprints(about: dict[str, Any], augment: AugmentParams) -> Iterator[str
                 yield from (AugmentedSpec(each, augment, number).fingerprint for number in range(augment.copies))
 
 
-# -- MLflow -----------------------------------------------------------------------------------------------
-
-
-def _models(workspace: Workspace, state: State, before: datetime) -> Iterator[Garbage]:
-    """Models of rejected candidates, and of runs that were thrown away; the runs stay, with all that they tell."""
-    from mlflow.entities import ViewType
-
-    tracking = Tracking.of(workspace)
-    serving = {state.decisions[key].body["run_id"] for key in state.champions}
-    with tracking.named():
-        at, token = before.timestamp() * 1000, None
-        while True:
-            page = tracking.client.search_runs(
-                [tracking.experiment_id], f"attributes.start_time < {at:.0f}", ViewType.ALL, 1000, page_token=token
-            )
-            for run in page:
-                if run.info.run_id in serving or run.data.tags.get(KEY_TAG) in state.champions:
-                    continue  # whatever became of the run: the ledger says that it is a champion's
-                thrown = run.info.lifecycle_stage == "deleted"
-                decided = run.data.tags.get(DECISION_TAG)
-                if thrown or (decided is not None and decided != PROMOTED):
-                    for model in tracking.models_of(run).values():
-                        yield _model(tracking, model)
-            if not (token := page.token):
-                return
-
-
-def _model(tracking: Tracking, model: Any) -> Garbage:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    artifacts = get_artifact_repository(model.artifact_location)
-
-    def size(folder: str | None = None) -> int:
-        listed = artifacts.list_artifacts(folder)
-        return sum(size(each.path) if each.is_dir else each.file_size or 0 for each in listed)
-
-    def drop() -> None:
-        with tracking.named():
-            artifacts.delete_artifacts()
-            tracking.client.delete_logged_model(model.model_id)
-
-    return Garbage("model artifacts", f"{model.name} of run {model.source_run_id}", size(), drop)
-
-
 # -- memos ------------------------------------------------------------------------------------------------
 
 
@@ -266,3 +210,6 @@ def _caches(workspace: Workspace, version: Version, before: datetime) -> Iterato
         for path in sorted((workspace.private / name).glob("*")):
             if path.name not in kept and _age(path) < before:
                 yield _local("local caches", path)
+
+
+__all__ = ["KINDS", "Garbage", "collect"]

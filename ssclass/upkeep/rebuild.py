@@ -26,6 +26,7 @@ from ssclass.text import metric_word
 from ssclass.tracking import publish
 from ssclass.tracking.client import DECISION_TAG, Tracking
 from ssclass.tracking.report import model_card
+from ssclass.upkeep.artifacts import mend_models
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.ledger import Event
 from ssclass.workspace.version import Version
@@ -47,7 +48,7 @@ class Rebuilt:
 
 
 def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
-    """Make what MLflow lacks of the ledger's runs, versions and alias; what is there is left alone. Again: nothing."""
+    """Make what MLflow lacks of the ledger's runs, versions and alias; what is whole is left alone. Again: nothing."""
     made = []
     with workspace.retraining():
         tracking, state = Tracking.of(workspace), workspace.newest().state
@@ -58,6 +59,9 @@ def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
             run = tracking.run_of(event)
             has_run = run is not None and DECISION_TAG in run.data.tags
             if has_run and (key not in state.champions or tracking.version_of(key) is not None):
+                if key in state.champions and (names := mend_models(workspace, tracking, event)):
+                    note = f"{' and '.join(names)} of its run written anew"
+                    made.append(Rebuilt(key, event.body["decision"], note))
                 continue
             with _recalled(workspace, event, progress) as (version, folder, result, note):
                 if not has_run:
@@ -105,7 +109,7 @@ def _recalled(
             yield version, None, None, f"no model: {error}"
             return
         try:
-            result = _kept(workspace, key) or _answered(workspace, version, event, folder, progress)
+            result = kept_result(workspace, key) or _answered(workspace, version, event, folder, progress)
         except (StoreError, NotFoundError) as error:
             yield version, folder, None, f"no answers: {error}"
             return
@@ -115,7 +119,7 @@ def _recalled(
         yield version, folder, result, note
 
 
-def _kept(workspace: Workspace, key: str) -> Result | None:
+def kept_result(workspace: Workspace, key: str) -> Result | None:
     """The result itself, where this machine or S3 still has it."""
     if not results.fetch(workspace, key):
         return None

@@ -65,8 +65,9 @@ class State:
 
     `champion` is the decision key of the champion's run, None before the first promotion. `rolled_back`: a person put
     it in force, and promotion has not gone on since. `withdrawn`: champions that a person rolled back from. A batch is
-    held, admitted or dropped by (id, marker etag): sent again with another marker it is another case. `next_version`
-    is the number of the next data version: revoked ones keep theirs.
+    held, admitted or dropped by (id, marker etag): sent again with another marker it is another case. `rewritten`: the
+    etag that a marker had before a forgotten photo was taken out of it, by what it is now. `next_version` is the number
+    of the next data version: revoked ones keep theirs.
     """
 
     champions: list[str] = field(default_factory=list)
@@ -80,6 +81,7 @@ class State:
     admitted: set[tuple[str, str]] = field(default_factory=set)
     dropped: set[tuple[str, str]] = field(default_factory=set)
     revoked: dict[str, Event] = field(default_factory=dict)
+    rewritten: dict[tuple[str, str], str] = field(default_factory=dict)
     next_version: int = 1
 
     def apply(self, event: Event) -> None:
@@ -92,7 +94,7 @@ class State:
                 self._settle(body["batch"])
             case "decision" if body["decision"] == HELD:
                 self._settle(body["batch"])
-                self.admitted.discard((body["batch"], body["etag"]))
+                self.admitted -= self._cases(body["batch"], body["etag"])
                 self.held[body["batch"], body["etag"]] = event
             case "decision":
                 self.decisions[body["key"]] = event
@@ -109,8 +111,7 @@ class State:
             case "revoke":
                 self.revoked[body["batch"]] = event
             case "forget":
-                for batch, old, new in body.get("markers", ()):
-                    self._rename((batch, old), (batch, new))
+                self.rewritten |= {(batch, new): old for batch, old, new in body.get("markers", ()) if old != new}
             case "rollback":
                 if self.champion is not None:
                     self.withdrawn.add(self.champion)
@@ -129,13 +130,12 @@ class State:
         for case in [case for case in self.held if case[0] == batch]:
             del self.held[case]
 
-    def _rename(self, old: tuple[str, str], new: tuple[str, str]) -> None:
-        """A marker was rewritten without a forgotten photo: what was decided about the batch stays decided."""
-        for cases in (self.admitted, self.dropped):
-            if old in cases:
-                cases.add(new)
-        if old in self.held:
-            self.held[new] = self.held.pop(old)
+    def _cases(self, batch: str, etag: str) -> set[tuple[str, str]]:
+        """The markers that are this delivery's: as it is, and as it was before a forgotten photo was taken out."""
+        etags = {etag, etag.partition("@")[0]}
+        while (before := self.rewritten.get((batch, etag))) is not None and before not in etags:
+            etags.add(etag := before)
+        return {(batch, each) for each in etags}
 
     def status(self, batch: str, etag: str) -> str:
         """Where a batch stands whose marker has this etag: WAITING, INGESTED, HELD, ADMITTED, DROPPED or REVOKED.
@@ -143,7 +143,7 @@ class State:
         docs/architecture.md draws the transitions. Markers are told apart by their etag; that of ``_SUCCESS`` is
         always the same, so its time stands behind an ``@`` in it. An older ledger has the etag alone.
         """
-        cases = {(batch, etag), (batch, etag.partition("@")[0])}
+        cases = self._cases(batch, etag)
         if batch in self.revoked:
             return REVOKED
         if batch in self.ingested:
@@ -156,7 +156,7 @@ class State:
 
     def taken_under_another_marker(self, batch: str, etag: str) -> bool:
         """Whether an id that was ingested (or revoked) now has another marker, and nobody was told of that yet."""
-        told = {(batch, etag), (batch, etag.partition("@")[0])}
+        told = self._cases(batch, etag)
         ingest = self.ingested.get(batch)
         return (
             ingest is not None

@@ -138,7 +138,10 @@ class Workspace:
             return change.version
 
     @contextmanager
-    def retraining(self) -> Iterator[None]:
-        """Be the only retrain in this folder: two would train the same candidate twice. Other writers go on."""
-        with self._retrain_lock.held():
+    def retraining(self, wait: float | None = None) -> Iterator[None]:
+        """Be the only retrain in this folder: two would train the same candidate twice. Other writers go on.
+
+        `wait`: seconds to wait for another one, None for as long as it takes; FailedError then says who it is.
+        """
+        with self._retrain_lock.held(wait):
             yield

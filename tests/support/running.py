@@ -125,13 +125,13 @@ class Running:
 
     def decided(self) -> set[str]:
         """Batches that a decision has seen."""
-        return {batch for event in self.at().state.decisions.values() for batch in event.body["batches"]}
+        return {batch for event in self.state().decisions.values() for batch in event.body["batches"]}
 
     def one_decision(self, batch: str) -> dict[str, Any]:
         """The only decision that has seen a batch, once it is there; the test fails when there are more."""
         eventually(f"{batch} is decided", lambda: batch in self.decided(), within=400)
         self.idle()
-        decisions = [event.body for event in self.at().state.decisions.values() if batch in event.body["batches"]]
+        decisions = [event.body for event in self.state().decisions.values() if batch in event.body["batches"]]
         assert len(decisions) == 1
         commits = self.workspace().git("log", "--format=%s", "--all").splitlines()
         assert len({commit for commit in commits if decisions[0]["key"] in commit}) == 1

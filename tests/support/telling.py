@@ -14,6 +14,8 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from ssclass.data.boxes import read_stills
+
 NAME = "Jane Q. Personal"
 _NAME = NAME.encode()
 XMP = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><dc:creator>{NAME}</dc:creator></x:xmpmeta>'.encode()
@@ -212,8 +214,56 @@ def _heif() -> Iterator[tuple[str, str, bytes]]:
             yield kind, f"{name.decode()} at the end", plain + box(name, _NAME * 3)
         yield kind, "trailer", plain + _NAME
         yield kind, "motion photo", plain + VIDEO
+    yield "HEIF", "a grid's", grid(exif().tobytes())
     film = saved("AVIF", save_all=True, append_images=[picture().rotate(90)], xmp=XMP)
     yield "AVIF", "in an animation", film
+
+
+def grid(more: bytes = b"") -> bytes:
+    """A HEIC as phones write it: a grid of tiles, with `more` as its EXIF, and another picture's item beside it."""
+    colours = ("red", "green", "blue", "white")
+    tiles = [read_stills(data) for data in (saved("HEIF", Image.new("RGB", (64, 64), c)) for c in colours)]
+    files = [saved("HEIF", Image.new("RGB", (64, 64), c)) for c in colours]
+    coded, setups = [], []
+    for file, tile in zip(files, tiles, strict=True):
+        item = tile.items[tile.primary]
+        coded.append(b"".join(file[begin:end] for begin, end in item.extents))
+        setups.append(next(body for name, body, _ in item.properties if name == b"hvcC"))
+
+    def full(name: bytes, body: bytes, head: int = 0) -> bytes:
+        return box(name, struct.pack(">I", head) + body)
+
+    kinds = [b"hvc1"] * 4 + [b"grid", b"Exif", b"hvc1"]
+    coded += [struct.pack(">BBBBHH", 0, 0, 1, 1, 128, 128), bytes(4) + more, coded[0]]
+    infos = [
+        full(b"infe", struct.pack(">HH", n, 0) + kind + NAME.encode() + b"\0", 2 << 24)
+        for n, kind in enumerate(kinds, 1)
+    ]
+    sizes = [full(b"ispe", struct.pack(">II", side, side)) for side in (64, 128)]
+    ipco = box(
+        b"ipco", b"".join([*(box(b"hvcC", setup) for setup in setups), *sizes, box(b"irot", b"\1"), box(b"udes", more)])
+    )
+    owned = [[0x8001, 5], [0x8002, 5], [0x8003, 5], [0x8004, 5], [6, 0x8007, 8], [], [0x8001, 5]]
+    ipma = b"".join(struct.pack(f">HB{len(o)}H", n, len(o), *o) for n, o in enumerate(owned, 1) if o)
+    links = box(b"dimg", struct.pack(">HH4H", 5, 4, 1, 2, 3, 4)) + box(b"cdsc", struct.pack(">HHH", 6, 1, 5))
+    ftyp = box(b"ftyp", b"heic\0\0\0\0mif1heic")
+
+    def meta(start: int) -> bytes:
+        places, at = b"", start
+        for n, each in enumerate(coded, 1):
+            places += struct.pack(">HHHII", n, 0, 1, at, len(each))
+            at += len(each)
+        parts = [
+            full(b"hdlr", b"\0\0\0\0pict" + bytes(13)),
+            full(b"pitm", struct.pack(">H", 5)),
+            full(b"iinf", struct.pack(">H", 7) + b"".join(infos)),
+            box(b"iprp", ipco + full(b"ipma", struct.pack(">I", 6) + ipma, 1)),
+            full(b"iref", links),
+            full(b"iloc", struct.pack(">BBH", 0x44, 0, 7) + places),
+        ]
+        return full(b"meta", b"".join(parts))
+
+    return ftyp + meta(len(ftyp) + len(meta(0)) + 8) + box(b"mdat", b"".join(coded))
 
 
 def _jpeg2000() -> Iterator[tuple[str, str, bytes]]:
