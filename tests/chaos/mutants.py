@@ -67,10 +67,11 @@ MUTANTS = (
     ),
     Mutant(
         "clean-up before the push",
-        "flows/retrain.py",
-        "    try:\n        event = step.decide(workspace, key, run_id)",
-        "    step.discard(workspace, run_id)\n    try:\n        event = step.decide(workspace, key, run_id)",
-        f"{GUARANTEES}::test_killed_after_the_push_and_a_new_batch_before_the_next_run",
+        "ssclass/upkeep/forget.py",
+        "    rewritten = change.add_shards(*made) if made else {}",
+        "    for md5 in md5s:\n        workspace.objects.erase(md5)\n"
+        "    rewritten = change.add_shards(*made) if made else {}",
+        f"{GUARANTEES}::test_a_forget_whose_push_fails_has_deleted_nothing",
     ),
     Mutant(
         "clean-up without a look in the ledger",
@@ -100,9 +101,9 @@ MUTANTS = (
     ),
     Mutant(
         "gc by state",
-        "ssclass/upkeep/gc.py",
-        "if run.info.run_id in serving or run.data.tags.get(KEY_TAG) in state.champions:",
-        "if run.info.run_id in serving and run.info.run_id in state.champions:",
+        "ssclass/upkeep/garbage.py",
+        "run.info.run_id in named, key in state.champions",
+        "run.info.run_id in named, key is not key",
         f"{GUARANTEES}::test_gc_keeps_a_champions_model_whatever_became_of_its_run",
     ),
     Mutant(
