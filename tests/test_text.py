@@ -19,10 +19,10 @@ from ssclass.data.dataset import Dataset
 from ssclass.data.manifest import Entry
 from ssclass.errors import BatchError, SsclassError
 from ssclass.params import Params
+from ssclass.secrets import LineFormatter
 from ssclass.store import Store
 from ssclass.text import (
     METRIC_LIMIT,
-    OneLine,
     chart_word,
     markdown_word,
     message,
@@ -69,7 +69,7 @@ def test_errors_ledger_and_logs_are_one_line(caplog: pytest.LogCaptureFixture) -
     assert json.loads(event.line())["reason"].isprintable()
     out = io.StringIO()
     handler = logging.StreamHandler(out)
-    handler.addFilter(OneLine())
+    handler.setFormatter(LineFormatter("%(message)s"))
     log = logging.getLogger("test of lines")
     log.addHandler(handler)
     log.warning("webhook: %s", "b1\n2026-01-01 PROMOTED b2")
