@@ -1,4 +1,4 @@
-"""Mutants: the product with one cure taken out, and the test that must notice. ``python -m tests.chaos.mutants [NAME]``.
+"""Mutants: the product with one cure taken out, and the test that must notice: ``python -m tests.chaos.mutants``.
 
 Each is a replacement of text in a copy of the tree. A mutant that lives, and a text that is no longer there, are told.
 """
