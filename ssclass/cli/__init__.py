@@ -15,7 +15,6 @@ from ssclass.cli import batches, data, demo, models, services, stack, stage, stu
 from ssclass.errors import SsclassError
 from ssclass.secrets import without_secrets
 
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the operating system says when a disk, or a person's share of it, is full."""
 
