@@ -69,11 +69,7 @@ def test_errors_ledger_and_logs_are_one_line(caplog: pytest.LogCaptureFixture) -
     assert json.loads(event.line())["reason"].isprintable()
     out = io.StringIO()
     handler = logging.StreamHandler(out)
-<<<<<<< HEAD
     handler.setFormatter(LineFormatter("%(message)s"))
-=======
-    handler.setFormatter(LineFormatter())
->>>>>>> data
     log = logging.getLogger("test of lines")
     log.addHandler(handler)
     log.warning("webhook: %s", "b1\n2026-01-01 PROMOTED b2")
