@@ -284,6 +284,17 @@ def test_another_machines_open_run_is_left_alone(shop: Shop):
     assert stages == ["active", "deleted", "active"]
 
 
+def test_a_run_that_the_ledger_names_is_never_thrown_away(shop: Shop):
+    """B4: whatever a retrain believes of its own run, origin's ledger is asked before it goes."""
+    shop.first()
+    event = shop.retrain().event
+    publish.discard(shop.clone(), event["run_id"])
+    assert shop.run(event["key"]).info.lifecycle_stage == "active"
+    theirs = shop.tracking.open_run("0123456789abcdef", "this clone")
+    publish.discard(shop.workspace, theirs)
+    assert shop.tracking.client.get_run(theirs).info.lifecycle_stage == "deleted"
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_push_that_was_applied_but_not_answered(shop: Shop, times: int):
     """B4: the decision was at origin, the retrain took it for another's and threw its own run away."""

@@ -78,7 +78,7 @@ MUTANTS = (
         "ssclass/tracking/publish.py",
         'if run_id not in {event.body["run_id"] for event in events}:',
         "if events is not None:",
-        f"{GUARANTEES}::test_stopped_after_run_json_while_another_adopts_that_run",
+        f"{GUARANTEES}::test_a_run_that_the_ledger_names_is_never_thrown_away",
     ),
     Mutant(
         "retry inside a transaction",
