@@ -69,7 +69,7 @@ def test_errors_ledger_and_logs_are_one_line(caplog: pytest.LogCaptureFixture) -
     assert json.loads(event.line())["reason"].isprintable()
     out = io.StringIO()
     handler = logging.StreamHandler(out)
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(LineFormatter("%(message)s"))
     log = logging.getLogger("test of lines")
     log.addHandler(handler)
     log.warning("webhook: %s", "b1\n2026-01-01 PROMOTED b2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -13,6 +14,9 @@ from ssclass import __version__
 from ssclass.cli import batches, data, demo, models, services, stack, stage, study, upkeep, weights, workspace
 from ssclass.errors import SsclassError
 from ssclass.secrets import without_secrets
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the operating system says when a disk, or a person's share of it, is full."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,3 +54,11 @@ def main() -> None:
             raise
         print(f"ssclass: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in FULL or os.environ.get("SSCLASS_DEBUG"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"ssclass: {where}{os.strerror(error.errno)}; make room on this disk, and run this again", file=sys.stderr
+        )
+        sys.exit(1)

@@ -134,15 +134,19 @@ def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, mo
 def read(workspace: Workspace, version: Version, key: str) -> Result:
     """Read the result of a decision key on this machine, and hold it against the version that it is of.
 
-    FailedError when it is of other photos, other labels, or another champion; it is thrown away then, and the next
-    retrain trains anew.
+    FailedError when it is of other photos, other labels, or another champion, or not here at all. It is thrown away
+    then, in S3 too, as it is wrong for every machine, and the next retrain trains anew.
     """
     folder = result_folder(workspace, key)
+    if not (folder / RESULT).exists():
+        raise FailedError(f"results/{key}/: not on this machine, or thrown away; `ssclass retrain` trains anew")
     result = Result.read(folder / RESULT)
     wrong = difference(result, version, key)
     if wrong is not None:
+        for name in (RESULT, RUN):
+            workspace.store.delete(f"results/{key}/{name}")
         shutil.rmtree(folder)
-        raise FailedError(f"results/{key}/: {wrong}; it was thrown away here, `ssclass retrain` trains anew")
+        raise FailedError(f"results/{key}/: {wrong}; it was thrown away, `ssclass retrain` trains anew")
     return result
 
 

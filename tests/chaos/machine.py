@@ -154,7 +154,7 @@ def walk(stage: Stage, tally: Tally, end: float, seed: int) -> None:
             run_state_machine_as_test(
                 made,
                 settings=settings(
-                    max_examples=3,
+                    max_examples=60,
                     stateful_step_count=12,
                     deadline=None,
                     database=None,
@@ -163,9 +163,9 @@ def walk(stage: Stage, tally: Tally, end: float, seed: int) -> None:
                     print_blob=False,
                 ),
             )
-        except AssertionError as error:
+        except Exception as error:
             notes = "\n".join(getattr(error, "__notes__", ()))
-            tally.add(f"two clones (seed {seed - 1})", {"others": [f"{error}\n{notes}"]})
+            tally.add(f"two clones (seed {seed - 1})", {"others": [f"{type(error).__name__}: {error}\n{notes}"]})
             return
         finally:
             core.global_force_seed = None

@@ -16,6 +16,7 @@ import importlib
 import json
 import sys
 import types
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -158,6 +159,24 @@ def _wrap(path: Path, folder: Path, classes: Sequence[str], *_: Any, **__: Any) 
     return made
 
 
+def _write_model(folder: Path, key: str, classifier: FakeClassifier) -> None:
+    """Write what MLflow's Keras flavour would: MLmodel, which names the key, and a .keras file, which is a zip."""
+    classifier.save(folder)
+    (folder / "MLmodel").write_text(json.dumps({"metadata": {"decision_key": key}}))
+    (folder / "data").mkdir()
+    with zipfile.ZipFile(folder / "data" / "model.keras", "w") as file:
+        file.write(folder / ABOUT, ABOUT)
+
+
+def _restore_model(tracking: Any, model: Any, key: str, data_version: str, classifier: Any) -> None:
+    """Write the files of a logged model anew."""
+    from tempfile import TemporaryDirectory
+
+    with tracking.named(), TemporaryDirectory() as folder:
+        _write_model(Path(folder), key, classifier)
+        tracking.client.log_model_artifacts(model.model_id, folder)
+
+
 def _log_model(tracking: Any, run_id: str, key: str, data_version: str, classifier: Any) -> None:
     """Log the whole model as the product does, in the classifier's own small form."""
     from tempfile import TemporaryDirectory
@@ -167,7 +186,7 @@ def _log_model(tracking: Any, run_id: str, key: str, data_version: str, classifi
     from ssclass.tracking.client import MODEL
 
     with tracking.named(), TemporaryDirectory() as folder:
-        classifier.save(Path(folder))
+        _write_model(Path(folder), key, classifier)
         made = tracking.client.create_logged_model(tracking.experiment_id, MODEL, run_id)
         tracking.client.log_model_artifacts(made.model_id, folder)
         tracking.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
@@ -202,6 +221,7 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     patch(classifier.Classifier, "load", FakeClassifier.load)
     patch(adopt, "wrap", _wrap)
     patch(client.Tracking, "log_model", _log_model)
+    patch(client.Tracking, "restore_model", _restore_model)
     patch(compute, "described", lambda: "none")
     patch(report, "figures", lambda result: {})
 

@@ -11,7 +11,7 @@ import json
 import shutil
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,11 @@ class Shop:
     def labels(self) -> dict[str, str]:
         """sha256 → label of the data set."""
         return {row.sha256: row.label for row in self.workspace.newest().dataset.rows}
+
+    def keys(self, batch: str, sha256: str) -> Iterator[str]:
+        """The keys by which a batch's manifest names a photo."""
+        body = json.loads(self.workspace.store.get(f"incoming/{batch}/manifest.json") or b"{}")
+        yield from (entry["key"] for entry in body["photos"] if entry["sha256"] == sha256)
 
     def run(self, key: str) -> Any:
         """The MLflow run that the ledger names for a decision, in the trash or not."""
