@@ -1,7 +1,7 @@
 # Every verb works on a fresh checkout with Python 3.11-3.13, git and make; .venv is made on first use.
 #   make demo PHOTOS=~/photos     class folders of yours           make test ARGS="-k gate"     some of the tests
 #   make PYTHON=/path/to/python3.12 install                        make TMPDIR=/path demo       another temporary folder
-.PHONY: help install dev demo test test-all chaos lint format types bench lock clean
+.PHONY: help install dev demo test test-all chaos lint format types audit bench lock clean
 .DEFAULT_GOAL := help
 
 # The first Python that runs and has a fitting version, else the first that can say it is not.
@@ -56,6 +56,10 @@ format: dev ## mend style and format where that is mechanical
 
 types: dev ## check types
 	@.venv/bin/mypy
+
+audit: dev ## write the parts list sbom.json (CycloneDX), and report known vulnerabilities of what is pinned
+	@.venv/bin/cyclonedx-py requirements requirements.lock --output-file sbom.json
+	@.venv/bin/pip-audit --requirement requirements.lock --disable-pip --no-deps --progress-spinner off
 
 bench: install ## measure the time budgets
 	@.venv/bin/python -m benchmarks $(ARGS)

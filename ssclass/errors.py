@@ -22,6 +22,8 @@ servers) can neither end the line nor act on a terminal: `ssclass.text` spells a
 from ssclass.secrets import without_secrets
 from ssclass.text import message
 
+LONGEST = 20_000  # characters that an error keeps; ten times what it shows
+
 
 class SsclassError(Exception):
     """Base of all errors of this package."""
@@ -30,10 +32,15 @@ class SsclassError(Exception):
 
     def __init__(self, *parts: object) -> None:
         # here and not where it is shown: a log may show its repr, and Prefect keeps both
-        super().__init__(*(without_secrets(part) if isinstance(part, str) else part for part in parts))
+        super().__init__(*(without_secrets(_cut(part)) if isinstance(part, str) else part for part in parts))
 
     def __str__(self) -> str:
         return message(super().__str__())
+
+
+def _cut(text: str) -> str:
+    """Both ends of a text that is longer than any message that is shown."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 class InputError(SsclassError):

@@ -19,16 +19,18 @@ SHORTEST = 6  # characters; a shorter value is not taken out, as it would spoil 
 LONGEST = 2000  # characters of a log line
 
 _NAMED = re.compile(r"(?:PASSWORD|PASSWD|SECRET|TOKEN|AUTH_STRING|API_KEY|LOGIN|CREDENTIAL|CONNECTION_URL)")
+# Repetitions are bounded: text of others, however long, takes time in proportion to its length.
 _LOGIN = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,40}://)"
     r"(?:"
     # user:password@, up to the last @ of the word, as people forget to quote / and @; a port is no password
-    r"(?P<user>[^\s/:@?#'\"]*):(?!\d*(?:[/?#\s]|$))[^\s'\"]*@"
-    r"|(?P<only>[^\s/:@?#'\"]+)@"  # token@ of http; elsewhere it is a user's name
+    r"(?P<user>[^\s/:@?#'\"]{0,500}):(?!\d*(?:[/?#\s]|$))[^\s'\"]{0,1000}@"
+    r"|(?P<only>[^\s/:@?#'\"]{1,1000})@"  # token@ of http; elsewhere it is a user's name
     r")"
 )
 _QUERY = re.compile(
-    r"(?P<name>[?&;](?:[\w.-]*(?:token|secret|password|passwd|signature|credential|api[_-]?key)|key|sig|pass|auth))="
+    r"(?P<name>[?&;](?:[\w.-]{0,100}(?:token|secret|password|passwd|signature|credential|api[_-]?key)"
+    r"|key|sig|pass|auth))="
     r"[^\s&;#'\"]+",
     re.IGNORECASE,
 )

@@ -12,7 +12,6 @@ from ssclass.errors import FailedError
 from ssclass.settings import SETTINGS_FILE, load_settings
 from ssclass.stack.deployment import deploy
 from ssclass.workspace.workspace import Workspace
-from tasks import remote
 from tests.support.pipelines import Pipeline
 
 
@@ -47,6 +46,8 @@ def test_a_training_that_failed_is_asked_for_again_by_the_next_retrain(pipeline:
     workspace = Workspace(load_settings(folder))
     quiet_libraries(workspace.settings)
     deploy(workspace.settings, str(folder), [])
+    from tasks import remote
+
     worker = Worker(pipeline.prefect)
     worker.start()
     try:

@@ -62,7 +62,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     assert load_settings(tmp_path).bucket == "b"
 
 
-@pytest.mark.parametrize("state", set(STATES) - {"a pipe", "nested"})
+@pytest.mark.parametrize("state", sorted(set(STATES) - {"a pipe", "nested"}))
 def test_a_manifest_of_corrections_in_any_state(state: str, s3: Store, tmp_path: Path) -> None:
     path = tmp_path / "corrections.json"
     STATES[state](path, '{"schema": 1}')

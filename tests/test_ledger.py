@@ -36,7 +36,7 @@ def test_a_held_batch_waits_for_a_person():
     assert list(fold([held]).held) == [("x", "1")]
     admitted = fold([held, event("admit", batch="x", etag="1")])
     assert ("x", "1") in admitted.admitted
-    assert list(admitted.held) == [("x", "1")]
+    assert (admitted.status("x", "1"), list(admitted.held)) == ("admitted", []), "it is answered"
     assert not fold([held, event("admit", batch="x", etag="1"), event("ingest", batch="x", etag="1")]).held
     dropped = fold([held, event("drop", batch="x", etag="1")])
     assert not dropped.held

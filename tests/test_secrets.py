@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssclass.errors import StoreError
+from ssclass.errors import SsclassError, StoreError
 from ssclass.secrets import LineFormatter, hide, without_secrets
 
 KEPT = (
@@ -115,3 +115,12 @@ def test_a_line_of_a_log_that_is_fine_stays_as_it_is():
 
     record = logging.LogRecord("x", logging.WARNING, "f", 1, "webhook: %s", ("day-1",), None)
     assert LineFormatter("%(message)s").format(record) == "webhook: day-1"
+
+
+@pytest.mark.parametrize("word", ["x", "a://b:", "?token", "Basic a", "a\x1b\n"])
+def test_an_error_keeps_and_shows_no_more_than_it_can_say(word: str) -> None:
+    """A label of five megabytes in a message once took minutes of backtracking."""
+    error = SsclassError(word * (5_000_000 // len(word)))
+    assert len(error.args[0]) < 30_000
+    assert len(str(error)) < 2100
+    assert without_secrets("x" * 300_000) == "x" * 300_000

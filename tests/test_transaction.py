@@ -17,7 +17,7 @@ from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import FailedError, InputError, LostRaceError, StoreError, WorkspaceError
 from ssclass.retrain.ingest import ingest, waiting
-from ssclass.settings import CHECKOUT, Settings
+from ssclass.settings import CHECKOUT, Settings, load_settings
 from ssclass.store import Store
 from ssclass.upkeep.decisions import append
 from ssclass.workspace import dvc, ledger
@@ -455,6 +455,21 @@ def test_two_workspaces_in_one_process_share_no_setting(
     assert mlflow.get_tracking_uri() == address
     assert [len(Tracking.of(workspace).runs("a-key")) for workspace in (first, second)] == [1, 1]
     assert Tracking.of(first).settings.tracking_uri != Tracking.of(second).settings.tracking_uri
+
+
+def test_an_experiment_of_another_workspace_is_refused_by_name(s3: Store, tmp_path: Path) -> None:
+    from ssclass.tracking.client import Tracking
+
+    at = {"bucket": s3.bucket, "s3_endpoint": s3.settings.s3_endpoint or "", "mlflow_uri": f"sqlite:///{tmp_path}/m.db"}
+    first, second = create(tmp_path / "one", at), create(tmp_path / "two", at)
+    run = Tracking.of(first).open_run("a-key", "a-clone")
+    with pytest.raises(WorkspaceError, match=r"'ssclass' belongs to another workspace.*model_name"):
+        Tracking.of(second).open_run("a-key", "a-clone")
+    clone = create(tmp_path / "clone", {}, git=first.origin)
+    assert [str(found.info.run_id) for found in Tracking.of(clone).runs("a-key")] == [run], "a clone is the same one"
+    with (second.root / "ssclass.toml").open("a") as file:
+        file.write('model_name = "two"\n')
+    assert Tracking(load_settings(second.root)).open_run("a-key", "a-clone"), "the remedy works"
 
 
 def test_patience_is_the_workspaces_own(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,7 @@ LABEL = "ssclass.workspace"
 
 def owner_id(settings: Settings) -> str:
     """What a workspace is known by, wherever it is moved or cloned to: the first commit of its history."""
-    first = Workspace(settings).git("rev-list", "--max-parents=0", "HEAD").split()
-    return str(sorted(first)[0][:16])
+    return Workspace(settings).git.first_commit() or ""
 
 
 def check_owner(settings: Settings, full: str, deployment: Mapping[str, Any]) -> None:

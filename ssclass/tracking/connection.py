@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from ssclass.errors import TrackingError
+from ssclass.errors import TrackingError, WorkspaceError
 from ssclass.settings import Settings
+from ssclass.workspace.git import Git
 
 VIEW = "decisions"
+OWNER = "ssclass.workspace"
+"""The experiment's tag with the first commit of the workspace that it belongs to."""
 COLUMNS = (
     "tags.`decision`",
     "metrics.`accuracy`",
@@ -79,10 +82,26 @@ class Connection:
         with self.named():
             found = self.client.get_experiment_by_name(self.name)
             if found is not None:
+                self._check_owner(found)
                 return str(found.experiment_id)
             made = str(self.client.create_experiment(self.name, artifact_location=self._artifacts()))
             self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view(self.columns)))
+            if owner := Git(self.settings.workspace).first_commit():
+                self.client.set_experiment_tag(made, OWNER, owner)
             return made
+
+    def _check_owner(self, experiment: Any) -> None:
+        """WorkspaceError where an experiment is another workspace's; one that is nobody's becomes ours."""
+        owner, theirs = Git(self.settings.workspace).first_commit(), experiment.tags.get(OWNER)
+        if owner is None or owner == theirs:
+            return
+        if theirs is not None:
+            raise WorkspaceError(
+                f"MLflow at {self.settings.tracking_uri}: the experiment {self.name!r} belongs to another workspace, "
+                f"the one that begins with commit {theirs}; give this one a name of its own: "
+                f'model_name = "…" in {self.settings.workspace / "ssclass.toml"}'
+            )
+        self.client.set_experiment_tag(experiment.experiment_id, OWNER, owner)
 
     def restore_experiment(self) -> None:
         """Take back that somebody deleted the experiment, as far as MLflow still has it."""

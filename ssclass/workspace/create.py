@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def create(folder: Path, values: Mapping[str, str], git: str | None = None) -> W
     bootstrap(folder)
     configure(settings)
     workspace.git("add", "--all")
-    workspace.git("commit", "--quiet", "--message", "Start the workspace")
+    # The first commit is what a workspace is known by in shared services: no two may have the same.
+    workspace.git("commit", "--quiet", "--message", "Start the workspace", "--message", f"Workspace: {uuid.uuid4()}")
     workspace.git.remote("push", "--quiet", "--set-upstream", "origin", "main")
     return workspace
 

@@ -136,6 +136,11 @@ class Git:
             raise failure(f"git {args[0]} in {self.folder}", done)
         return done.stdout.strip()
 
+    def first_commit(self) -> str | None:
+        """What a workspace is known by, wherever it is moved or cloned to (hex, 16); None where there is none."""
+        done = self.run("rev-list", "--max-parents=0", "HEAD")
+        return min(done.stdout.split())[:16] if done.returncode == 0 and done.stdout.split() else None
+
     def _unless_busy(self, args: Sequence[str]) -> subprocess.CompletedProcess[str]:
         from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
