@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import getpass
 import os
+import shutil
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ssclass.errors import FailedError
 from ssclass.files import write_whole
 from ssclass.secrets import hide
 from ssclass.settings import PACKAGE, SETTINGS_FILE, Settings, home
+
+TEMPORARY = "tmp"
+"""In the workspace's private folder: a folder for each process that needs one, named after its process id."""
 
 LOGINS_FILE = "logins.toml"
 """In the workspace's private folder: how to log in to what `ssclass up` started. Only its owner reads it."""
@@ -28,6 +34,28 @@ def private_folder(settings: Settings) -> Path:
     if stat.S_IMODE(folder.stat().st_mode) != 0o700 and folder.stat().st_uid == os.getuid():
         folder.chmod(0o700)
     return folder
+
+
+@contextmanager
+def temporary_folder(settings: Settings) -> Iterator[Path]:
+    """Give a folder for what is on its way, photos for instance, inside the workspace's private folder.
+
+    It is gone when the block ends; where the process is killed in it, the next writer sweeps it away.
+    """
+    parent = private_folder(settings) / TEMPORARY
+    parent.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix=f"{os.getpid()}-", dir=parent) as folder:
+        yield Path(folder)
+
+
+def sweep(settings: Settings) -> None:
+    """Delete the temporary folders of processes that are no more."""
+    import psutil
+
+    for left in (settings.private / TEMPORARY).glob("*"):
+        pid = left.name.partition("-")[0]
+        if not (pid.isdecimal() and psutil.pid_exists(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -184,6 +184,27 @@ def test_killed_after_the_push_and_a_new_batch_before_the_next_run(shop: Shop):
     assert shop.tracking.alias() == "2"
 
 
+def test_what_a_killed_process_had_on_its_way_is_swept_away(shop: Shop):
+    """Photos of a batch that was being taken in lay in the workspace for ever, out of reach of `forget`."""
+    import os
+
+    from ssclass.environment import temporary_folder
+    from ssclass.retrain import ingest
+
+    shop.first()
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    with temporary_folder(shop.workspace.settings) as ours, meanwhile(ingest, "check", lambda: None):
+        theirs = ours.with_name(f"{killed.pid}-left")
+        theirs.mkdir()
+        (theirs / "photo.jpg").write_bytes(b"a dish")
+        shop.retrain()
+        assert ours.exists()
+        assert not theirs.exists()
+    assert list((shop.workspace.private / "tmp").iterdir()) == []
+    assert int(ours.name.split("-")[0]) == os.getpid()
+
+
 # -- B. what may be another's is not cleared away ---------------------------------------------------------------
 
 
@@ -713,6 +734,23 @@ def test_a_result_in_s3_of_another_champion_is_not_believed(shop: Shop):
     assert key not in shop.state.decisions
     assert shop.retrain(other).decision == PROMOTED, "the remedy works: it trains anew"
     all_is_told(shop)
+
+
+def test_a_full_disk_ends_in_a_sentence(monkeypatch, capsys):
+    import errno
+
+    from ssclass import cli
+
+    def full(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/photos/here")
+
+    monkeypatch.setattr(cli.cli, "main", full)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "ssclass: /photos/here: No space left on device; make room on this disk, and run this again"
+    ]
 
 
 # -- F. one bad thing does not stop the others ---------------------------------------------------------------------

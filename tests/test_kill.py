@@ -75,8 +75,8 @@ class Place:
 
 
 MOMENTS: dict[str, Callable[[Place], bool]] = {
-    "photos come in": lambda place: place.has(".ssclass/scratch/photos-*/*"),
-    "the shard is built": lambda place: place.has(f".ssclass/scratch/{BATCH}.parquet"),
+    "photos come in": lambda place: place.has(".ssclass/tmp/*/photos-*/*"),
+    "the shard is built": lambda place: place.has(f".ssclass/tmp/*/{BATCH}.parquet"),
     "junk is in quarantine": lambda place: place.stored("quarantine/"),
     "the shard is in data/": lambda place: place.has(f"data/{BATCH}.parquet"),
     "data.dvc has changed": lambda place: (place.workspace.root / "data.dvc").read_bytes() != place.data_dvc,
@@ -190,6 +190,7 @@ class Kills:
         assert remote["refs/tags/data/1"] == workspace.git("rev-parse", "HEAD~1")
         assert not (workspace.private / "unfinished").exists()
         assert not (workspace.private / "scratch").exists()
+        assert list((workspace.private / "tmp").iterdir()) == []
         assert all_stored(workspace), "not every file that git names is in the DVC remote"
 
         tracking = Tracking.of(workspace)

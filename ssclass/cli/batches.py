@@ -71,18 +71,17 @@ def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None) -
 def import_(source: str, name: str | None, size: int, kind: str, folder: Path | None) -> None:
     """Send a data set in class folders, on disk or at s3://…, as batches; train/ and test/ keep their sides."""
     import re
-    from tempfile import TemporaryDirectory
 
     from ssclass import progress
     from ssclass.data.submit import fetch, import_folder
+    from ssclass.environment import temporary_folder
 
     workspace = workspace_at(folder)
     prefix = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-")[:90] or "import"
-    workspace.private.mkdir(exist_ok=True)
-    with progress.shown(), TemporaryDirectory(dir=workspace.private) as scratch:
+    with progress.shown(), temporary_folder(workspace.settings) as scratch:
         local = Path(source)
         if source.startswith("s3://"):
-            local = Path(scratch)
+            local = scratch
             fetch(workspace.settings, source, local, lambda done, total: progress.report("download", done, total))
         sent = import_folder(
             workspace.store,

@@ -15,7 +15,7 @@ from ssclass.data.batches import SUCCESS, Batch, BatchRef, find_batches, in_clas
 from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.checks import drip
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
-from ssclass.environment import private_folder
+from ssclass.environment import temporary_folder
 from ssclass.errors import BatchError
 from ssclass.retrain.predict import decided_classifier, memo_of
 from ssclass.retrain.result import label_index
@@ -100,14 +100,14 @@ def ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
 
     StoreError when S3 fails, LostRaceError when other writers were first ten times: then nothing has changed.
     """
-    with TemporaryDirectory(prefix="ingest-", dir=private_folder(workspace.settings)) as folder:
-        checked = [check(workspace, workspace.newest(), ref, Path(folder))]
+    with temporary_folder(workspace.settings) as folder:
+        checked = [check(workspace, workspace.newest(), ref, folder)]
 
         def write(change: Change) -> Ingested:
             if (done := _done_already(change.version.state, ref)) is not None:
                 return done
             if checked[-1].commit != change.version.commit:  # another writer was here meanwhile: check against that
-                checked.append(check(workspace, change.version, ref, Path(folder)))
+                checked.append(check(workspace, change.version, ref, folder))
             return _publish(change, checked[-1])
 
         return workspace.write(write)

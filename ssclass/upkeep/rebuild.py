@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ssclass.environment import temporary_folder
 from ssclass.errors import BatchError, NotFoundError, ParamsError, StoreError
 from ssclass.model.adopted import open_classifier
 from ssclass.retrain import results
@@ -100,8 +100,7 @@ def _recalled(
     """
     key = event.body["key"]
     version = workspace.decided(key)
-    with TemporaryDirectory(dir=workspace.private) as scratch:
-        folder = Path(scratch)
+    with temporary_folder(workspace.settings) as folder:
         try:
             version.copy(CANDIDATE, folder)
             open_classifier(folder)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssclass.code import code_json
+from ssclass.environment import sweep
 from ssclass.errors import FailedError, WorkspaceError
 from ssclass.settings import Settings
 from ssclass.store import Store
@@ -142,6 +143,7 @@ def begin(settings: Settings, git: Git, objects: Objects, versions: Versions) ->
 
     WorkspaceError when a person's changes are in the way, FailedError when origin cannot be reached.
     """
+    sweep(settings)
     if _unfinished(settings).exists():
         restore(settings, git, objects, killed=not _alive(_told(settings).get("pid")))
     root = settings.workspace

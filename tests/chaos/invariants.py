@@ -113,7 +113,7 @@ def _git(found: Findings, workspace: Any, folders: list[str], lines: list[dict[s
         found.say(OTHERS, status and folder == workspace.root, f"{folder.name}: not clean: {status}")
         if folder == workspace.root:
             left = [name for name in ("unfinished", "scratch") if (folder / ".ssclass" / name).exists()]
-            left += [path.name for path in (folder / ".ssclass").glob("ingest-*")]
+            left += [path.name for path in (folder / ".ssclass" / "tmp").glob("*")]
             left += [path.name for path in (folder / "data").iterdir() if not path.name.endswith(".parquet")]
             found.say(OTHERS, left, f"{folder.name}: left lying about: {left}")
 
@@ -193,9 +193,10 @@ def _mlflow(found: Findings, workspace: Any, lines: list[dict[str, Any]], champi
     decided = {line["key"]: line for line in lines if line.get("decision") in ("PROMOTED", "REJECTED")}
     champions = [key for key, line in decided.items() if line["decision"] == "PROMOTED"]
     for key, line in decided.items():
-        run = (
-            tracking.run_of_line(line) if hasattr(tracking, "run_of_line") else tracking.client.get_run(line["run_id"])
-        )
+        run = _run(tracking, key, line["run_id"])
+        found.say(LOSSES, run is None, f"{key} has no run")
+        if run is None:
+            continue
         found.say(LOSSES, run.info.lifecycle_stage != "active", f"the run of {key} is in the trash")
         told = run.data.tags.get(DECISION_TAG)
         found.say(OTHERS, told != line["decision"], f"the run of {key} says {told}, the ledger {line['decision']}")
@@ -209,14 +210,24 @@ def _mlflow(found: Findings, workspace: Any, lines: list[dict[str, Any]], champi
     points_at = {str(each.version): each.tags["decision_key"] for each in versions}.get(alias or "")
     found.say(CHAMPIONS, points_at != champion, f"the alias is on {points_at}, the ledger on {champion}")
     for key in champions:
-        run = tracking.client.get_run(decided[key]["run_id"])
-        model = tracking.models_of(run).get(MODEL)
+        run = _run(tracking, key, decided[key]["run_id"])
+        model = tracking.models_of(run).get(MODEL) if run else None
         place = Path(model.artifact_location.removeprefix("file://")) if model else Path("/nowhere")
         file = place / "classifier.json"
         found.say(LOSSES, not file.exists(), f"the registered model of {key} has no bytes")
         if file.exists():
             with workspace.decided(key).open("candidate/classifier.json") as ours:
                 found.say(CHAMPIONS, ours.read() != file.read_bytes(), f"the registered model of {key} is another")
+
+
+def _run(tracking: Any, key: str, run_id: str) -> Any:
+    """The run that the ledger names, in the trash or not; where MLflow was made anew, the one that tells of the key."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return tracking.client.get_run(run_id)
+    except MlflowException:
+        return next(iter(tracking.runs(key)), None)
 
 
 def _verify(found: Findings, workspace: Any) -> None:
