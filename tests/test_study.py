@@ -110,7 +110,7 @@ def test_each_row_is_a_child_run_with_the_metrics_of_a_retrain_and_of_the_study(
 def test_the_study_writes_nothing_that_decides(studied: Workspace) -> None:
     assert studied.git("status", "--porcelain") == "M study.yaml", "written by hand above"
     assert not studied.at().state.decisions
-    assert [event.kind for event in studied.events()] == ["ingest", "ingest"]
+    assert [event.kind for event in studied.at().events] == ["ingest", "ingest"]
     assert not StudyRuns(studied).client.search_registered_models()
 
 
@@ -230,7 +230,7 @@ def test_a_wrong_row_is_named(empty: Workspace, rows: dict[str, object], said: s
 
 def test_the_shipped_rows_fit_the_shipped_params(empty: Workspace) -> None:
     rows = load_rows(empty)
-    assert rows["default"].params == empty.params
+    assert rows["default"].params == empty.work_tree().params
     assert rows["mobilenet-T1"].study == 91.25
     with pytest.raises(NotFoundError, match="mobilenet-T1"):
         choose(rows, ["mobilenet-t1"])

@@ -265,9 +265,10 @@ def test_one_retrain_opens_each_thing_once(pipeline: Pipeline, tmp_path: Path, m
 
     opened.clear()
     assert pipeline.retrain(workspace).decision == "SKIPPED"
-    assert opened["DVC"] == 0
-    assert opened["data set"] == 0
-    assert opened["S3"] == 0
+    assert opened["data set"] <= 1, "that of the decision's commit"
+    opened.clear()
+    assert pipeline.retrain(workspace).decision == "SKIPPED"
+    assert not +opened
 
 
 # -- git --------------------------------------------------------------------------------------------------
@@ -479,6 +480,7 @@ def test_patience_is_the_workspaces_own(pipeline: Pipeline, tmp_path: Path, monk
     workspace = pipeline.workspace(tmp_path / "workspace")
     with (workspace.root / "ssclass.toml").open("a") as file:
         file.write("patience = 0\n")
+    set_params(workspace)  # which commits and pushes it
     quiet_libraries(workspace.settings)
     from tasks import retraining
 
@@ -492,8 +494,6 @@ def test_patience_is_the_workspaces_own(pipeline: Pipeline, tmp_path: Path, monk
     with pytest.raises(StoreError, match="away"):
         pipeline.retrain(workspace)
     assert len(asked) == 1
-    set_params(workspace)  # which leaves it usable
-    monkeypatch.undo()
 
 
 def test_dvc_is_given_its_credentials_only_while_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def load_rows(workspace: Workspace) -> dict[str, StudyRow]:
     path = workspace.root / FILE
     if not path.exists():
         path = template_file(FILE)
-    base = workspace.at().params
+    base = workspace.work_tree().params
     try:
         file = _File.model_validate(read_yaml(path))
     except ValidationError as error:

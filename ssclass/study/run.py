@@ -113,7 +113,7 @@ def _has_auxiliary(dataset: Dataset) -> bool:
 
 def _key(workspace: Workspace, dataset: Dataset) -> str:
     """The digest (hex, 16) that names a study: its data, the params that its rows change, the code."""
-    text = f"{replace(dataset, sources='all').digest} {workspace.at().params.result_digest} {code_digest()}"
+    text = f"{replace(dataset, sources='all').digest} {workspace.work_tree().params.result_digest} {code_digest()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
