@@ -73,3 +73,24 @@ def test_what_is_known_of_a_champion_grows_with_the_held_out_set():
     assert fold([first]).record_of("a") == (55, 64)
     later = scored("b", "REJECTED", 7, {"key": "a", "right": 8}, 9)
     assert fold([first, later]).record_of("a") == (58, 68)
+
+
+def test_one_rule_says_what_is_not_decided_yet():
+    """A revoked batch is not; one that brought nothing is named with the next decision, but asks for none."""
+
+    def ingest(batch, **receipt):
+        return event("ingest", batch=batch, etag="1", receipt=receipt)
+
+    events = [
+        ingest("photos", accepted=3),
+        ingest("corrections", accepted=0, relabelled=2),
+        ingest("removals", accepted=0, removed=1),
+        ingest("copies", accepted=0, duplicates=9),
+        ingest("gone", accepted=5),
+        event("revoke", batch="gone", etag="1"),
+    ]
+    state = fold(events)
+    assert state.undecided() == ["photos", "corrections", "removals", "copies"]
+    assert state.undecided_changes() == ["photos", "corrections", "removals"]
+    decided = event("decision", decision="REJECTED", key="k", batches=state.undecided())
+    assert fold([*events, decided]).undecided() == []

@@ -254,7 +254,8 @@ def test_the_logged_model_loads_with_plain_keras_and_answers_like_predict(journe
     from keras.models import load_model
 
     champion = tracking.client.get_model_version_by_alias("ssclass", "champion")
-    folder = Path(mlflow.artifacts.download_artifacts(champion.source, tracking_uri=tracking.settings.tracking_uri))
+    with tracking.named():  # MLflow looks `models:/…` up at the address of the process
+        folder = Path(mlflow.artifacts.download_artifacts(champion.source))
     (path,) = folder.rglob("*.keras")
     mine = open_model("champion", journey.workspace.settings)
     photos = sorted(sources["junk"][1].rglob("0*.jpg"))[:4]

@@ -147,7 +147,7 @@ def sweep(settings: Settings, origin: Origin) -> tuple[str, ...] | None:
     state = origin.state()
     found = [ref.id for ref in waiting(Store(settings), state)]
     if not found:
-        found = list(state.undecided())
+        found = list(state.undecided_changes())
     return tuple(found)
 
 

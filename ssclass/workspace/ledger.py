@@ -165,16 +165,13 @@ class State:
         )
 
     def undecided(self) -> list[str]:
-        """Batches of the data set that changed it (photos or corrections) and that no decision has learnt from yet.
-
-        A revoked batch is not in the data set; a batch that brought nothing new changed nothing.
-        """
+        """List the batches of the data set that no decision names yet; a revoked one is not in the data set."""
         seen = {batch for event in self.decisions.values() for batch in event.body["batches"]}
-        return [
-            batch
-            for batch, event in self.ingested.items()
-            if batch not in seen and batch not in self.revoked and _changes(event)
-        ]
+        return [batch for batch in self.ingested if batch not in seen and batch not in self.revoked]
+
+    def undecided_changes(self) -> list[str]:
+        """List those of `undecided` that changed the data set, by photos or by corrections: they ask for a retrain."""
+        return [batch for batch in self.undecided() if _changes(self.ingested[batch])]
 
     def record_of(self, key: str) -> tuple[int, int]:
         """Right and total of a model on photos that it had not learnt from: what is known of its accuracy.
