@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,11 +119,18 @@ uvicorn.run(app, uds=sys.argv[1], log_level="warning")
 """
 
 
-def test_the_guard_passes_on_what_it_lets_in_as_it_is(started: list[subprocess.Popen[bytes]], tmp_path: Path):
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A temporary folder with a short name: the path of a socket may have 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="g-") as folder:
+        yield Path(folder)
+
+
+def test_the_guard_passes_on_what_it_lets_in_as_it_is(started: list[subprocess.Popen[bytes]], short: Path):
     port = free_port()
     names = f"127.0.0.1:{port},localhost:{port}"
     command = [sys.executable, "-P", "-m", "ssclass.stack.guard", str(port), names, sys.executable, "-c", BEHIND]
-    environment = clean_environment(GUARD_LOGIN="me:p:a@ss", TMPDIR=str(tmp_path))
+    environment = clean_environment(GUARD_LOGIN="me:p:a@ss", TMPDIR=str(short))
     started.append(subprocess.Popen([*command, "{socket}"], env=environment))
     url, login = f"http://127.0.0.1:{port}", ("me", "p:a@ss")
 
@@ -145,7 +153,7 @@ def test_the_guard_passes_on_what_it_lets_in_as_it_is(started: list[subprocess.P
     assert (
         requests.get(url, auth=login, headers={"Origin": f"http://127.0.0.1:{port + 1}"}, timeout=30).status_code == 403
     )
-    (folder,) = tmp_path.glob("ssclass-*")
+    (folder,) = short.glob("ssclass-*")
     assert folder.stat().st_mode & 0o077 == 0, "nobody else reaches the socket"
 
 
