@@ -101,12 +101,12 @@ def ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
     StoreError when S3 fails, LostRaceError when other writers were first ten times: then nothing has changed.
     """
     with temporary_folder(workspace.settings) as folder:
-        checked = [check(workspace, workspace.newest(), ref, folder)]
+        checked = [check(workspace, workspace.at(), ref, folder)]
 
         def write(change: Change) -> Ingested:
             if (done := _done_already(change.version.state, ref)) is not None:
                 return done
-            if checked[-1].commit != change.version.commit:  # another writer was here meanwhile: check against that
+            if checked[-1].commit != change.version.commit:  # another writer was here: check against what it wrote
                 checked.append(check(workspace, change.version, ref, folder))
             return _publish(change, checked[-1])
 

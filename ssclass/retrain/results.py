@@ -63,8 +63,7 @@ def fetch(workspace: Workspace, key: str) -> bool:
         if not _FILE.fullmatch(name):
             raise FailedError(
                 f"s3://{store.bucket}/{prefix}{name!a}: no file of a result has this name; find out who writes to "
-                "results/, "
-                "and delete it"
+                "results/, and delete it"
             )
     partial = folder.with_name(f"{key}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -97,10 +96,10 @@ def confirm(workspace: Workspace, version: Version, key: str, progress: Progress
     candidate = answer(version, memo, model, rows, progress)
     if not np.array_equal(candidate.predicted, told.candidate.predicted):
         differ = int((candidate.predicted != told.candidate.predicted).sum())
-        shutil.rmtree(folder)
+        _throw_away(workspace, key)
         raise FailedError(
             f"results/{key}/: asked here, the candidate answers otherwise on {differ} of {len(rows)} held-out photos; "
-            "the result was thrown away here. Find out who writes to results/, delete it there, and retrain"
+            "the result was thrown away. Find out who writes to results/; `ssclass retrain` trains anew"
         )
     champion = told.champion
     if told.champion_key is not None:
@@ -143,11 +142,16 @@ def read(workspace: Workspace, version: Version, key: str) -> Result:
     result = Result.read(folder / RESULT)
     wrong = difference(result, version, key)
     if wrong is not None:
-        for name in (RESULT, RUN):
-            workspace.store.delete(f"results/{key}/{name}")
-        shutil.rmtree(folder)
+        _throw_away(workspace, key)
         raise FailedError(f"results/{key}/: {wrong}; it was thrown away, `ssclass retrain` trains anew")
     return result
+
+
+def _throw_away(workspace: Workspace, key: str) -> None:
+    """Delete a result that is wrong for every machine, here and in S3: else the next retrain would fetch it again."""
+    for name in (RESULT, RUN):
+        workspace.store.delete(f"results/{key}/{name}")
+    shutil.rmtree(result_folder(workspace, key))
 
 
 def difference(result: Result, version: Version, key: str) -> str | None:

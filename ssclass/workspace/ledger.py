@@ -25,14 +25,8 @@ from ssclass.text import message
 PROMOTED, REJECTED, SKIPPED, HELD = "PROMOTED", "REJECTED", "SKIPPED", "HELD"
 """What a retrain comes to, or what becomes of a batch."""
 
-WAITING, INGESTED, HELD_BATCH, ADMITTED, DROPPED, REVOKED = STATUSES = (
-    "waiting",
-    "ingested",
-    "held",
-    "admitted",
-    "dropped",
-    "revoked",
-)
+WAITING, INGESTED, HELD_BATCH = "waiting", "ingested", "held"
+ADMITTED, DROPPED, REVOKED = "admitted", "dropped", "revoked"
 """Where a batch stands."""
 
 VERSION = 1
