@@ -40,7 +40,7 @@ demo: install ## run the pipeline end to end on PHOTOS=DIR (class folders), or o
 	@.venv/bin/ssclass demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
 
 test: dev ## run the tests; ARGS="-k gate" for some of them
-	@.venv/bin/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	@CHAOS_SEED=$${CHAOS_SEED:-7} .venv/bin/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-all: dev ## run the tests, the slow ones too
 	@.venv/bin/pytest -n 2 --dist loadfile $(ARGS)

@@ -54,8 +54,15 @@ def slow() -> bytes:
 
 def working() -> list[psutil.Process]:
     """The processes of this one that inspect photos."""
-    mine = psutil.Process().children()
-    return [each for each in mine if each.is_running() and "ssclass.data.decoder" in " ".join(each.cmdline())]
+    return [each for each in psutil.Process().children() if "ssclass.data.decoder" in " ".join(command(each))]
+
+
+def command(process: psutil.Process) -> list[str]:
+    """Its command line; of one that has ended, nothing."""
+    try:
+        return process.cmdline()
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return []
 
 
 def outcome(decoders: Decoders, data: bytes) -> Picture | tuple[str, str]:

@@ -57,7 +57,7 @@ def stage(tmp_path_factory, seed: int) -> Iterator[Stage]:
             server.wait(30)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tally() -> Tally:
     return Tally()
 

@@ -132,7 +132,7 @@ class World:
 
     def copy(self, folder: Path) -> World:
         """A world of its own that has come as far as this one."""
-        shutil.copytree(self.folder, folder, symlinks=True)
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("process-*"))
         bucket = f"chaos-{uuid.uuid4().hex[:12]}"
         world = World(self.forks, folder, self.endpoint, bucket, self.pictures, used=self.used)
         world.sent = {batch: dict(photos) for batch, photos in self.sent.items()}

@@ -168,12 +168,19 @@ class Running:
     def idle(self) -> None:
         """Wait until nothing runs or is about to."""
 
+        busy: list[str] = []
+
         def rests() -> bool:
             late = {"flow_runs": {"state": {"name": {"any_": ["Late", "AwaitingConcurrencySlot", "AwaitingRetry"]}}}}
-            busy = [self.runs(flow, "RUNNING", "PENDING") for flow in ("retrain", "train")]
-            return not any(busy) and not self.api("flow_runs/filter", late)
+            found = [run for flow in ("retrain", "train") for run in self.runs(flow, "RUNNING", "PENDING")]
+            found += self.api("flow_runs/filter", late)
+            busy[:] = [f"{run['name']} {run['state']['name']} since {run['state']['timestamp']}" for run in found]
+            return not busy
 
-        eventually("nothing runs", rests)
+        try:
+            eventually("nothing runs", rests, within=600)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {busy}") from None
 
     # -- what somebody does -----------------------------------------------------------------------------
 
