@@ -1,9 +1,9 @@
 """Whether a retrain has anything to do, asked before Prefect, TensorFlow, MLflow and DVC are imported.
 
-A retrain with nothing new changes nothing, and a person waits for it: what it would look at is looked at here in the same
-order, with what costs no seconds to import. Where anything is not as it should be (a batch waits, a question is open, a
-decision is not on its run, the alias differs, a `forget` is under way, a service is away) the answer is None, and the
-retrain finds it again and does it, or says what is wrong.
+A retrain with nothing new changes nothing, and a person waits for it: what it would look at is looked at here in the
+same order, with what costs no seconds to import. Where anything is not as it should be (a batch waits, a question is
+open, a decision is not on its run, the alias differs, a `forget` is under way, a service is away) the answer is None,
+and the retrain finds it again and does it, or says what is wrong.
 """
 
 from __future__ import annotations
