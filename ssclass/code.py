@@ -25,6 +25,7 @@ COMPUTES = (
     "model/**/*.py",
     "retrain/gate.py",
     "retrain/predict.py",
+    "retrain/race.py",
     "retrain/result.py",
     "retrain/scores.py",
     "retrain/statistics.py",

@@ -198,7 +198,11 @@ class Server:
 
     def running(self, experiment: str) -> list[str]:
         """Ids of the experiment's active runs that have not ended."""
-        body = {"experiment_ids": [experiment], "filter": f"attributes.status = '{RUNNING}'", "max_results": 1000}
+        body: dict[str, Any] = {
+            "experiment_ids": [experiment],
+            "filter": f"attributes.status = '{RUNNING}'",
+            "max_results": 1000,
+        }
         found = self._answer(self._session.post(f"{self._root}/runs/search", json=body, timeout=TIMEOUT))
         if found.get("next_page_token"):
             raise UnknownError
@@ -219,9 +223,9 @@ class Server:
         return {item["alias"]: str(item["version"]) for item in found.get("aliases", ())}
 
     def _pages(self, name: str) -> Iterator[dict[str, Any]]:
-        token = None
+        token: str | None = None
         while True:
-            more = {"page_token": token} if token else {}
+            more: dict[str, str] = {"page_token": token} if token else {}
             found = self._get("model-versions/search", filter=f"name='{name}'", max_results="200", **more)
             yield from found.get("model_versions", ())
             if not (token := found.get("next_page_token")):

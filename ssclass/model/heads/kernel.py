@@ -16,10 +16,12 @@ leave-one-out log loss: it never changes which class wins.
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -32,7 +34,10 @@ from ssclass.params import TrainParams
 GAMMA = 4.0  # g; 2 to 4 are alike on the study's photos (docs/models.md)
 L2S = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # .1 to .001 are alike on the study's photos
 LANDMARKS = 2000  # bounds memory, time and the model's size: 2,000 x 1,024 floats are 8 MB
+TOGETHER = 4000  # photos up to which folds are fitted side by side: 130 MB of vectors each
 TINY = 1e-9  # of the largest eigenvalue: directions below it are rounding (copies of one photo, say)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,23 +83,31 @@ class KernelHead(Head):
         found = np.empty((len(labels), self.classes))
         by_l2 = np.empty((len(L2S), len(labels), self.classes))
         chosen = []
-        for train, test in folds:
-            basis = self._basis(features, train)
-            fits = self._fits(self._vectors(features, train, basis), labels[train])
-            z = self._vectors(features, test, basis)[:, 0]
-            for number, fit in enumerate(fits):
-                by_l2[number, test] = fit.probabilities(z)
-            chosen.append(best(fits).l2)
-            found[test] = by_l2[L2S.index(chosen[-1]), test]
+
+        def test(fold: Fold) -> tuple[float, list[np.ndarray]]:
+            basis = self._basis(features, fold[0])
+            fits = self._fits(self._vectors(features, fold[0], basis), labels[fold[0]])
+            z = self._vectors(features, fold[1], basis)[:, 0]
+            return best(fits).l2, [fit.probabilities(z) for fit in fits]
+
+        for (_, rows), (l2, answers) in zip(folds, side_by_side(test, folds, len(labels)), strict=True):
+            for number, probabilities in enumerate(answers):
+                by_l2[number, rows] = probabilities
+            chosen.append(l2)
+            found[rows] = by_l2[L2S.index(l2), rows]
             tick()
         curves = path_curves(L2S, by_l2, labels, tested_rows(folds))
         return CrossValidation.of(found, labels, folds, float(np.median(chosen)), curves)
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Fit to all rows; leave-one-out chooses the penalty again."""
+
+        def fit_all(fold: Fold) -> tuple[Any, KernelFit]:
+            basis = self._basis(features, fold[0])
+            return basis, best(self._fits(self._vectors(features, fold[0], basis), labels))
+
         everything = np.arange(len(labels))
-        basis = self._basis(features, everything)
-        fit = best(self._fits(self._vectors(features, everything, basis), labels))
+        ((basis, fit),) = side_by_side(fit_all, [(everything, everything[:0])], len(labels))
         return Fitted(self._model(features.arrays[self.arrays[0]], basis, fit))
 
     def _basis(self, features: Features, train: np.ndarray) -> Any:
@@ -143,6 +156,22 @@ class RbfHead(KernelHead):
         layers = import_keras().layers
         mean = layers.ReLU(name="not_negative")(layers.GlobalAveragePooling1D(name="views")(views))
         return layers.UnitNormalization(name="unit")(Sqrt(name="roots")(mean))
+
+
+def side_by_side(task: Callable[[Fold], T], folds: Sequence[Fold], rows: int) -> Iterator[T]:
+    """What a task gives for each fold, in their order; folds of few rows are done one on each core.
+
+    Their linear algebra then uses one thread each, and so gives the same bits on any number of cores. Many rows are
+    done one fold after the other, as memory for one is enough.
+    """
+    if rows > TOGETHER:
+        yield from map(task, folds)
+        return
+    from threadpoolctl import threadpool_limits
+
+    workers = min(len(folds), os.cpu_count() or 1)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers, thread_name_prefix="fold") as pool:
+        yield from pool.map(task, folds)
 
 
 def unit_roots(mean: np.ndarray) -> np.ndarray:
