@@ -97,7 +97,7 @@ def find_batches(store: Store, names: Sequence[str]) -> list[BatchRef]:
 def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
     """What the marker says; BatchError names the object, the field, and the remedy."""
     check_id(ref.id)
-    at = f"s3://{store.bucket}/{ref.prefix}"
+    at = f"s3://{store.place}/{ref.prefix}"
     batch = _read_manifest(store, ref) if ref.marker == MANIFEST else Batch(ref, tuple(in_class_folders(store, ref)))
     if not batch.entries and not batch.relabel and not batch.remove:
         raise BatchError(f"{at}: an empty batch; put photos in and write {ref.marker} again, or delete {ref.marker}")
@@ -111,7 +111,7 @@ def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
 
 
 def _read_manifest(store: Store, ref: BatchRef) -> Batch:
-    at = f"s3://{store.bucket}/{ref.prefix}{MANIFEST}"
+    at = f"s3://{store.place}/{ref.prefix}{MANIFEST}"
     data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT + 1)
     if data is None:
         raise BatchError(f"{at}: gone since it was listed; upload it again")

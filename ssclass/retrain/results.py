@@ -62,7 +62,7 @@ def fetch(workspace: Workspace, key: str) -> bool:
     for name in files:
         if not _FILE.fullmatch(name):
             raise FailedError(
-                f"s3://{store.bucket}/{prefix}{name!a}: no file of a result has this name; find out who writes to "
+                f"s3://{store.place}/{prefix}{name!a}: no file of a result has this name; find out who writes to "
                 "results/, and delete it"
             )
     partial = folder.with_name(f"{key}.partial")
@@ -125,7 +125,7 @@ def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, mo
             lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs.astype(np.float64), axis=1)
             if not np.all((ours * theirs).sum(axis=1) >= ALIKE * lengths):
                 raise FailedError(
-                    f"s3://{workspace.store.bucket}/features/{frozen.fingerprint}/: not the features of the photos; "
+                    f"s3://{workspace.store.place}/features/{frozen.fingerprint}/: not the features of the photos; "
                     "find out who writes to features/, delete them there and in .ssclass/features/, and retrain"
                 )
 
