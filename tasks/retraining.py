@@ -18,7 +18,7 @@ from ssclass import notices, progress
 from ssclass.code import code_digest
 from ssclass.data.batches import BatchRef
 from ssclass.environment import quiet_libraries
-from ssclass.errors import FailedError, LostRaceError, OvertakenError, StoreError, WorkspaceError
+from ssclass.errors import DistrustedError, FailedError, LostRaceError, OvertakenError, StoreError, WorkspaceError
 from ssclass.retrain import decide as decisions
 from ssclass.retrain import ingest as batches
 from ssclass.retrain import key as keys
@@ -54,7 +54,8 @@ def workspace_at(where: str) -> Workspace:
 def _is_away(task: Any, run: Any, state: Any) -> bool:
     """Retry what something outside did not do; bad input, a lost race and a refusal for good stay what they are."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, FailedError) and not isinstance(error, LostRaceError | OvertakenError | GitRefusedError)
+    for_good = LostRaceError | OvertakenError | GitRefusedError | DistrustedError
+    return isinstance(error, FailedError) and not isinstance(error, for_good)
 
 
 def outside(name: str | None = None) -> Callable[[F], F]:
