@@ -157,5 +157,4 @@ class _Palettes:
 
 
 def _hashes(photos: Sequence[Fingerprinted]) -> NDArray[np.uint64]:
-    text = "".join(photo.dhash for photo in photos)
-    return np.frombuffer(bytes.fromhex(text), dtype=">u8").astype(np.uint64)
+    return np.fromiter((int(photo.dhash, 16) for photo in photos), np.uint64, len(photos))
