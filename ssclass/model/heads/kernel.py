@@ -16,28 +16,23 @@ leave-one-out log loss: it never changes which class wins.
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ssclass.model.backbones import import_keras
 from ssclass.model.features import Features
-from ssclass.model.folds import Fold
+from ssclass.model.folds import Fold, side_by_side
 from ssclass.model.heads.base import CrossValidation, Fitted, Head, Tick, path_curves, pooled, tested_rows
 from ssclass.params import TrainParams
 
 GAMMA = 4.0  # g; 2 to 4 are alike on the study's photos (docs/models.md)
 L2S = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # .1 to .001 are alike on the study's photos
 LANDMARKS = 2000  # bounds memory, time and the model's size: 2,000 x 1,024 floats are 8 MB
-TOGETHER = 4000  # photos up to which folds are fitted side by side: 130 MB of vectors each
 TINY = 1e-9  # of the largest eigenvalue: directions below it are rounding (copies of one photo, say)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +85,7 @@ class KernelHead(Head):
             z = self._vectors(features, fold[1], basis)[:, 0]
             return best(fits).l2, [fit.probabilities(z) for fit in fits]
 
-        for (_, rows), (l2, answers) in zip(folds, side_by_side(test, folds, len(labels)), strict=True):
+        for (_, rows), (l2, answers) in zip(folds, side_by_side(test, folds, self._rows(features)), strict=True):
             for number, probabilities in enumerate(answers):
                 by_l2[number, rows] = probabilities
             chosen.append(l2)
@@ -107,8 +102,13 @@ class KernelHead(Head):
             return basis, best(self._fits(self._vectors(features, fold[0], basis), labels))
 
         everything = np.arange(len(labels))
-        ((basis, fit),) = side_by_side(fit_all, [(everything, everything[:0])], len(labels))
+        ((basis, fit),) = side_by_side(fit_all, [(everything, everything[:0])], self._rows(features))
         return Fitted(self._model(features.arrays[self.arrays[0]], basis, fit))
+
+    def _rows(self, features: Features) -> int:
+        """How many photos and copies of photos there are."""
+        copies = features.augmented.get(self.arrays[0])
+        return len(features) * (1 if copies is None else 1 + copies.shape[1])
 
     def _basis(self, features: Features, train: np.ndarray) -> Any:
         """What of the vectors has to be found from the photos `train` first; None: nothing."""
@@ -156,22 +156,6 @@ class RbfHead(KernelHead):
         layers = import_keras().layers
         mean = layers.ReLU(name="not_negative")(layers.GlobalAveragePooling1D(name="views")(views))
         return layers.UnitNormalization(name="unit")(Sqrt(name="roots")(mean))
-
-
-def side_by_side(task: Callable[[Fold], T], folds: Sequence[Fold], rows: int) -> Iterator[T]:
-    """What a task gives for each fold, in their order; folds of few rows are done one on each core.
-
-    Their linear algebra then uses one thread each, and so gives the same bits on any number of cores. Many rows are
-    done one fold after the other, as memory for one is enough.
-    """
-    if rows > TOGETHER:
-        yield from map(task, folds)
-        return
-    from threadpoolctl import threadpool_limits
-
-    workers = min(len(folds), os.cpu_count() or 1)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers, thread_name_prefix="fold") as pool:
-        yield from pool.map(task, folds)
 
 
 def unit_roots(mean: np.ndarray) -> np.ndarray:
