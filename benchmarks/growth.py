@@ -87,10 +87,8 @@ def main() -> None:
         for rows in sizes:
             command = [sys.executable, "-m", "benchmarks.growth", name, str(rows)]
             done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            print(
-                f"{name:40} {rows:8,} rows  {done['seconds']:8.2f} s  {done['processor']:8.2f} s of a core  {done['megabytes']:7.0f} MB more",
-                flush=True,
-            )
+            took = f"{done['seconds']:8.2f} s  {done['processor']:8.2f} s of a core"
+            print(f"{name:40} {rows:8,} rows  {took}  {done['megabytes']:7.0f} MB more", flush=True)
 
 
 def one(name: str, rows: int) -> None:
