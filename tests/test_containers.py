@@ -46,6 +46,14 @@ def test_what_the_dockerfile_copies_is_there_and_let_through():
         assert allowed(source.split("/")[0]), source
 
 
+def test_what_others_publish_is_named_by_its_content():
+    ours = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.M))
+    bases = [name for name in re.findall(r"^FROM (\S+)", DOCKERFILE, re.M) if name not in ours]
+    bases += [each["image"] for each in COMPOSE["services"].values() if not each["image"].startswith("ssclass")]
+    assert len(bases) >= 2
+    assert all(re.fullmatch(r"[\w./:-]+@sha256:[0-9a-f]{64}", base) for base in bases), bases
+
+
 def test_the_image_can_make_workspaces_and_deployments():
     for name in ("dvc.yaml", "data.dvc", "prefect.yaml", "flows", "tasks", "ssclass"):
         assert allowed(name), name
