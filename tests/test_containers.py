@@ -222,3 +222,17 @@ def test_no_run_says_what_a_job_of_kubernetes_runs():
     assert template["variables"]["additionalProperties"] is False
     harmless = {"labels", "name", "finished_job_ttl", "job_watch_timeout_seconds", "pod_watch_timeout_seconds"}
     assert set(template["variables"]["properties"]) == {*harmless, "stream_output"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("vendor.github-workflows", ".github/workflows/ci.yml"),
+        ("vendor.dependabot", ".github/dependabot.yml"),
+        ("vendor.citation-file-format", "CITATION.cff"),
+    ],
+)
+def test_what_others_services_read_fits_their_schema(schema: str, file: str):
+    command = [BESIDE / "check-jsonschema", "--builtin-schema", schema, CHECKOUT / file]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
