@@ -25,6 +25,7 @@ from ssclass.retrain import key as keys
 from ssclass.retrain import results
 from ssclass.retrain import train as training
 from ssclass.retrain.ingest import Ingested
+from ssclass.secrets import redact
 from ssclass.tracking import publish
 from ssclass.upkeep.finish import finish_forgetting
 from ssclass.workspace import clones
@@ -65,11 +66,19 @@ def outside(name: str | None = None) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
+        @wraps(function)
+        def redacted(*args: Any) -> Any:
+            try:
+                return function(*args)
+            except Exception as error:  # Prefect keeps its words, and shows them to all who read there
+                redact(error)
+                raise
+
         made = task(
             task_run_name=name,
             retry_delay_seconds=exponential_backoff(backoff_factor=2),
             retry_condition_fn=_is_away,
-        )(function)
+        )(redacted)
 
         @wraps(function)
         def call(folder: str, *args: Any) -> Any:
