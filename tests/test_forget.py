@@ -106,7 +106,8 @@ def decide(workspace: Workspace, key: str) -> None:
     version = workspace.newest().data_version
     body = {"decision": "REJECTED", "reason": "…", "key": key, "data_version": version, "batches": []}
     with workspace.transaction() as change:
-        event = Event.now("decision", **body, run_id="r", code="c", params="p", champion=None)
+        scores = {"candidate": {"right": 0}, "holdout": {"size": 1}, "champion": None}
+        event = Event.now("decision", **body, **scores, run_id="r", code="c", params="p")
         change.publish("Reject", [event], tags=[f"run/{key}"])
 
 

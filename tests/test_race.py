@@ -63,7 +63,7 @@ def test_a_training_that_is_done_again_at_its_own_commit_tries_what_it_tried():
 
 
 @pytest.mark.parametrize(
-    "more", [{"code": "0" * 16}, {"params": "0" * 16}, {"adopted": {"sha256": "0"}}, {"code": None}]
+    "more", [{"code": "0" * 16}, {"params": "0" * 16}, {"adopted": {"sha256": "0"}}, {"code": None}, {"head": None}]
 )
 def test_what_was_won_by_other_code_or_params_or_adopted_says_nothing(more):
     assert winner([decided(1, 600, "bilinear", **more)], 2, 600) is None

@@ -31,11 +31,14 @@ def last_winner(version: Version, train_size: int) -> str | None:
         body = event.body
         if (body.get("code"), body.get("params")) != ours or "adopted" in body:
             continue
-        if body["data_version"] == version.data_version:
+        if body.get("data_version") == version.data_version:
             break
-        if _other(body["train_size"], raced):
-            raced = body["train_size"]
-        winner = body["head"]
+        size, head = body.get("train_size"), body.get("head")
+        if not isinstance(size, int) or not isinstance(head, str):
+            continue
+        if _other(size, raced):
+            raced = size
+        winner = head
     return None if _other(train_size, raced) else winner
 
 
