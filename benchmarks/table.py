@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -192,6 +193,7 @@ def folds(photos: int = 600) -> Iterator[Figure]:
         from sklearn.linear_model import LogisticRegressionCV
         from sklearn.model_selection import cross_val_score
 
+        warnings.simplefilter("ignore", FutureWarning)
         # ours tries nine penalties too, on the same five folds
         return seconds(
             lambda: cross_val_score(LogisticRegressionCV(Cs=9, cv=3, max_iter=200), pooled[:, 0], labels, cv=parts)
