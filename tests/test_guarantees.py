@@ -185,6 +185,41 @@ def test_killed_after_the_push_and_a_new_batch_before_the_next_run(shop: Shop):
     assert shop.tracking.alias() == "2"
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", ["reason", "mlflow.note.content", DECISION_TAG, "end"])
+def test_killed_while_a_decision_is_put_on_its_run_and_a_new_batch_before_the_next_run(
+    shop: Shop, call: str, after: bool
+):
+    """Whatever of it was done: a run that ended without its decision was never looked at again."""
+    from mlflow import MlflowClient
+
+    shop.first()
+    name = "set_terminated" if call == "end" else "set_tag"
+    real = getattr(MlflowClient, name)
+
+    def kill(client: Any, *args: Any, **named: Any) -> Any:
+        ours = call == "end" or args[1] == call
+        if ours and not after:
+            raise Killed
+        made = real(client, *args, **named)
+        if ours:
+            raise Killed
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, name, kill)
+        with pytest.raises(Killed):
+            shop.retrain()
+    assert len(shop.state.decisions) == 1
+    shop.send("second")
+    assert shop.retrain().decision == PROMOTED
+    for key in shop.state.decisions:
+        run = shop.run(key)
+        assert (run.info.status, run.data.tags[DECISION_TAG]) == ("FINISHED", PROMOTED)
+        assert "mlflow.note.content" in run.data.tags
+    assert len(shop.tracking.all_runs()) == 2
+
+
 def test_what_a_killed_process_had_on_its_way_is_swept_away(shop: Shop):
     """Photos of a batch that was being taken in lay in the workspace for ever, out of reach of `forget`."""
     import os
