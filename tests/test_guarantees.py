@@ -856,6 +856,20 @@ def _forbid(monkeypatch, key: str) -> None:
     monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
 
 
+def test_the_batch_with_all_held_out_photos_is_revoked_and_the_retrain_says_so(shop: Shop):
+    """It ended in a division by zero, with a champion there: now it is rejected, and the next held-out photos judge."""
+    shop.first()
+    assert shop.retrain().decision == PROMOTED
+    shop.send("second")
+    shop.retrain()
+    revoke(shop.workspace, "first", "not ours")
+    outcome = shop.retrain()
+    assert (outcome.decision, outcome.reason) == (REJECTED, "no held-out photos yet")
+    shop.first("again")
+    assert shop.retrain().decision in (PROMOTED, REJECTED)
+    assert shop.state.champion is not None
+
+
 def test_workspaces_on_one_bucket_keep_to_their_own_part_and_leave_what_is_anothers(make_shop):
     from ssclass.upkeep.forget import forget
     from ssclass.upkeep.gc import collect
