@@ -48,25 +48,11 @@ class Bodies:
     async def photos(self, request: Request) -> AsyncIterator[list[Photo]]:
         """The photos of a request, for as long as the block lasts; Rejected, after the body was read or thrown away."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        held = 0
         body = bytearray()
         try:
             try:
                 async with asyncio.timeout(SECONDS):
-                    declared = request.headers.get("content-length", "")
-                    if declared.isdigit() and int(declared) > MOST_BYTES:
-                        await _drain(request)
-                        raise Rejected(413, f"a body of {int(declared):,} bytes; at most {MOST_BYTES:,} are read")
-                    async for chunk in request.stream():
-                        if len(body) + len(chunk) > MOST_BYTES:
-                            await _drain(request)
-                            raise Rejected(413, f"a body of more than {MOST_BYTES:,} bytes; send fewer photos")
-                        if self._bytes + len(chunk) > ALL_BYTES:
-                            await _drain(request)
-                            raise Rejected(503, "too many photos are on their way; try again in a second")
-                        self._bytes += len(chunk)
-                        held += len(chunk)
-                        body += chunk
+                    await self._read(request, body)
             except TimeoutError:
                 raise Rejected(408, f"no whole body within {SECONDS:.0f} s; send it faster, or less of it") from None
             except ClientDisconnect:
@@ -88,16 +74,29 @@ class Bodies:
                 raise Rejected(413, f"{len(found)} photos; at most {MOST_PHOTOS} in a request")
             yield found
         finally:
-            self._bytes -= held
+            self._bytes -= len(body)
 
-
-async def _drain(request: Request) -> None:
-    """Read on and forget, so that a client that sends before it reads gets the answer; not without end."""
-    left = 4 * MOST_BYTES
-    async for chunk in request.stream():
-        left -= len(chunk)
-        if left < 0:
-            return
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Add the body to `body`; Rejected, once no more comes: a client that sends before it reads gets the answer."""
+        declared = request.headers.get("content-length", "")
+        wrong = None
+        if declared.isdigit() and int(declared) > MOST_BYTES:
+            wrong = Rejected(413, f"a body of {int(declared):,} bytes; at most {MOST_BYTES:,} are read")
+        thrown_away = 0
+        async for chunk in request.stream():
+            if wrong is None and len(body) + len(chunk) > MOST_BYTES:
+                wrong = Rejected(413, f"a body of more than {MOST_BYTES:,} bytes; send fewer photos")
+            if wrong is None and self._bytes + len(chunk) > ALL_BYTES:
+                wrong = Rejected(503, "too many photos are on their way; try again in a second")
+            if wrong is None:
+                self._bytes += len(chunk)
+                body += chunk
+                continue
+            thrown_away += len(chunk)
+            if thrown_away > 4 * MOST_BYTES:
+                break
+        if wrong is not None:
+            raise wrong
 
 
 async def _multipart(request: Request, body: bytes) -> list[Photo]:
