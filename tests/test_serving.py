@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import requests
 from ssclass.data.decoders import Decoders
 from ssclass.data.images import Refused, decode
 from ssclass.environment import free_port
+from ssclass.errors import FailedError, InputError
 from ssclass.params import IngestParams
 from ssclass.retrain.statistics import sure_above
 from ssclass.serving import bodies, following, service
@@ -415,6 +417,47 @@ def test_mlflow_itself_opens_the_champion_by_its_alias(served: Served, tmp_path:
         model = mlflow.pyfunc.load_model(f"models:/{tracking.name}@champion")
     found = model.predict(list(served.photos)).to_dict("records")
     served.check({"model": {"version": tracking.alias()}, "predictions": found}, [0, 1, 2, 3])
+
+
+# -- exports -----------------------------------------------------------------------------------------------------
+
+
+def test_an_export_is_checked_on_the_held_out_photos_and_opens_elsewhere(served: Served, tmp_path: Path) -> None:
+    from ssclass.serving.checked import check, export_model
+    from ssclass.serving.exporting import open_export
+    from ssclass.serving.model import open_model
+
+    workspace = served.shop.workspace
+    model = open_model("1", workspace.settings)
+    made = export_model(workspace, model, "litert", "float32", tmp_path / "e", lambda *_: None)
+    assert json.loads((tmp_path / "e" / "model.json").read_text()) == made
+    assert (made["classes"], made["size"], made["check"]["photos"]) == (list(CLASSES), SIZE, 10)
+    assert made["check"]["right"] == made["check"]["model_right"]
+    run = open_export(tmp_path / "e" / made["file"], "litert")
+    found = np.stack([run(image) for image in served.images])
+    np.testing.assert_allclose(found, served.expected["1"], atol=1e-5)
+    with pytest.raises(InputError, match="is there already"):
+        export_model(workspace, model, "litert", "float32", tmp_path / "e", lambda *_: None)
+    opposite = replace(model, classes=tuple(reversed(model.classes)))
+    told = check(workspace.decided(str(model.key)), opposite, tmp_path / "e" / made["file"], "litert", lambda *_: None)
+    assert told.right == 10 - made["check"]["right"]
+
+
+def test_an_export_that_answers_otherwise_is_refused_and_not_there(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of another network stands for a conversion that went wrong."""
+    from ssclass.serving import checked
+    from ssclass.serving.model import open_model
+
+    model = open_model("1", served.shop.workspace.settings)
+    real = checked.convert
+    for skill in (-3.0, 5.0):  # it calls everything one dish, and the other
+        other = network(skill)
+        monkeypatch.setattr(checked, "convert", lambda keras, *rest, other=other: real(other, *rest))
+        with pytest.raises(FailedError, match="held-out photos right, the model"):
+            checked.export_model(served.shop.workspace, model, "litert", "float32", tmp_path / "wrong", lambda *_: None)
+        assert list(tmp_path.iterdir()) == []
 
 
 # -- the command ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ssclass.cli.common import in_workspace, settings_at, workspace_at
+from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_line, settings_at, workspace_at
 
 KEY = "SSCLASS_SERVE_KEY"
 
@@ -52,4 +52,34 @@ def serve(listen: str, folder: Path | None) -> None:
         raise FailedError(f"--listen {listen}: cannot listen there; choose another port")
 
 
-COMMANDS = (serve,)
+@click.command("export-model")
+@click.argument("version", default="champion")
+@click.option("--format", "kind", type=click.Choice(["litert", "onnx", "savedmodel"]), required=True)
+@click.option("--dtype", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True)
+@click.option("--to", type=FOLDER, help="A new folder; default: named by version, format and dtype, in this one.")
+@in_workspace
+@as_json
+def export_model(version: str, kind: str, dtype: str, to: Path | None, folder: Path | None, as_json: bool) -> None:
+    """Write VERSION for another runtime, checked on its held-out photos."""
+    from ssclass import progress
+    from ssclass.serving.checked import export_model as export
+    from ssclass.serving.exporting import check_choice
+    from ssclass.serving.model import open_model
+
+    check_choice(kind, dtype)
+    workspace = workspace_at(folder)
+    target = to or Path(f"{version}-{kind}-{dtype}")
+    with progress.shown():
+        made = export(workspace, open_model(version, workspace.settings), kind, dtype, target, progress.report)
+    if as_json:
+        print_json(made)
+        return
+    found = made["check"]
+    print_line(f"{target / made['file']}: {found['bytes'] / 1e6:.1f} MB, {found['milliseconds']:.0f} ms a photo")
+    print_line(
+        f"{found['right']} of {found['photos']} held-out photos right, the model {found['model_right']}; "
+        f"probabilities differ by {found['largest_difference']:.1g} at most"
+    )
+
+
+COMMANDS = (serve, export_model)
