@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         description="what deployments, pools, events and automations on a shared Prefect server are called by",
     )
     bucket: str = Field(default="ssclass", min_length=1)
+    s3_prefix: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*)?$",
+        description="folder in the bucket that holds all of this workspace; none: the bucket's top",
+    )
     s3_endpoint: Address | None = Field(default=None, description="S3-compatible server; none: AWS")
     s3_region: str | None = None
     s3_profile: str | None = Field(default=None, description="name of a profile in the AWS configuration")
@@ -90,6 +95,11 @@ class Settings(BaseSettings):
     def private(self) -> Path:
         """The workspace's own untracked folder: caches, scratch, local MLflow."""
         return self.workspace / ".ssclass"
+
+    @property
+    def place(self) -> str:
+        """Where everything of this workspace is in S3: the bucket, or bucket/prefix."""
+        return f"{self.bucket}/{self.s3_prefix}" if self.s3_prefix else self.bucket
 
     @property
     def tracking_uri(self) -> str:

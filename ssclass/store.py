@@ -55,11 +55,17 @@ def session(settings: Settings) -> Any:
 
 
 class Store:
-    """One bucket. Safe to use from several threads."""
+    """One bucket, or one folder in it: keys are relative to `place`. Safe to use from several threads."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bucket = settings.bucket
+        self.place = settings.place
+        self._prefix = f"{settings.s3_prefix}/" if settings.s3_prefix else ""
+
+    def full(self, key: str) -> str:
+        """The key as S3 has it, from the top of the bucket."""
+        return self._prefix + key
 
     @cached_property
     def client(self) -> Any:
@@ -85,24 +91,26 @@ class Store:
         """Every object under a prefix, page by page, in key order."""
         with self._named(prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=prefix, Delimiter=delimiter
+                Bucket=self.bucket, Prefix=self.full(prefix), Delimiter=delimiter
             )
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield Listed(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
+                    yield Listed(self._short(item["Key"]), item["Size"], item["ETag"].strip('"'), item["LastModified"])
 
     def folders(self, prefix: str) -> Sequence[str]:
         """Names of the folders directly under a prefix."""
         with self._named(prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=prefix, Delimiter="/"
+                Bucket=self.bucket, Prefix=self.full(prefix), Delimiter="/"
             )
-            return [item["Prefix"][len(prefix) : -1] for page in pages for item in page.get("CommonPrefixes", ())]
+            return [
+                item["Prefix"][len(self.full(prefix)) : -1] for page in pages for item in page.get("CommonPrefixes", ())
+            ]
 
     def head(self, key: str) -> Listed | None:
         """What a listing would say of one object; None when there is none."""
         with self._named(key):
-            found = self._absent_is_none(lambda: self.client.head_object(Bucket=self.bucket, Key=key))
+            found = self._absent_is_none(lambda: self.client.head_object(Bucket=self.bucket, Key=self.full(key)))
             # JuiceFS's gateway gives folders no ETag.
             etag = (found or {}).get("ETag", "").strip('"')
             return found and Listed(key, found["ContentLength"], etag, found["LastModified"])
@@ -110,7 +118,7 @@ class Store:
     def get(self, key: str, *, limit: int | None = None) -> bytes | None:
         """The bytes of an object, at most `limit` of them; None when there is none."""
         with self._named(key):
-            found = self._absent_is_none(lambda: self.client.get_object(Bucket=self.bucket, Key=key))
+            found = self._absent_is_none(lambda: self.client.get_object(Bucket=self.bucket, Key=self.full(key)))
             if found is None:
                 return None
             with found["Body"] as body:
@@ -120,7 +128,7 @@ class Store:
         """`length` bytes from `start`; StoreError when the object is gone, or is no longer the one with this ETag."""
         with self._named(key):
             found = self.client.get_object(
-                Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + length - 1}", IfMatch=f'"{etag}"'
+                Bucket=self.bucket, Key=self.full(key), Range=f"bytes={start}-{start + length - 1}", IfMatch=f'"{etag}"'
             )
             with found["Body"] as body:
                 return bytes(body.read())
@@ -128,17 +136,21 @@ class Store:
     def put(self, key: str, body: bytes | BinaryIO) -> None:
         """Write an object, from memory or from an open file."""
         with self._named(key):
-            self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
+            self.client.put_object(Bucket=self.bucket, Key=self.full(key), Body=body)
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within the bucket, on the server."""
         with self._named(source):
-            self.client.copy_object(Bucket=self.bucket, Key=target, CopySource={"Bucket": self.bucket, "Key": source})
+            self.client.copy_object(
+                Bucket=self.bucket,
+                Key=self.full(target),
+                CopySource={"Bucket": self.bucket, "Key": self.full(source)},
+            )
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens when there is none."""
         with self._named(key):
-            self.client.delete_object(Bucket=self.bucket, Key=key)
+            self.client.delete_object(Bucket=self.bucket, Key=self.full(key))
 
     def versions(self, prefix: str) -> Iterator[tuple[str, str, int]]:
         """(key, version id, bytes) of every version under a prefix; without versioning, of each object."""
@@ -146,10 +158,12 @@ class Store:
 
         with self._named(prefix):
             try:
-                pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
+                pages = self.client.get_paginator("list_object_versions").paginate(
+                    Bucket=self.bucket, Prefix=self.full(prefix)
+                )
                 for page in pages:
                     for item in page.get("Versions", ()):
-                        yield item["Key"], item["VersionId"], item["Size"]
+                        yield self._short(item["Key"]), item["VersionId"], item["Size"]
             except ClientError as error:
                 if error.response["Error"]["Code"] != "NotImplemented":
                     raise
@@ -160,7 +174,7 @@ class Store:
         """The bytes of one version of an object."""
         with self._named(key):
             which = {} if version == "null" else {"VersionId": version}
-            with self.client.get_object(Bucket=self.bucket, Key=key, **which)["Body"] as body:
+            with self.client.get_object(Bucket=self.bucket, Key=self.full(key), **which)["Body"] as body:
                 return bytes(body.read())
 
     def erase(self, key: str, version: str | None = None) -> None:
@@ -169,7 +183,7 @@ class Store:
             if name == key and version in (None, each):
                 with self._named(key):
                     which = {} if each == "null" else {"VersionId": each}
-                    self.client.delete_object(Bucket=self.bucket, Key=key, **which)
+                    self.client.delete_object(Bucket=self.bucket, Key=self.full(key), **which)
 
     def make_bucket(self) -> None:
         """Create the bucket unless it is there."""
@@ -208,6 +222,9 @@ class Store:
                 raise
             return True
 
+    def _short(self, key: str) -> str:
+        return key[len(self._prefix) :]
+
     @staticmethod
     def _absent_is_none(call: Any) -> Any:
         from botocore.exceptions import ClientError
@@ -223,7 +240,7 @@ class Store:
     def _named(self, key: str = "") -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        at = f"s3://{self.bucket}/{key}"
+        at = f"s3://{self.place}/{key}"
         server = self.settings.s3_endpoint or "AWS"
         try:
             yield

@@ -19,7 +19,7 @@ from ssclass.demo.drawings import draw, junk
 from ssclass.model.features import FeatureMemo, Features
 from ssclass.model.spec import FeatureSpec
 from ssclass.store import Store
-from ssclass.upkeep.bucket import ROLES, plan, policy, setup
+from ssclass.upkeep.bucket import ROLES, notify, plan, policy, setup
 from ssclass.upkeep.finish import finish_forgetting
 from ssclass.upkeep.forget import forget
 from ssclass.upkeep.gc import collect
@@ -113,55 +113,55 @@ def allows(document: dict[str, Any], bucket: str, call: Call) -> bool:
     return False
 
 
-def refused(calls: set[Call], bucket: str, role: str) -> list[Call]:
-    document = policy(bucket, role)
-    return sorted((call for call in calls if not allows(document, bucket, call)), key=str)
+def refused(calls: set[Call], workspace: Workspace, role: str) -> list[Call]:
+    document = policy(workspace.settings.place, role)
+    return sorted((call for call in calls if not allows(document, workspace.settings.bucket, call)), key=str)
 
 
-@pytest.fixture
-def workspace(s3: Store, tmp_path: Path) -> Workspace:
+@pytest.fixture(params=["", "shops/one"])
+def workspace(s3: Store, tmp_path: Path, request: pytest.FixtureRequest) -> Workspace:
     at = {"bucket": s3.bucket, "s3_endpoint": s3.settings.s3_endpoint or "", "s3_region": "us-east-1"}
-    return create(tmp_path / "workspace", at)
+    return create(tmp_path / "workspace", {**at, "s3_prefix": request.param} if request.param else at)
 
 
 def test_each_role_may_do_what_the_code_does_for_it(workspace: Workspace, tmp_path: Path) -> None:
-    bucket = workspace.settings.bucket
+    bucket, full = workspace.settings.bucket, workspace.store.full
     setup(workspace.store)
     draw(tmp_path / "one", CLASSES, 4, 1)
     junk(tmp_path / "one" / "sushi")
     with recorded(bucket) as calls:
         for _ in range(2):
             submit(workspace.store, tmp_path / "one", "one", CLASSES)
-    assert Call("s3:PutObject", "incoming/one/manifest.json") in calls
-    assert refused(calls, bucket, "sender") == []
-    assert refused(calls, bucket, "pipeline") != []
+    assert Call("s3:PutObject", full("incoming/one/manifest.json")) in calls
+    assert refused(calls, workspace, "sender") == []
+    assert refused(calls, workspace, "pipeline") != []
 
     with recorded(bucket) as calls:
         ingest_all(workspace)
         memo, spec = FeatureMemo(tmp_path / "memo", workspace.store), FeatureSpec("b", "w", (32,), False)
         memo.get(spec, "digest", ())
         memo.put(spec, "digest", Features((), {}))
-    assert Call("s3:PutObject", "quarantine/one/reasons.json") in calls
-    assert any(call.action == "s3:PutObject" and call.key.startswith("dvc/") for call in calls)
-    assert refused(calls, bucket, "pipeline") == []
-    assert refused(calls, bucket, "sender") != []
+    assert Call("s3:PutObject", full("quarantine/one/reasons.json")) in calls
+    assert any(call.action == "s3:PutObject" and call.key.startswith(full("dvc/")) for call in calls)
+    assert refused(calls, workspace, "pipeline") == []
+    assert refused(calls, workspace, "sender") != []
 
     later = datetime.now(UTC) + timedelta(days=40)
     with recorded(bucket) as calls:
         collect(workspace, 30, keep_champions=True, dry_run=False, now=later)
-    assert Call("s3:DeleteObject", "quarantine/one/reasons.json") in calls
-    assert refused(calls, bucket, "pipeline") == []
+    assert Call("s3:DeleteObject", full("quarantine/one/reasons.json")) in calls
+    assert refused(calls, workspace, "pipeline") == []
 
     clone = create(tmp_path / "clone", {}, git=workspace.git("remote", "get-url", "origin"))
     with recorded(bucket) as calls, repository(clone.settings) as repo:
         repo.pull(targets=[str(clone.root / "data.dvc")])
     assert (clone.root / "data" / "one.parquet").exists()
     assert any(call.action == "s3:GetObject" for call in calls)
-    assert refused(calls, bucket, "reader") == []
+    assert refused(calls, workspace, "reader") == []
 
 
 def test_forgetting_is_the_owners_and_every_retrain_may_finish_it(workspace: Workspace, tmp_path: Path) -> None:
-    bucket = workspace.settings.bucket
+    bucket, full = workspace.settings.bucket, workspace.store.full
     versioning = {"Status": "Enabled"}
     workspace.store.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration=versioning)
     draw(tmp_path / "one", CLASSES, 2, 1)
@@ -178,13 +178,13 @@ def test_forgetting_is_the_owners_and_every_retrain_may_finish_it(workspace: Wor
     write_back()
     with recorded(bucket) as calls:
         forget(workspace, [shard.rows[0].sha256], "…")
-    assert any(call.action == "s3:DeleteObjectVersion" and call.key.startswith("incoming/") for call in calls)
-    assert refused(calls, bucket, "owner") == []
+    assert any(call.action == "s3:DeleteObjectVersion" and call.key.startswith(full("incoming/")) for call in calls)
+    assert refused(calls, workspace, "owner") == []
     write_back()
     with recorded(bucket) as calls:
         finish_forgetting(workspace)
-    assert any(call.action == "s3:DeleteObjectVersion" and call.key.startswith("features/") for call in calls)
-    assert refused(calls, bucket, "pipeline") == []
+    assert any(call.action == "s3:DeleteObjectVersion" and call.key.startswith(full("features/")) for call in calls)
+    assert refused(calls, workspace, "pipeline") == []
 
 
 def test_no_role_may_do_everything() -> None:
@@ -210,3 +210,44 @@ def test_setup_makes_bucket_folders_and_rules_and_leaves_others_rules(s3: Store,
     create(tmp_path / "workspace", {"bucket": s3.bucket, "s3_endpoint": s3.settings.s3_endpoint or ""})
     said = ssclass("bucket", "setup", "--print", "--workspace", tmp_path / "workspace")
     assert json.loads(said.stdout) == plan(s3.bucket)
+
+
+def test_workspaces_that_share_a_bucket_set_up_their_own_part(s3: Store, tmp_path: Path) -> None:
+    shops = [Store(s3.settings.model_copy(update={"s3_prefix": name})) for name in ("one", "two", "")]
+    for shop in shops + shops:
+        setup(shop)
+    names = [rule["ID"] for rule in s3.lifecycle()]
+    assert len(names) == len(set(names)) == 12
+    assert {rule["Filter"]["Prefix"] for rule in s3.lifecycle() if "features" in rule["ID"]} == {
+        "one/features/",
+        "two/features/",
+        "features/",
+    }
+    document = policy(f"{s3.bucket}/one", "owner")
+    assert not allows(document, s3.bucket, Call("s3:GetObject", "two/incoming/1.jpg"))
+    assert not allows(document, s3.bucket, Call("s3:GetObject", "incoming/1.jpg"))
+
+
+def test_notifications_of_others_stay(s3: Store) -> None:
+    queue = "arn:aws:sqs:us-east-1:123456789012:batches"
+    theirs = {
+        "Id": "theirs",
+        "QueueArn": "arn:aws:sqs:us-east-1:123456789012:logs",
+        "Events": ["s3:ObjectCreated:*"],
+        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "logs/"}]}},
+    }
+    s3.client.put_bucket_notification_configuration(
+        Bucket=s3.bucket, NotificationConfiguration={"QueueConfigurations": [theirs]}
+    )
+    for store in [s3, Store(s3.settings.model_copy(update={"s3_prefix": "shop"}))] * 2:
+        notify(store, queue)
+    found = s3.client.get_bucket_notification_configuration(Bucket=s3.bucket)["QueueConfigurations"]
+    assert [rule["Id"] for rule in found].count("theirs") == 1
+    about = [tuple(each["Value"] for each in rule["Filter"]["Key"]["FilterRules"]) for rule in found]
+    assert sorted(about) == [
+        ("incoming/", "/_SUCCESS"),
+        ("incoming/", "/manifest.json"),
+        ("logs/",),
+        ("shop/incoming/", "/_SUCCESS"),
+        ("shop/incoming/", "/manifest.json"),
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ssclass.errors import FailedError, InputError, NotFoundError, TrackingError
+from ssclass.errors import FailedError, InputError, NotFoundError, TrackingError, WorkspaceError
 from ssclass.retrain import results
 from ssclass.retrain.ingest import sent_again, waiting
 from ssclass.tracking import publish
@@ -769,12 +770,20 @@ def test_a_waiting_batch_can_be_dropped(shop: Shop):
         drop(shop.workspace, "nobody-sent-this")
 
 
-@pytest.mark.parametrize("what", ["manifest", "archived photo"])
-def test_a_batch_that_cannot_be_read_does_not_stop_the_others(shop: Shop, what: str):
+@pytest.mark.parametrize("what", ["manifest", "archived manifest", "forbidden marker", "photo"])
+def test_a_batch_that_cannot_be_read_does_not_stop_the_others(shop: Shop, what: str, monkeypatch):
     """F14: every later batch waited behind it."""
     store = shop.workspace.store
     if what == "manifest":
         store.put("incoming/a-bad/manifest.json", b"\x00\x01")
+    elif what == "archived manifest":
+        body = json.dumps({"schema": 1, "photos": []}).encode()
+        store.client.put_object(
+            Bucket=store.bucket, Key="incoming/a-bad/manifest.json", Body=body, StorageClass="GLACIER"
+        )
+    elif what == "forbidden marker":
+        store.put("incoming/a-bad/manifest.json", b"{}")
+        _forbid(monkeypatch, "incoming/a-bad/manifest.json")
     else:
         archived, fine = shop.photos(2)
         shop.deliver("a-bad", [archived, fine])
@@ -783,7 +792,7 @@ def test_a_batch_that_cannot_be_read_does_not_stop_the_others(shop: Shop, what: 
     shop.first()
     shop.retrain()
     assert "first" in shop.state.ingested
-    if what == "manifest":
+    if what != "photo":
         assert status(shop, "a-bad") == HELD_BATCH
         shop.retrain()
         assert len(shop.state.held) == 1
@@ -795,3 +804,56 @@ def test_a_batch_that_cannot_be_read_does_not_stop_the_others(shop: Shop, what: 
         assert fine["sha256"] in shop.labels()
     shop.send("second")
     assert shop.retrain().decision == PROMOTED
+
+
+def _forbid(monkeypatch, key: str) -> None:
+    """Have S3 refuse an object, as a rule of the bucket's policy would."""
+    from botocore.client import BaseClient
+    from botocore.exceptions import ClientError
+
+    call = BaseClient._make_api_call
+
+    def refuse(self, operation: str, given: dict[str, Any]) -> Any:
+        if operation in ("HeadObject", "GetObject") and given["Key"] == key:
+            raise ClientError({"Error": {"Code": "403" if operation == "HeadObject" else "AccessDenied"}}, operation)
+        return call(self, operation, given)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
+
+
+def test_workspaces_on_one_bucket_keep_to_their_own_part_and_leave_what_is_anothers(make_shop):
+    from ssclass.upkeep.forget import forget
+    from ssclass.upkeep.gc import collect
+    from ssclass.upkeep.verify import verify
+
+    bucket = f"shared-{uuid.uuid4().hex[:8]}"
+    shops = [
+        make_shop(bucket=bucket, s3_prefix=name) if name else make_shop(bucket=bucket) for name in ("", "one", "a/b")
+    ]
+    for shop in shops:
+        shop.first()
+        assert shop.retrain().decision == "PROMOTED"
+    for shop in shops:
+        assert set(shop.state.ingested) == {"first"}
+        assert not list(verify(shop.workspace))
+    keys = {item.key.split("/")[0] for item in shops[0].workspace.store.list("")}
+    assert {"incoming", "dvc", "one", "a"} <= keys
+
+    stranger = make_shop(bucket=bucket, s3_prefix="one", name="stranger")
+    before = {item.key: item.etag for item in shops[1].workspace.store.list("")}
+    stranger.send("theirs")
+    for act in (
+        stranger.retrain,
+        lambda: collect(stranger.workspace, 30, keep_champions=True, dry_run=False),
+        lambda: forget(stranger.workspace, [next(iter(shops[1].sent["first"]))], "..."),
+        lambda: list(verify(stranger.workspace, repair=True)),
+    ):
+        with pytest.raises(WorkspaceError, match=r"one belongs to another workspace, 'ssclass'.*s3_prefix"):
+            act()
+    after = {item.key: item.etag for item in shops[1].workspace.store.list("")}
+    assert {key: etag for key, etag in after.items() if "/theirs/" not in key} == before
+
+    clone = shops[1].clone()
+    shops[1].workspace.store.delete("incoming/theirs/manifest.json")
+    shops[1].send("second")
+    assert shops[1].retrain(clone).decision == "PROMOTED", "a clone is the same workspace"

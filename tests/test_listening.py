@@ -44,6 +44,10 @@ def test_only_markers_of_our_bucket_name_a_batch():
     )
     assert batches_in(json.dumps(event), "photos") == {"day-1", "day 2"}
     assert batches_in(json.dumps(event), "another") == set()
+    assert batches_in(json.dumps(event), "photos/shop") == set(), "a workspace with a folder of its own in the bucket"
+    inside = json.dumps(event).replace('"incoming', '"shop/incoming')
+    assert batches_in(inside, "photos/shop") == {"day-1", "day 2"}
+    assert batches_in(inside, "photos") == set()
 
 
 def test_envelopes_of_aws_are_opened():
@@ -320,6 +324,7 @@ def test_a_queue_that_is_not_there_is_named(s3: Store):
     """As AWS says it; moto takes any."""
     said = "Unable to validate the following\ndestination"
     with Stubber(s3.client) as stubbed:
+        stubbed.add_response("get_bucket_notification_configuration", {})
         stubbed.add_client_error("put_bucket_notification_configuration", "InvalidArgument", said)
         with pytest.raises(StoreError, match=r"batches .*Unable to validate.*policy") as raised:
             notify(s3, "arn:aws:sqs:eu-central-1:123456789012:batches")

@@ -57,7 +57,7 @@ def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None) -
             kind,
         )
     print_line(
-        f"batch {batch}: {count} photos in s3://{workspace.settings.bucket}/incoming/{batch}/; `ssclass retrain` "
+        f"batch {batch}: {count} photos in s3://{workspace.settings.place}/incoming/{batch}/; `ssclass retrain` "
         "ingests it"
     )
 

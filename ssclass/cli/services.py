@@ -28,15 +28,15 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
 
     settings = settings_at(folder)
     if only_print:
-        print_json(plan(settings.bucket))
+        print_json(plan(settings.place))
         return
     if notify:
         check_queue(notify)
     rules = "lifecycle rules" if prepare(Store(settings)) else "no lifecycle rules, as this server has none"
     if notify:
         announce(Store(settings), notify)
-        click.echo(f"s3://{settings.bucket} tells {notify} of markers under incoming/")
-    click.echo(f"s3://{settings.bucket}: {', '.join(f'{name}/' for name in FOLDERS)}, {rules}")
+        click.echo(f"s3://{settings.place} tells {notify} of markers under incoming/")
+    click.echo(f"s3://{settings.place}: {', '.join(f'{name}/' for name in FOLDERS)}, {rules}")
     click.echo("policies of every role: `ssclass bucket setup --print`")
 
 

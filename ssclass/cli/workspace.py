@@ -22,7 +22,9 @@ from ssclass.cli.common import (
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--name", help="What it is called on servers that others use too, as in shop; default: ssclass.")
-@click.option("--bucket", default="ssclass", show_default=True, help="Bucket, or s3://bucket.")
+@click.option(
+    "--bucket", default="ssclass", show_default=True, help="Bucket, or s3://bucket/prefix; prefix by default: --name."
+)
 @click.option("--git", "git_url", help="URL of origin; default: a bare repository beside FOLDER.")
 @click.option("--endpoint", help="URL of an S3-compatible server; default: AWS.")
 @click.option("--region", help="AWS region.")
@@ -41,10 +43,13 @@ def init(folder: Path, name: str | None, bucket: str, git_url: str | None, **ser
         "mlflow": "mlflow_uri",
         "prefect": "prefect_url",
     }
-    values = {"bucket": bucket.removeprefix("s3://").rstrip("/")}
+    at, _, prefix = bucket.removeprefix("s3://").strip("/").partition("/")
+    values = {"bucket": at}
     if name is not None:
         check_name(name)
         values |= {"name": name, "model_name": name}
+    if prefix or name:
+        values["s3_prefix"] = prefix or name or ""
     values |= {names[option]: value for option, value in services.items() if value}
     workspace = create(folder.resolve(), values, git_url)
     click.echo(f"workspace {workspace.root}, origin {workspace.git('remote', 'get-url', 'origin')}")

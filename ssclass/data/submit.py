@@ -74,7 +74,7 @@ def submit_corrections(store: Store, path: Path, batch_id: str) -> int:
     key = f"{INCOMING}/{batch_id}/{MANIFEST}"
     there = store.get(key, limit=MANIFEST_LIMIT)
     if there is not None and there != data:
-        raise BatchError(f"s3://{store.bucket}/{key}: there already, with another content; choose another --id")
+        raise BatchError(f"s3://{store.place}/{key}: there already, with another content; choose another --id")
     if there is None:
         store.put(key, data)
     return len(manifest.relabel) + len(manifest.remove)
@@ -100,7 +100,7 @@ def upload(
         if there == manifest:
             return len(files)
         if there is not None:
-            raise BatchError(f"s3://{store.bucket}/{prefix}: there already, with another content; choose another --id")
+            raise BatchError(f"s3://{store.place}/{prefix}: there already, with another content; choose another --id")
 
     def send(file: File) -> None:
         with file.path.open("rb") as body:
@@ -158,7 +158,7 @@ def import_folder(
 def fetch(settings: Settings, url: str, folder: Path, progress: Progress | None = None) -> None:
     """Download everything under s3://bucket/prefix into a folder, with the workspace's own access."""
     at = urlsplit(url)
-    source = Store(settings.model_copy(update={"bucket": at.netloc}))
+    source = Store(settings.model_copy(update={"bucket": at.netloc, "s3_prefix": ""}))
     prefix = at.path.lstrip("/")
     prefix = f"{prefix.rstrip('/')}/" if prefix else ""
     found = [item for item in source.list(prefix) if not item.key.endswith("/")]

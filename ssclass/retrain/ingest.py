@@ -100,6 +100,7 @@ def ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
 
     StoreError when S3 fails, LostRaceError when other writers were first ten times: then nothing has changed.
     """
+    workspace.claim()
     with temporary_folder(workspace.settings) as folder:
         checked = [check(workspace, workspace.at(), ref, folder)]
 

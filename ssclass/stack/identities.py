@@ -26,8 +26,10 @@ def user_of(role: str) -> str:
     return f"{PREFIX}{role}"
 
 
-def make_identities(endpoint: str, root: tuple[str, str], bucket: str, passwords: Mapping[str, str]) -> None:
+def make_identities(endpoint: str, root: tuple[str, str], place: str, passwords: Mapping[str, str]) -> None:
     """Make or update a user for each role in `passwords`, as the root user; again changes nothing.
+
+    `place`: the bucket that they may use, or bucket/prefix.
 
     FailedError where the server has no users of its own, or does not take these.
     """
@@ -42,7 +44,7 @@ def make_identities(endpoint: str, root: tuple[str, str], bucket: str, passwords
         with tempfile.TemporaryDirectory() as folder:
             for role, password in passwords.items():
                 name, file = user_of(role), Path(folder) / "policy.json"
-                file.write_text(json.dumps(policy(bucket, role)))
+                file.write_text(json.dumps(policy(place, role)))
                 admin.user_add(name, password)
                 admin.policy_add(name, str(file))
                 admin.policy_set(name, user=name)
@@ -56,7 +58,7 @@ def main() -> None:
     make_identities(
         environment["SSCLASS_S3_ENDPOINT"],
         (environment["MINIO_ROOT_USER"], environment["MINIO_ROOT_PASSWORD"]),
-        environment["SSCLASS_BUCKET"],
+        "/".join(filter(None, (environment["SSCLASS_BUCKET"], environment.get("SSCLASS_S3_PREFIX")))),
         {role: environment[f"S3_{role.upper()}_PASSWORD"] for role in ROLES},
     )
 

@@ -35,13 +35,15 @@ LONGEST = 6 * 3600.0  # seconds that no retrain takes; the longest pause before 
 PAGE = 100  # flow runs that are asked for at a time
 LONGEST_NAME = 100  # characters of a batch's id
 MOST = 1000  # batches that wait to be told of: one event makes a retrain look at all there are
-MARKER = re.compile(r"incoming/([^/]+)/(?:manifest\.json|_SUCCESS)")
+MARKER = re.compile(r"(?:(.*)/)?incoming/([^/]+)/(?:manifest\.json|_SUCCESS)")
 Serve = Callable[[Callable[[bytes], None]], None]
 log = logging.getLogger(__name__)
 
 
-def batches_in(body: bytes | str, bucket: str) -> set[str]:
-    """Ids of the batches whose markers a notification names. Anything else in it, or instead of it, is nothing.
+def batches_in(body: bytes | str, place: str) -> set[str]:
+    """Ids of the batches at `place` whose markers a notification names. Anything else, in it or instead, is nothing.
+
+    `place`: bucket, or bucket/prefix.
 
     Understood: S3's and MinIO's ``Records``, the same inside an SNS envelope, and EventBridge's ``detail``.
     """
@@ -58,16 +60,16 @@ def batches_in(body: bytes | str, bucket: str) -> set[str]:
         [each.get("s3") for each in records if isinstance(each, dict)] if isinstance(records, list) else []
     )
     found = set()
-    for place, encoded in [*((each, True) for each in named), (message.get("detail"), False)]:
+    for told, encoded in [*((each, True) for each in named), (message.get("detail"), False)]:
         try:
-            name, key = place["bucket"]["name"], place["object"]["key"]
+            name, key = told["bucket"]["name"], told["object"]["key"]
         except (TypeError, KeyError):
             continue
         if not isinstance(key, str):
             continue
         matched = MARKER.fullmatch(unquote_plus(key) if encoded else key)
-        if matched and name == bucket:
-            found.add(matched[1])
+        if matched and "/".join(filter(None, (name, matched[1]))) == place:
+            found.add(matched[2])
     return found
 
 
@@ -203,7 +205,7 @@ def listen(settings: Settings, sqs: str | None, serve: Serve | None, stop: threa
     hints, backoff, origin = Hints(), Backoff(settings.sweep), Origin(settings)
 
     def heard(body: bytes, source: str = "webhook") -> None:
-        found = batches_in(body, settings.bucket)
+        found = batches_in(body, settings.place)
         if found:
             log.warning("%s: %s", source, ", ".join(sorted(found)))
         hints.add(found, source)

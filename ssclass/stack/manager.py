@@ -204,7 +204,7 @@ class Manager:
 
         if own_s3:
             root = (plan.s3_user, plan.s3_password)
-            make_identities(plan.url("s3"), root, self.settings.bucket, plan.s3_passwords)
+            make_identities(plan.url("s3"), root, self.settings.place, plan.s3_passwords)
             store = Store(self.settings)
             store.make_bucket()
             notify(store, NOTIFY_ARN)

@@ -201,6 +201,7 @@ def _worker_environment(settings: Settings, called: str) -> dict[str, str]:
     given: dict[str, Any] = {
         "NAME": settings.name,
         "BUCKET": settings.bucket,
+        "S3_PREFIX": settings.s3_prefix,
         "S3_ENDPOINT": settings.s3_endpoint,
         "S3_REGION": settings.s3_region,
         "S3_PROFILE": settings.s3_profile,

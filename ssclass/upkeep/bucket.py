@@ -31,15 +31,16 @@ QUARANTINE_DAYS, FEATURE_DAYS, RESULT_DAYS = 180, 365, 30
 PARTS_DAYS = 7  # of an upload that never ended
 
 
-def policy(bucket: str, role: str) -> dict[str, Any]:
-    """The IAM policy document of a role."""
-    arn = f"arn:aws:s3:::{bucket}"
+def policy(place: str, role: str) -> dict[str, Any]:
+    """The IAM policy document of a role, for a bucket, or for a workspace's part of it: bucket/prefix."""
+    bucket, _, prefix = place.partition("/")
+    arn, within = f"arn:aws:s3:::{bucket}", f"{prefix}/" if prefix else ""
 
     def objects(*folders: str) -> list[str]:
-        return [f"{arn}/{folder}/*" for folder in folders]
+        return [f"{arn}/{within}{folder}/*" for folder in folders]
 
     def listing(*folders: str, versions: bool = False) -> dict[str, Any]:
-        prefixes = [f"{folder}/*" for folder in folders] + [f"{folder}/" for folder in folders]
+        prefixes = [f"{within}{folder}/{end}" for end in ("*", "") for folder in folders]
         return {
             "Sid": "List",
             "Effect": "Allow",
@@ -106,27 +107,35 @@ def policy(bucket: str, role: str) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": statements[role]}
 
 
-def lifecycle() -> dict[str, Any]:
-    """The bucket's lifecycle rules: what can be made again, or was refused, goes after a while."""
+def lifecycle(prefix: str = "") -> dict[str, Any]:
+    """The lifecycle rules of a bucket, or of a prefix in it: what can be made again, or was refused, goes in time."""
     rules = [
-        _rule(folder, {"Expiration": {"Days": days}})
+        _rule(prefix, folder, {"Expiration": {"Days": days}})
         for folder, days in ((QUARANTINE, QUARANTINE_DAYS), ("features", FEATURE_DAYS), ("results", RESULT_DAYS))
     ]
-    return {"Rules": [*rules, _rule("", {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": PARTS_DAYS}})]}
+    return {
+        "Rules": [*rules, _rule(prefix, "", {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": PARTS_DAYS}})]
+    }
 
 
-def _rule(folder: str, what: dict[str, Any]) -> dict[str, Any]:
-    prefix = f"{folder}/" if folder else ""
-    return {"ID": f"ssclass-{folder or 'parts'}", "Status": "Enabled", "Filter": {"Prefix": prefix}, **what}
+def _rule(prefix: str, folder: str, what: dict[str, Any]) -> dict[str, Any]:
+    below = "".join(f"{part}/" for part in (prefix, folder) if part)
+    return {"ID": _name(prefix, folder or "parts"), "Status": "Enabled", "Filter": {"Prefix": below}, **what}
 
 
-def plan(bucket: str) -> dict[str, Any]:
+def _name(prefix: str, what: str) -> str:
+    """What a rule of ours is called; those of other workspaces in the bucket are called otherwise."""
+    return "-".join(part for part in ("ssclass", prefix.replace("/", "-"), what) if part)
+
+
+def plan(place: str) -> dict[str, Any]:
     """Everything that `setup` does, and the policies, which only the account's owner can attach. JSON-able."""
+    bucket, _, prefix = place.partition("/")
     return {
         "bucket": bucket,
-        "folders": [f"{folder}/" for folder in FOLDERS],
-        "lifecycle": lifecycle(),
-        "policies": {role: policy(bucket, role) for role in ROLES},
+        "folders": ["".join(f"{part}/" for part in (prefix, folder) if part) for folder in FOLDERS],
+        "lifecycle": lifecycle(prefix),
+        "policies": {role: policy(place, role) for role in ROLES},
     }
 
 
@@ -139,8 +148,9 @@ def setup(store: Store) -> bool:
     for folder in FOLDERS:
         if store.head(f"{folder}/") is None:
             store.put(f"{folder}/", b"")
-    rules = [rule for rule in store.lifecycle() if not str(rule.get("ID", "")).startswith("ssclass-")]
-    return store.set_lifecycle([*rules, *lifecycle()["Rules"]])
+    ours = lifecycle(store.settings.s3_prefix)["Rules"]
+    names = {rule["ID"] for rule in ours}
+    return store.set_lifecycle([*(rule for rule in store.lifecycle() if rule.get("ID") not in names), *ours])
 
 
 def check_queue(arn: str) -> None:
@@ -153,30 +163,44 @@ def check_queue(arn: str) -> None:
 
 
 def notify(store: Store, arn: str) -> None:
-    """Have the bucket tell the queue or webhook `arn` of markers; in the place of what it tells now.
+    """Have the bucket tell the queue or webhook `arn` of our markers; whom it tells of other things stays.
 
     ParamsError where this is no ARN of a queue, StoreError where the server does not take it.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
     check_queue(arn)
-    rules = []
+    prefix, ours = store.settings.s3_prefix, []
     for number, suffix in enumerate(("/manifest.json", "/_SUCCESS"), 1):
-        names = [{"Name": "prefix", "Value": f"{INCOMING}/"}, {"Name": "suffix", "Value": suffix}]
-        rules.append(
+        names = [{"Name": "prefix", "Value": store.full(f"{INCOMING}/")}, {"Name": "suffix", "Value": suffix}]
+        ours.append(
             {
-                "Id": f"ssclass-{number}",
+                "Id": _name(prefix, str(number)),
                 "QueueArn": arn,
                 "Events": ["s3:ObjectCreated:*"],
                 "Filter": {"Key": {"FilterRules": names}},
             }
         )
     try:
+        told = dict(store.client.get_bucket_notification_configuration(Bucket=store.bucket))
+        told.pop("ResponseMetadata", None)
+        others = [rule for rule in told.get("QueueConfigurations", ()) if not _is_ours(rule, ours)]
         store.client.put_bucket_notification_configuration(
-            Bucket=store.bucket, NotificationConfiguration={"QueueConfigurations": rules}
+            Bucket=store.bucket, NotificationConfiguration={**told, "QueueConfigurations": [*others, *ours]}
         )
     except (ClientError, BotoCoreError) as error:
         raise StoreError(
-            f"s3://{store.bucket}: cannot tell {arn} of new batches ({shown(without_secrets(str(error)), 200)}); "
+            f"s3://{store.place}: cannot tell {arn} of new batches ({shown(without_secrets(str(error)), 200)}); "
             "check that the queue is there, in the bucket's region, and that its policy lets this bucket send to it"
         ) from error
+
+
+def _is_ours(rule: dict[str, Any], ours: list[dict[str, Any]]) -> bool:
+    """Whether `notify` made a notification: by its name, or by what it asks for, as some servers rename it."""
+    return any(rule.get("Id") == each["Id"] or _asks(rule) == _asks(each) for each in ours)
+
+
+def _asks(rule: dict[str, Any]) -> list[tuple[str, str]]:
+    """The keys that a notification is about: pairs of prefix or suffix, and its value."""
+    found = rule.get("Filter", {}).get("Key", {}).get("FilterRules", ())
+    return sorted((str(each["Name"]).lower(), str(each["Value"])) for each in found)

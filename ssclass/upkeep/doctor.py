@@ -68,13 +68,13 @@ def _s3(settings: Settings) -> str:
     store.put(key, body)
     try:
         if store.get(key) != body:
-            raise FailedError(f"s3://{store.bucket}/{key} does not read as it was written")
+            raise FailedError(f"s3://{store.place}/{key} does not read as it was written")
         if key not in [found.key for found in store.list("features/doctor/")]:
-            raise FailedError(f"s3://{store.bucket}/{key} was written, but is not listed")
+            raise FailedError(f"s3://{store.place}/{key} was written, but is not listed")
         list(store.folders("incoming/"))
     finally:
         store.delete(key)
-    return f"s3://{store.bucket} at {settings.s3_endpoint or 'AWS'}: write, read, list, delete"
+    return f"s3://{store.place} at {settings.s3_endpoint or 'AWS'}: write, read, list, delete"
 
 
 def _conditional(settings: Settings) -> str:
@@ -83,7 +83,7 @@ def _conditional(settings: Settings) -> str:
     store, key = Store(settings), f"features/doctor/{uuid.uuid4().hex}"
     store.put(key, b"1")
     try:
-        store.client.put_object(Bucket=store.bucket, Key=key, Body=b"2", IfNoneMatch="*")
+        store.client.put_object(Bucket=store.bucket, Key=store.full(key), Body=b"2", IfNoneMatch="*")
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code in ("PreconditionFailed", "412"):

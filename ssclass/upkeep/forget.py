@@ -55,6 +55,7 @@ def forget(workspace: Workspace, sha256s: Sequence[str], reason: str) -> Forgott
         if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
             raise InputError(f"{sha256}: not a sha256 of 64 hex digits; `ssclass lineage` finds it from its beginning")
     gone = frozenset(sha256s)
+    workspace.claim()
     workspace.newest()
     finished = finish.finish_here(workspace)
     found = workspace.write(lambda change: _publish(change, gone, reason))

@@ -43,6 +43,7 @@ def collect(
     Without `keep_champions`, of the champions only the one in force is kept in DVC's store; MLflow's registry keeps
     them all. StoreError or TrackingError when a store cannot be read: nothing is deleted then.
     """
+    workspace.claim()
     with workspace.transaction() as change:
         found = list(_find(change, (now or datetime.now(UTC)) - timedelta(days=days), keep_champions))
         if not dry_run:
@@ -72,7 +73,7 @@ def _find(change: Change, before: datetime, keep_champions: bool) -> Iterator[Ga
 
 
 def _remote(store: Store, kind: str, key: str, size: int) -> Garbage:
-    return Garbage(kind, f"s3://{store.bucket}/{key}", size, lambda: store.delete(key))
+    return Garbage(kind, f"s3://{store.place}/{key}", size, lambda: store.delete(key))
 
 
 def _local(kind: str, path: Path) -> Garbage:

@@ -84,7 +84,7 @@ def _configure_dvc(settings: Settings) -> None:
         "[cache]",
         "    type = reflink,hardlink,copy",
         "['remote \"store\"']",
-        f"    url = s3://{settings.bucket}/dvc",
+        f"    url = s3://{settings.place}/dvc",
     ]
     lines += [
         f"    {name} = {value}"

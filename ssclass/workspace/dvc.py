@@ -171,7 +171,7 @@ def commit_stages(settings: Settings) -> None:
 
 def configure(settings: Settings) -> None:
     """Point DVC at the bucket in force; kept out of git (.dvc/config.local), as the environment may differ."""
-    lines = ["['remote \"store\"']", f"    url = s3://{settings.bucket}/dvc"]
+    lines = ["['remote \"store\"']", f"    url = s3://{settings.place}/dvc"]
     for name, value in (
         ("endpointurl", settings.s3_endpoint),
         ("region", settings.s3_region),

@@ -99,7 +99,7 @@ class Objects:
         found = self.store.head(self.key(md5))
         if found is None:
             raise StoreError(
-                f"s3://{self.store.bucket}/{self.key(md5)}: gone from DVC's cache and from the bucket; push it "
+                f"s3://{self.store.place}/{self.key(md5)}: gone from DVC's cache and from the bucket; push it "
                 "from a machine "
                 "that has it with `dvc push`"
             )
@@ -114,7 +114,7 @@ class Objects:
         data = self.read(md5)
         if data is None:
             raise StoreError(
-                f"s3://{self.store.bucket}/{self.key(md5)}: gone; `ssclass gc` took it, or DVC never pushed it"
+                f"s3://{self.store.place}/{self.key(md5)}: gone; `ssclass gc` took it, or DVC never pushed it"
             )
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(data)
@@ -126,7 +126,7 @@ class Objects:
 
     def _altered(self, md5: str) -> StoreError:
         return StoreError(
-            f"s3://{self.store.bucket}/{self.key(md5)}: its bytes are not what its name says; delete it, and push "
+            f"s3://{self.store.place}/{self.key(md5)}: its bytes are not what its name says; delete it, and push "
             "it again "
             "from a machine that has it (`dvc push`)"
         )

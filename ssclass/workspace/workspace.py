@@ -17,7 +17,7 @@ from ssclass.environment import private_folder
 from ssclass.errors import LostRaceError
 from ssclass.settings import Settings
 from ssclass.store import Store
-from ssclass.workspace import transaction
+from ssclass.workspace import ownership, transaction
 from ssclass.workspace.git import Git
 from ssclass.workspace.lock import Lock
 from ssclass.workspace.objects import Objects
@@ -38,6 +38,7 @@ class Workspace:
         self.root: Path = settings.workspace
         self.private: Path = settings.private
         self.git = Git(self.root, settings.patience)
+        self._claimed = False
 
     @cached_property
     def store(self) -> Store:
@@ -89,6 +90,12 @@ class Workspace:
     def has_ancestor(self, rev: str, commit: str = "HEAD") -> bool:
         """Whether a commit descends from a revision; False when there is no such revision."""
         return self.git.run("merge-base", "--is-ancestor", rev, commit).returncode == 0
+
+    def claim(self) -> None:
+        """Stop where our place in S3 is another workspace's (WorkspaceError); asked once, then known."""
+        if not self._claimed:
+            ownership.claim(self.store, self.git)
+            self._claimed = True
 
     # -- writing --------------------------------------------------------------------------------------
 

@@ -195,7 +195,7 @@ def again(world: World, expect: Callable[[Ended, str, str], Ended], what: str, c
 
 
 def refers_to_rebuild(world: World) -> bool:
-    """Whether a retrain says that an MLflow that was rebuilt by half is to be rebuilt: it is, when the story goes on."""
+    """Whether a retrain refers to `rebuild`, as MLflow is rebuilt by half; the story then goes on with it."""
     ended = world.ssclass("retrain")
     return ended.code == 1 and "no run of the champion" in ended.said and "`ssclass rebuild`" in ended.said
 

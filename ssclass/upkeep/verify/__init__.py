@@ -37,6 +37,8 @@ def verify(
 
     A part that is away is a finding, too; the others are checked all the same. FailedError when origin is away.
     """
+    if repair:
+        workspace.claim()
     workspace.newest()
     for number, (part, check) in enumerate(CHECKS):
         report("verify", number, len(CHECKS))

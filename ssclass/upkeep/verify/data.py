@@ -72,7 +72,7 @@ def _object(workspace: Workspace, name: str, md5: str, remote: dict[str, Listed]
     there = remote.get(md5)
     if there is not None and (there.etag == md5[:32] or _md5(workspace.store.get(there.key) or b"") == md5[:32]):
         return
-    where = f"{name}, s3://{workspace.store.bucket}/{at.key(md5)}"
+    where = f"{name}, s3://{workspace.store.place}/{at.key(md5)}"
     wrong = "gone" if there is None else "its bytes are not what its name says"
     if whole:
         yield Finding(
@@ -159,7 +159,7 @@ def features(workspace: Workspace) -> Iterator[Finding]:
         name = item.key.rsplit("/", 1)[-1]
         if name.endswith(".npz") and not _readable(workspace.store.get(item.key) or b"", photos.get(name)):
             yield Finding(
-                f"s3://{workspace.store.bucket}/{item.key}",
+                f"s3://{workspace.store.place}/{item.key}",
                 "damaged, or of other photos",
                 f"delete it: features are made again when they are missed; or {REPAIR}",
                 partial(workspace.store.delete, item.key),
