@@ -1,4 +1,4 @@
-"""Which champion answers: a thread asks MLflow every second what the alias points at, and opens what is new.
+"""Which champion answers: a thread asks MLflow twice a second what the alias points at, and opens what is new.
 
 A new champion takes over once it is open, verified and warm. Until then, and while MLflow is away or what it names may
 not answer, the last good one goes on.
@@ -15,7 +15,7 @@ from ssclass.errors import SsclassError, TrackingError
 from ssclass.secrets import without_secrets
 from ssclass.serving.champion import Champion, Named
 
-POLL = 1.0  # seconds between two questions
+POLL = 0.5  # seconds between two questions
 AGAIN = 15.0  # seconds after which a champion that may not answer is looked at again: it may have been mended
 KEPT = 2  # champions in memory: a rollback to the one before needs no opening
 
