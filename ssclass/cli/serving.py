@@ -40,6 +40,7 @@ def serve(listen: str, folder: Path | None) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("ssclass").setLevel(logging.INFO)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would tell of each poll that fails; we tell once
 
     from ssclass.serving.service import application
     from ssclass.serving.start import start
