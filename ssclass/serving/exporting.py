@@ -184,4 +184,5 @@ def _needed(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(f"{module.partition('.')[0]} is not installed; run `pip install 'ssclass[export]'`") from error
+        package = module.partition(".")[0].replace("_", "-")
+        raise InputError(f"{package} is not installed; run `pip install {package}`") from error
