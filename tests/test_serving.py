@@ -472,6 +472,10 @@ def test_the_command_serves_a_workspace_without_a_champion_and_ends_on_request(
         done = subprocess.run([*command, address], env=environment, capture_output=True, text=True)
         assert done.returncode == 2
         assert told in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run([*command, str(taken.getsockname()[1])], env=environment, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "choose another port" in done.stderr
     port = free_port()
     process = subprocess.Popen([*command, str(port)], env=environment)
     statuses: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def serve(listen: str, folder: Path | None) -> None:
     """Answer on photos over HTTP, always by the champion; a key that clients must send: $SSCLASS_SERVE_KEY."""
     import logging
 
-    from ssclass.errors import FailedError, InputError
+    from ssclass.errors import InputError
     from ssclass.stack.serving import parse_address, server
     from ssclass.upkeep.decisions import impatient
 
@@ -34,6 +35,10 @@ def serve(listen: str, folder: Path | None) -> None:
     local = host in ("127.0.0.1", "localhost", "::1")
     if not local and key is None:
         raise InputError(f"--listen {listen}: others can reach that; set {KEY} to a secret that clients must send")
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise InputError(f"--listen {listen}: {error.strerror or error}; choose another port") from None
     settings = settings_at(folder)
     # A poll that fails is asked again a second later: MLflow's own patience, minutes, would miss a new champion.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -49,8 +54,6 @@ def serve(listen: str, folder: Path | None) -> None:
     running = server(application(service, local=local), host, port)
     click.echo(f"http://{host if ':' not in host else f'[{host}]'}:{port}/docs", err=True)
     running.run()
-    if not running.started:
-        raise FailedError(f"--listen {listen}: cannot listen there; choose another port")
 
 
 @click.command("export-model")
