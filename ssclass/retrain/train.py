@@ -33,6 +33,7 @@ from ssclass.retrain.predict import (
 )
 from ssclass.retrain.race import last_winner
 from ssclass.retrain.result import RESULT, Answers, Result, label_index, make_result
+from ssclass.retrain.statistics import sure_above
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.version import Version, photos_of
 from ssclass.workspace.workspace import Workspace
@@ -179,12 +180,15 @@ def save_candidate(trained: Trained, dataset: Dataset, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     trained.classifier.save(folder)
-    record = {
+    record: dict[str, Any] = {
         "head": trained.head,
         "train_size": len(dataset.train),
         "cross_validation": {name: [float(value) for value in found.accuracy] for name, found in trained.cv.items()},
         "history": curves(trained),
     }
+    labels = label_index(dataset.train, trained.classifier.classes)
+    if (sure := sure_above(trained.cv[trained.head].probabilities, labels)) is not None:
+        record["sure"] = sure
     write_training(folder, record)
 
 
