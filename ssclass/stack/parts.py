@@ -14,6 +14,7 @@ from ssclass.errors import FailedError
 from ssclass.names import GPU, pool_of
 from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.plan import HOST, PROFILE, USER, Plan, brought, credentials
+from ssclass.tracking.places import settle
 
 NOTIFY_ARN = "arn:minio:sqs:us-east-1:BATCH:webhook"
 PYTHON = (sys.executable, "-P", "-m")
@@ -150,6 +151,7 @@ def server_environment(folder: Path) -> dict[str, str]:
 def _mlflow(settings: Settings, plan: Plan) -> Part:
     home = settings.private / "mlflow"
     home.mkdir(parents=True, exist_ok=True)
+    settle(settings)
     names = ",".join(plan.names("mlflow"))
     guard = (*PYTHON, "ssclass.stack.guard", f"{HOST}:{plan.ports['mlflow']}", names)
     command: tuple[str, ...] = (*guard, *PYTHON, "mlflow", "server", "--uvicorn-opts", "--uds {socket}")

@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 
 from ssclass.errors import TrackingError, WorkspaceError
 from ssclass.settings import Settings
+from ssclass.tracking.places import settle
 from ssclass.workspace.git import Git
 
 VIEW = "decisions"
@@ -52,6 +53,7 @@ class Connection:
         uri = self.settings.tracking_uri
         if not self.settings.mlflow_uri:
             (self.settings.private / "mlflow").mkdir(parents=True, exist_ok=True)
+            settle(self.settings)
         with self._errors():
             if urlparse(uri).scheme in ("http", "https"):
                 self._answers(uri)
