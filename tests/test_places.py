@@ -1,4 +1,4 @@
-"""Artifacts are found whoever started what: under `ssclass up`, after `ssclass down`, in a moved or copied workspace."""
+"""Artifacts are found whoever started what: under `ssclass up`, after `ssclass down`, in a moved or a copied folder."""
 
 import os
 import shutil

@@ -226,10 +226,12 @@ class Manager:
             if info.get("statename") == "RUNNING" and is_well(part):
                 return
             time.sleep(0.3)
-        log = self.folder / "logs" / f"{part.name}.log"
-        last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1] if log.exists() else "no log"
-        said = shown(without_secrets(last.strip()), 200)
-        raise FailedError(f"{part.name} did not come up ({said}); its log is {log}")
+        log = self.log(part.name)
+        raise FailedError(f"{part.name} did not come up ({last_line(log)}); its log is {log}")
+
+    def log(self, part: str) -> Path:
+        """The file with what a part prints."""
+        return self.folder / "logs" / f"{part}.log"
 
     def stop(self, say: Say, process: subprocess.Popen[bytes] | None = None) -> None:
         """Stop every part, then supervisor; returns when all is gone."""
@@ -253,6 +255,12 @@ class Manager:
             time.sleep(0.1)
         else:
             raise FailedError(f"supervisor (process {pid}) does not stop; see {self.folder / 'logs'}")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log, for a message."""
+    last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1] if log.exists() else "no log"
+    return shown(without_secrets(last.strip()), 200)
 
 
 def hash_of(folder: Path) -> int:

@@ -53,7 +53,7 @@ def parts(settings: Settings, plan: Plan, folder: Path) -> list[Part]:
     theirs = brought(settings)
     found = []
     if "s3" not in theirs:
-        found.append(_s3(plan, folder))
+        found.append(s3_part(plan, folder))
     if "prefect" not in theirs:
         found.append(_prefect(plan, folder))
     if "mlflow" not in theirs:
@@ -81,7 +81,8 @@ def parts(settings: Settings, plan: Plan, folder: Path) -> list[Part]:
     return found
 
 
-def _s3(plan: Plan, folder: Path) -> Part:
+def s3_part(plan: Plan, folder: Path) -> Part:
+    """JuiceFS's S3 gateway on the data in `folder`."""
     command: tuple[str, ...] = (
         program("juicefs"),
         "--no-agent",
