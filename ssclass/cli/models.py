@@ -28,10 +28,12 @@ def retrain(folder: Path | None, as_json: bool) -> None:
     """Take in waiting batches, train if that is news, promote if better."""
     from ssclass import progress
     from ssclass.environment import check_imports
+    from ssclass.started import check_started
     from ssclass.workspace.ledger import HELD
 
     settings = settings_at(folder)
     check_imports()
+    check_started(settings)
     from flows.retrain import retrain as flow
 
     with progress.shown():

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 def needs_prefect(settings: Settings) -> None:
     """ParamsError where no Prefect server is named."""
     from ssclass.errors import ParamsError
+    from ssclass.started import command
 
     if settings.prefect_url is None:
         where = settings.workspace
         raise ParamsError(
-            f"{where}: no Prefect server; `ssclass up` starts one, or name yours as prefect_url in ssclass.toml"
+            f"{where}: no Prefect server is running or named; `{command(settings, 'up')}` starts one, or name yours as "
+            "prefect_url in ssclass.toml"
         )
 
 

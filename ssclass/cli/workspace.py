@@ -71,6 +71,8 @@ def status(folder: Path | None, as_json: bool) -> None:
     workspace = workspace_at(folder)
     state, dataset = workspace.at().state, workspace.at().dataset
     champion = state.decisions[state.champion].body if state.champion else None
+    newest = state.newest_score(state.champion) if state.champion else None
+    decided = next(reversed(state.decisions.values()), None)
     try:
         pending: list[str] | str = [ref.id for ref in waiting(workspace.store, state)]
     except StoreError as error:
@@ -84,7 +86,11 @@ def status(folder: Path | None, as_json: bool) -> None:
             **champion["candidate"],
             "of": champion["holdout"]["size"],
             "data_version": champion["data_version"],
+            "newest": newest and dict(zip(("right", "of", "data_version"), newest, strict=True)),
         },
+        "last_decision": decided
+        and {"at": decided.at}
+        | {name: decided.body[name] for name in ("decision", "reason", "key", "data_version", "batches")},
         "frozen": state.frozen,
         "data_version": workspace.at().data_version,
         "photos": dataset.counts(),
@@ -95,13 +101,17 @@ def status(folder: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(found | {"loop": running})
         return
-    if champion:
+    if champion and newest:
+        then = f"{champion['candidate']['right']} of {champion['holdout']['size']}"
         click.echo(
-            f"champion   {state.number_of(champion['key'])}: {champion['candidate']['right']} of "
-            f"{champion['holdout']['size']} held-out photos right ({champion['data_version']}, run/{champion['key']})"
+            f"champion   {state.number_of(champion['key'])}: {newest[0]} of {newest[1]} held-out photos right "
+            f"({newest[2]}); {then} when promoted ({champion['data_version']}, run/{champion['key']})"
         )
     else:
         click.echo("champion   none yet")
+    if decided:
+        at, body = decided.at[:16].replace("T", " "), decided.body
+        print_line(f"decision   {body['decision']} {at} UTC ({body['data_version']}): {body['reason']}")
     if state.frozen:
         print_line(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
     photos = ", ".join(

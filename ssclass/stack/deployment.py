@@ -16,6 +16,7 @@ from ssclass.secrets import without_secrets
 from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.automations import crash_automations, notice_automations
 from ssclass.stack.owner import LABEL, check_owner, owner_id
+from ssclass.started import away
 from ssclass.text import shown
 from ssclass.workspace.create import template_file
 
@@ -80,6 +81,8 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
             ) from error
         raise FailedError(f"Prefect refused {path}: {said}; correct it there") from error
     except (httpx.HTTPError, RuntimeError) as error:
+        if said := away(settings, "prefect_url"):
+            raise FailedError(f"Prefect: {said}") from error
         raise FailedError(
             f"Prefect at {settings.prefect_url}: {error}; start it with `ssclass up`, or correct prefect_url"
         ) from error

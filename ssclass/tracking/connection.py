@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 
 from ssclass.errors import TrackingError, WorkspaceError
 from ssclass.settings import Settings
+from ssclass.started import away, supervised
 from ssclass.tracking.places import settle
 from ssclass.workspace.git import Git
 
@@ -72,6 +73,8 @@ class Connection:
         import requests
         from tenacity import Retrying, stop_after_delay, wait_fixed
 
+        if (said := away(self.settings, "mlflow_uri")) and not supervised(self.settings):
+            raise TrackingError(f"MLflow: {said}")
         for attempt in Retrying(stop=stop_after_delay(self.settings.patience), wait=wait_fixed(2), reraise=True):
             with attempt:
                 answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
@@ -142,6 +145,8 @@ class Connection:
         try:
             yield
         except (requests.RequestException, SQLAlchemyError, OSError) as error:
+            if said := away(self.settings, "mlflow_uri"):
+                raise TrackingError(f"MLflow: {said}") from error
             raise TrackingError(
                 f"MLflow at {self.settings.tracking_uri} cannot be used ({type(error).__name__}: "
                 f"{str(error).splitlines()[0]}); start it, or correct mlflow_uri in ssclass.toml or "
