@@ -26,8 +26,8 @@ COMPUTING = ("retrain/train.py", "retrain/predict.py", "retrain/gate.py", "data/
 """Where training, features, scoring, the gate, the split and the decode begin."""
 NEUTRAL = {
     "code.py", "environment.py", "errors.py", "files.py", "progress.py", "secrets.py", "settings.py", "store.py",
-    "started.py", "names.py", "text.py", "data/av1.py", "data/batches.py", "data/boxes.py", "data/folders.py", "data/manifest.py",
-    "data/metadata.py", "data/refusals.py",
+    "started.py", "names.py", "text.py", "data/av1.py", "data/batches.py", "data/boxes.py", "data/folders.py",
+    "data/manifest.py", "data/metadata.py", "data/refusals.py",
 }  # fmt: skip
 """What those import that carries bytes, words and errors, and changes no number; all of workspace/ is of that kind."""
 

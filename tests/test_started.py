@@ -46,7 +46,7 @@ def test_each_server_of_ours_is_told_with_the_command(folder: Path, monkeypatch:
 
 def test_a_server_of_others_is_not_taken_for_ours(folder: Path):
     settings = load_settings(folder).model_copy(update={"s3_endpoint": f"http://127.0.0.1:{free_port()}"})
-    with pytest.raises(StoreError, match="check s3_endpoint in ssclass.toml"):
+    with pytest.raises(StoreError, match="check s3_endpoint"):
         list(Store(settings).list("incoming/"))
 
 

@@ -81,8 +81,8 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
             ) from error
         raise FailedError(f"Prefect refused {path}: {said}; correct it there") from error
     except (httpx.HTTPError, RuntimeError) as error:
-        if said := away(settings, "prefect_url"):
-            raise FailedError(f"Prefect: {said}") from error
+        if helps := away(settings, "prefect_url"):
+            raise FailedError(f"Prefect: {helps}") from error
         raise FailedError(
             f"Prefect at {settings.prefect_url}: {error}; start it with `ssclass up`, or correct prefect_url"
         ) from error
