@@ -47,7 +47,7 @@ def test_what_the_dockerfile_copies_is_there_and_let_through():
 
 
 def test_the_image_can_make_workspaces_and_deployments():
-    for name in ("dvc.yaml", "data.dvc", "prefect.yaml", "flows", "tasks", "ssclass"):
+    for name in ("dvc.yaml", "data.dvc", "deployments.yaml", "flows", "tasks", "ssclass"):
         assert allowed(name), name
 
 

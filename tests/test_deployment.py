@@ -102,7 +102,7 @@ def test_a_workspace_that_was_moved_or_cloned_is_still_itself(tmp_path: Path, pr
 def test_what_an_older_version_made_goes_on_and_is_made_safe(tmp_path: Path, prefect_url: str, api: Api, name: str):
     """No label, a pool of Prefect's own template, job variables; the workspace's own prefect.yaml names them still."""
     folder = workspace(tmp_path / "shop", prefect_url, name=name)
-    own = template_file("prefect.yaml").read_text()
+    own = template_file("deployments.yaml").read_text()
     pool = 'work_pool: {name: ssclass, job_variables: {command: python -m prefect.engine, env: {A: "1"}}}'
     assert "work_pool: {name: ssclass}" in own
     (folder / "prefect.yaml").write_text(own.replace("work_pool: {name: ssclass}", pool))

@@ -114,12 +114,12 @@ def test_a_queue_tells_of_a_batch_as_well(delivered: Running, s3_endpoint: str, 
 
 def test_deploying_again_changes_nothing_and_says_what_it_does_change(delivered: Running):
     assert delivered.cli("deploy").stdout.strip().endswith("nothing to change")
-    own = delivered.folder / "prefect.yaml"
-    shipped = (delivered.workspace().root / "prefect.yaml").exists()
+    own = delivered.folder / "deployments.yaml"
+    shipped = (delivered.workspace().root / "deployments.yaml").exists()
     assert not shipped
     from ssclass.workspace.create import template_file
 
-    text = (template_file("prefect.yaml")).read_text()
+    text = (template_file("deployments.yaml")).read_text()
     try:
         own.write_text(text.replace("30 3 * * *", "45 4 * * *"))
         said = delivered.cli("deploy").stdout

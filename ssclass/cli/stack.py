@@ -60,7 +60,7 @@ def down(folder: Path | None) -> None:
 )
 @in_workspace
 def deploy(git_url: bool, notify: tuple[str, ...], folder: Path | None) -> None:
-    """Bring the Prefect server up to prefect.yaml."""
+    """Bring the Prefect server up to deployments.yaml."""
     from ssclass.stack.deployment import deploy as apply
     from ssclass.workspace.origin import Origin
 

@@ -20,7 +20,7 @@ NOTIFY_ARN = "arn:minio:sqs:us-east-1:BATCH:webhook"
 PYTHON = (sys.executable, "-P", "-m")
 """How our own programs are run: the current folder, where a person's tasks.py may lie, is not on Python's path."""
 WORKERS = {"retrain-worker": DEFAULT_NAME, "gpu-worker": GPU}
-"""The workers, by the pool that prefect.yaml names."""
+"""The workers, by the pool that deployments.yaml names."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def s3_part(plan: Plan, folder: Path) -> Part:
     command += ("--multi-buckets", "--keep-etag", "--object-tag", "--object-meta", "--no-banner", "--no-usage-report")
     command += ("--cache-dir", str(folder / "s3-cache"), "--cache-size", "1G", "--backup-meta", "0")
     environment = {
+        "HOME": str(folder),  # the gateway makes a .minio/ there
         "MINIO_ROOT_USER": plan.s3_user,
         "MINIO_ROOT_PASSWORD": plan.s3_password,
         "MINIO_API_CORS_ALLOW_ORIGIN": plan.url("s3"),

@@ -126,6 +126,13 @@ class Connection:
         """The address of the run table on an MLflow server, with the columns that matter."""
         return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs?viewStateShareKey={VIEW}"
 
+    def run_page(self, run_id: str) -> str | None:
+        """The address of a run on the settings' MLflow server; None where they name none."""
+        server = self.settings.mlflow_uri
+        if server is None or not server.startswith("http"):
+            return None
+        return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
+
     @contextmanager
     def named(self) -> Iterator[None]:
         """Use MLflow: its errors become TrackingError, and its fluent functions use the workspace's server.

@@ -14,12 +14,14 @@ from ssclass.retrain.predict import decided_classifier, result_folder
 from ssclass.retrain.result import RESULT, Result
 from ssclass.retrain.train import contact_sheet
 from ssclass.tracking.client import Tracking
-from ssclass.tracking.report import model_card
+from ssclass.tracking.report import card, model_card
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.ledger import PROMOTED, Event, State
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
+PAGE_TAG = "prefect_run"
+"""The tag of a run in MLflow with the address of its retrain in Prefect."""
 ROUNDS = 5
 """Champions that persons and other machines may put in force while the alias is set, one after the other."""
 
@@ -48,6 +50,21 @@ def logged_run(workspace: Workspace, key: str) -> str | None:
     """The MLflow run that holds the result of a key; None when there is none, or it was thrown away."""
     run_id = results.noted_run(workspace, key)
     return run_id if any(run.info.run_id == run_id for run in Tracking.of(workspace).runs(key)) else None
+
+
+def page_and_card(workspace: Workspace, key: str) -> tuple[str | None, str]:
+    """The page of a decision's run on the MLflow server (None where there is no server), and its card, markdown."""
+    tracking, event = Tracking.of(workspace), workspace.at().state.decisions[key]
+    result = _result(workspace, key)
+    text = f"# {event.body['decision']}: {event.body['reason']}\n" if result is None else card(result, event)
+    return tracking.run_page(event.body["run_id"]), text
+
+
+def link(workspace: Workspace, run_id: str, page: str) -> None:
+    """Have a run in MLflow name the page of the retrain that made it."""
+    tracking = Tracking.of(workspace)
+    with tracking.named():
+        tracking.client.set_tag(run_id, PAGE_TAG, page)
 
 
 def discard(workspace: Workspace, run_id: str) -> None:
