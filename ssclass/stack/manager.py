@@ -25,6 +25,7 @@ from ssclass.stack.identities import make_identities
 from ssclass.stack.parts import NOTIFY_ARN, Part, format_s3, is_well, parts
 from ssclass.stack.plan import USER, Plan, brought, started, stopped
 from ssclass.text import shown
+from ssclass.tracking.connection import page
 from ssclass.upkeep.bucket import notify
 
 PATIENCE = 180.0  # seconds for a part to come up; Prefect's first start on a busy laptop takes 30
@@ -348,10 +349,28 @@ def report(manager: Manager, say: Say) -> None:
     settings = load_settings(manager.settings.workspace)
     prefect = (settings.prefect_url or "").removesuffix("/api")
     say(f"Prefect UI      {prefect}")
-    say(f"MLflow UI       {settings.tracking_uri}")
+    say(f"MLflow UI       {runs_page(settings)}")
     if logins(settings):
         say(f"logins          both ask once: {USER}, password in {settings.private / LOGINS_FILE}")
     say(f"logs            {manager.folder / 'logs'}")
+
+
+def runs_page(settings: Settings) -> str:
+    """The address of the run table on the MLflow server; of the server while there is no experiment yet."""
+    import requests
+
+    address = settings.tracking_uri.rstrip("/")
+    login = logins(settings).get("mlflow")
+    try:
+        answer = requests.get(
+            f"{address}/api/2.0/mlflow/experiments/get-by-name",
+            params={"experiment_name": settings.model_name},
+            auth=(login["user"], login["password"]) if login and login["url"] == settings.mlflow_uri else None,
+            timeout=5,
+        )
+        return page(address, str(answer.json()["experiment"]["experiment_id"]))
+    except (requests.RequestException, ValueError, KeyError):
+        return address
 
 
 def down(settings: Settings, say: Say) -> None:

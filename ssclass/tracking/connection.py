@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,12 @@ from ssclass.workspace.git import Git
 VIEW = "decisions"
 OWNER = "ssclass.workspace"
 """The experiment's tag with the first commit of the workspace that it belongs to."""
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "tags.`decision`",
-    "metrics.`accuracy`",
-    "metrics.`champion_accuracy`",
+    "tags.`candidate`",
+    "tags.`champion`",
     "metrics.`accuracy_difference`",
+    "tags.`reason`",
     "metrics.`holdout_size`",
     "tags.`data_version`",
     "tags.`batches`",
@@ -88,12 +89,19 @@ class Connection:
             found = self.client.get_experiment_by_name(self.name)
             if found is not None:
                 self._check_owner(found)
+                self._set_view(str(found.experiment_id), found.tags)
                 return str(found.experiment_id)
             made = str(self.client.create_experiment(self.name, artifact_location=self._artifacts()))
-            self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view(self.columns)))
+            self._set_view(made, {})
             if owner := Git(self.settings.workspace).first_commit():
                 self.client.set_experiment_tag(made, OWNER, owner)
             return made
+
+    def _set_view(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Have the experiment show the columns of this version."""
+        tag, view = f"mlflow.sharedViewState.{VIEW}", json.dumps(_view(self.columns))
+        if tags.get(tag) != view:
+            self.client.set_experiment_tag(experiment_id, tag, view)
 
     def _check_owner(self, experiment: Any) -> None:
         """WorkspaceError where an experiment is another workspace's; one that is nobody's becomes ours."""
@@ -124,7 +132,7 @@ class Connection:
 
     def page(self, server: str) -> str:
         """The address of the run table on an MLflow server, with the columns that matter."""
-        return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs?viewStateShareKey={VIEW}"
+        return page(server, self.experiment_id)
 
     def run_page(self, run_id: str) -> str | None:
         """The address of a run on the settings' MLflow server; None where they name none."""
@@ -165,6 +173,11 @@ class Connection:
                     f"MLflow at {self.settings.tracking_uri}: {str(error).splitlines()[0]}; `ssclass doctor` probes it"
                 ) from error
             raise
+
+
+def page(server: str, experiment_id: str) -> str:
+    """The address of an experiment's run table, with the columns that matter."""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from ssclass import notices
 from ssclass.environment import private_folder
@@ -140,22 +141,23 @@ def _conclude(workspace: Workspace, tracking: Tracking, state: State) -> dict[st
     open_runs = {str(run.info.run_id) for run in tracking.open_runs()}
     newest = next(reversed(state.decisions))
     cards = {}
-    for key, event in state.decisions.items():
+    events = list(state.decisions.values())
+    for place, (key, event) in enumerate(state.decisions.items(), 1):
         if key != newest and event.body["run_id"] not in open_runs:
             continue
         result = _result(workspace, key)
         if result is not None and event.body["decision"] == PROMOTED:
             cards[key] = model_card(result, event, state.number_of(key))
-        _conclude_one(tracking, event, result)
+        _conclude_one(tracking, event, result, events[:place])
     return cards
 
 
-def _conclude_one(tracking: Tracking, event: Event, result: Result | None) -> None:
+def _conclude_one(tracking: Tracking, event: Event, result: Result | None, decided: Sequence[Event]) -> None:
     from ssclass.tracking.client import DECISION_TAG
 
     run = tracking.run_of(event)
     if run is not None and DECISION_TAG not in run.data.tags:
-        tracking.conclude(event, result, str(run.info.run_id))
+        tracking.conclude(event, result, str(run.info.run_id), decided)
 
 
 def _result(workspace: Workspace, key: str) -> Result | None:

@@ -225,6 +225,7 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     patch(client.Tracking, "restore_model", _restore_model)
     patch(compute, "described", lambda: "none")
     patch(report, "figures", lambda result: {})
+    patch(report, "over_time", lambda decided: None)
 
 
 # -- Prefect -------------------------------------------------------------------------------------------------
