@@ -1,4 +1,4 @@
-"""The retrain: take in what waits, train if that is news, and promote only what is better."""
+"""The retrain: take in what waits, train if there is something new, and promote only what is better."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def test_a_run_has_metrics_figures_card_dataset_and_model(journey, runs, trackin
     assert tags["champion"] == f"{event['champion']['right']}/{size}"
     assert "figures/over_time.png" in figures
     assert f"Trained on {event['train_size']} photos" in tags["mlflow.note.content"]
-    assert "New since the decision before: day-3." in tags["mlflow.note.content"]
+    assert f"New since the decision before: {', '.join(event['batches'])}." in tags["mlflow.note.content"]
     assert set(tracking.models_of(run)) == (
         {"candidate", "model"} if event["decision"] == "PROMOTED" else {"candidate"}
     )

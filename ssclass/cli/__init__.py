@@ -11,7 +11,7 @@ import sys
 import click
 
 from ssclass import __version__
-from ssclass.cli import batches, data, demo, models, services, stack, stage, study, upkeep, weights, workspace
+from ssclass.cli import batches, data, demo, examples, models, services, stack, stage, study, upkeep, weights, workspace
 from ssclass.errors import SsclassError
 from ssclass.secrets import without_secrets
 
@@ -31,6 +31,9 @@ def cli(debug: bool) -> None:
 for module in (workspace, batches, data, models, study, weights, services, upkeep, demo, stack, stage):
     for command in module.COMMANDS:
         cli.add_command(command)
+
+
+examples.add(cli)
 
 
 def main() -> None:

@@ -19,13 +19,17 @@ from ssclass.cli.common import FILE, FOLDER, as_json, in_workspace, print_json, 
     "--strip", is_flag=True, help="Take out of the photos what they say of place, camera and author; pixels stay."
 )
 @in_workspace
-def export(target: Path, rev: str, strip: bool, folder: Path | None) -> None:
+@as_json
+def export(target: Path, rev: str, strip: bool, folder: Path | None, as_json: bool) -> None:
     """Write the data set to TARGET as class folders, byte for byte as it was received."""
     from ssclass import progress
     from ssclass.history.export import export as write
 
     with progress.shown():
         count, telling = write(workspace_at(folder), target, rev, without_metadata=strip)
+    if as_json:
+        print_json({"photos": count, "target": str(target), "telling": telling, "stripped": strip})
+        return
     click.echo(f"{count} photos in {target}")
     if telling:
         said = "without it now" if strip else "`--strip` takes it out"
@@ -159,7 +163,8 @@ def forget(sha256s: tuple[str, ...], reason: str, yes: bool, folder: Path | None
     if as_json:
         print_json(asdict(done))
         return
-    click.echo(f"forgotten: rewritten {', '.join(done.batches) or 'no shard'}; {len(done.objects)} objects in S3 gone")
+    rewritten = f"rewrote {', '.join(done.batches)}" if done.batches else "no batch had to be rewritten"
+    click.echo(f"forgotten: {rewritten}; deleted {len(done.objects)} objects in S3")
     for model in done.models:
         click.echo(f"saw it: run/{model['key']} ({model['decision']}, {model['use']})")
     for copy in done.near_copies[:20]:

@@ -25,7 +25,7 @@ from ssclass.cli.common import (
 @in_workspace
 @as_json
 def retrain(folder: Path | None, as_json: bool) -> None:
-    """Take in waiting batches, train if that is news, promote if better."""
+    """Take in waiting batches, train if there is something new, promote if better."""
     from ssclass import progress
     from ssclass.environment import check_imports
     from ssclass.started import check_started

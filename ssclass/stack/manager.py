@@ -355,6 +355,20 @@ def report(manager: Manager, say: Say) -> None:
     say(f"logs            {manager.folder / 'logs'}")
 
 
+def addresses(settings: Settings) -> dict[str, Any]:
+    """Where the parts of a stack that is up are: the servers' addresses, the runs' page, each part's state."""
+    manager, now = Manager(settings), load_settings(settings.workspace)
+    return {
+        "s3": now.s3_endpoint,
+        "prefect": now.prefect_url,
+        "mlflow": now.tracking_uri,
+        "runs": runs_page(now),
+        "logins": str(now.private / LOGINS_FILE) if logins(now) else None,
+        "logs": str(manager.folder / "logs"),
+        "parts": manager.states(),
+    }
+
+
 def runs_page(settings: Settings) -> str:
     """The address of the run table on the MLflow server; of the server while there is no experiment yet."""
     import requests
