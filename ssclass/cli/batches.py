@@ -33,18 +33,22 @@ from_source = click.option(
 @in_workspace
 @as_json
 def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None, as_json: bool) -> None:
-    """Upload SOURCE's class folders as a batch, or a manifest of corrections (SOURCE.json)."""
+    """Upload SOURCE as a batch: class folders, or a list of photos (SOURCE.csv or .jsonl: path, label, split).
+
+    SOURCE.json is a manifest of corrections.
+    """
     import re
     from datetime import UTC, datetime
 
     from ssclass import progress
+    from ssclass.data.lists import is_list
     from ssclass.data.submit import submit as upload
     from ssclass.data.submit import submit_corrections
 
     workspace = workspace_at(folder)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().name.removesuffix(".json")).strip("-") or "batch"
     batch = batch_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name[:60]}"
-    if source.is_file():
+    if source.is_file() and not is_list(source):
         count = submit_corrections(workspace.store, source, batch)
         if as_json:
             print_json({"batch": batch, "corrections": count})
@@ -77,7 +81,10 @@ def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None, a
 @in_workspace
 @as_json
 def import_(source: str, name: str | None, size: int, kind: str, folder: Path | None, as_json: bool) -> None:
-    """Send a data set in class folders, on disk or at s3://…, as batches; train/ and test/ keep their sides."""
+    """Send a data set as batches: class folders, on disk or at s3://…, or a list (SOURCE.csv or .jsonl).
+
+    Folders train/ and test/, and the list's column split, keep photos on their sides.
+    """
     import re
 
     from ssclass import progress

@@ -18,15 +18,27 @@ from ssclass.cli.common import FILE, FOLDER, as_json, in_workspace, print_json, 
 @click.option(
     "--strip", is_flag=True, help="Take out of the photos what they say of place, camera and author; pixels stay."
 )
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["folders", "parquet", "webdataset"]),
+    default="folders",
+    show_default=True,
+    help="Class folders, Parquet for Hugging Face datasets, pandas and DuckDB, or tars for WebDataset.",
+)
 @in_workspace
 @as_json
-def export(target: Path, rev: str, strip: bool, folder: Path | None, as_json: bool) -> None:
-    """Write the data set to TARGET as class folders, byte for byte as it was received."""
+def export(target: Path, rev: str, strip: bool, kind: str, folder: Path | None, as_json: bool) -> None:
+    """Write the data set to TARGET as it is in force; photos byte for byte as they were received.
+
+    Corrections are applied: labels are the corrected ones, removed photos are left out. The held-out photos are the
+    split test.
+    """
     from ssclass import progress
     from ssclass.history.export import export as write
 
     with progress.shown():
-        count, telling = write(workspace_at(folder), target, rev, without_metadata=strip)
+        count, telling = write(workspace_at(folder), target, rev, without_metadata=strip, kind=kind)
     if as_json:
         print_json({"photos": count, "target": str(target), "telling": telling, "stripped": strip})
         return
