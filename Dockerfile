@@ -2,7 +2,8 @@
 # docker build --target cpu -t ssclass .          docker build --target gpu -t ssclass:gpu .
 # docker run -v photos:/photos -v model:/model ssclass evaluate /photos --model /model      (needs no network)
 
-FROM python:3.12-slim-bookworm AS base
+# By digest (3.12.14 of September 2026), so that nobody changes it under us; .github/dependabot.yml keeps it current.
+FROM python:3.12-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254 AS base
 # git: the workspace; make: the same verbs as on a laptop; libgomp1: scikit-learn's and TensorFlow's threads
 # hadolint ignore=DL3008
 RUN apt-get update \

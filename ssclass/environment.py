@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import shutil
 import stat
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from ssclass.errors import FailedError
 from ssclass.files import write_whole
-from ssclass.secrets import hide
+from ssclass.secrets import WithoutSecrets, hide
 from ssclass.settings import PACKAGE, SETTINGS_FILE, Settings, home
 
 TEMPORARY = "tmp"
@@ -92,6 +93,10 @@ def quiet_libraries(settings: Settings) -> None:
         "MPLCONFIGDIR": cache / "matplotlib",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
+    for name in ("prefect.flow_runs", "prefect.task_runs"):  # what these log goes to the server, for all who read there
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, WithoutSecrets) for each in logger.filters):
+            logger.addFilter(WithoutSecrets())
     known = _mlflow_login(settings)
     in_worker = "PREFECT__FLOW_RUN_ID" in os.environ
     if not in_worker:

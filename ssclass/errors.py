@@ -92,6 +92,10 @@ class WeightsError(FailedError):
     """The weights of a backbone cannot be had."""
 
 
+class DistrustedError(FailedError):
+    """Something that others wrote is not what it says it is; it was not used, and asked again it would be the same."""
+
+
 class LostRaceError(FailedError):
     """Another writer pushed first."""
 

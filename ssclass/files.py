@@ -7,15 +7,35 @@ import os
 import secrets
 import shutil
 import stat
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ssclass.errors import BatchError, InputError
 
 PARTIAL = ".partial"
 """How the name of a file or folder ends that is still being written; it begins with a dot, too."""
 TEXT_LIMIT = 1_000_000  # bytes of a settings file
+
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+"""What reading a damaged zip file may raise: the last two for compression and encryption that nobody asked for."""
+UNPACKED = 64_000_000  # bytes that a zip file of any size may unpack to
+RATIO = 100  # beyond that: bytes for each byte of it; what we write shrinks to a tenth at most
+
+
+def check_unpacked(file: Path | BinaryIO, most: int) -> None:
+    """ValueError where a zip file would unpack to over `most` bytes, or to far more than honest content does.
+
+    Also BAD_ZIP and OSError, where it is none.
+    """
+    with zipfile.ZipFile(file) as source:
+        members = source.infolist()
+    unpacked, packed = sum(each.file_size for each in members), sum(each.compress_size for each in members)
+    if unpacked > min(most, UNPACKED + RATIO * packed):
+        raise ValueError(f"it would unpack to {unpacked:,} bytes")
 
 
 @contextmanager

@@ -74,6 +74,30 @@ def _without_login(found: re.Match[str]) -> str:
     return f"{found['scheme']}{HIDDEN if found['scheme'].lower().startswith('http') else only}@"
 
 
+def redact(error: BaseException) -> None:
+    """Take secrets out of an error that somebody else made, and out of those that it came from, in place."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        one.args = tuple(without_secrets(each) if isinstance(each, str) else each for each in one.args)
+        one = one.__cause__ or one.__context__
+
+
+class WithoutSecrets(logging.Filter):
+    """Takes secrets out of every record of a logger, tracebacks included, before any handler has it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Redact the record in place, and let it pass."""
+        record.msg, record.args = without_secrets(record.getMessage()), ()
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text, record.exc_info = (
+                without_secrets(logging.Formatter().formatException(record.exc_info)),
+                None,
+            )
+        return True
+
+
 class LineFormatter(logging.Formatter):
     """Writes one line a record, whatever is quoted in it: nothing in a message can look like another record."""
 

@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     bucket: str = Field(default="ssclass", min_length=1)
     s3_prefix: str = Field(
         default="",
-        pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?$",
+        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*)?$",
         description="folder in the bucket that holds all of this workspace; none: the bucket's top",
     )
     s3_endpoint: Address | None = Field(default=None, description="S3-compatible server; none: AWS")

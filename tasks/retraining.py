@@ -18,13 +18,14 @@ from ssclass import notices, progress
 from ssclass.code import code_digest
 from ssclass.data.batches import BatchRef
 from ssclass.environment import quiet_libraries
-from ssclass.errors import FailedError, LostRaceError, OvertakenError, StoreError, WorkspaceError
+from ssclass.errors import DistrustedError, FailedError, LostRaceError, OvertakenError, StoreError, WorkspaceError
 from ssclass.retrain import decide as decisions
 from ssclass.retrain import ingest as batches
 from ssclass.retrain import key as keys
 from ssclass.retrain import results
 from ssclass.retrain import train as training
 from ssclass.retrain.ingest import Ingested
+from ssclass.secrets import redact
 from ssclass.tracking import publish
 from ssclass.upkeep.finish import finish_forgetting
 from ssclass.workspace import clones
@@ -54,7 +55,8 @@ def workspace_at(where: str) -> Workspace:
 def _is_away(task: Any, run: Any, state: Any) -> bool:
     """Retry what something outside did not do; bad input, a lost race and a refusal for good stay what they are."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, FailedError) and not isinstance(error, LostRaceError | OvertakenError | GitRefusedError)
+    for_good = LostRaceError | OvertakenError | GitRefusedError | DistrustedError
+    return isinstance(error, FailedError) and not isinstance(error, for_good)
 
 
 def outside(name: str | None = None) -> Callable[[F], F]:
@@ -64,11 +66,19 @@ def outside(name: str | None = None) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
+        @wraps(function)
+        def redacted(*args: Any) -> Any:
+            try:
+                return function(*args)
+            except Exception as error:  # Prefect keeps its words, and shows them to all who read there
+                redact(error)
+                raise
+
         made = task(
             task_run_name=name,
             retry_delay_seconds=exponential_backoff(backoff_factor=2),
             retry_condition_fn=_is_away,
-        )(function)
+        )(redacted)
 
         @wraps(function)
         def call(folder: str, *args: Any) -> Any:

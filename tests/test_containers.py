@@ -46,6 +46,14 @@ def test_what_the_dockerfile_copies_is_there_and_let_through():
         assert allowed(source.split("/")[0]), source
 
 
+def test_what_others_publish_is_named_by_its_content():
+    ours = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.M))
+    bases = [name for name in re.findall(r"^FROM (\S+)", DOCKERFILE, re.M) if name not in ours]
+    bases += [each["image"] for each in COMPOSE["services"].values() if not each["image"].startswith("ssclass")]
+    assert len(bases) >= 2
+    assert all(re.fullmatch(r"[\w./:-]+@sha256:[0-9a-f]{64}", base) for base in bases), bases
+
+
 def test_the_image_can_make_workspaces_and_deployments():
     for name in ("dvc.yaml", "data.dvc", "deployments.yaml", "flows", "tasks", "ssclass"):
         assert allowed(name), name
@@ -214,3 +222,17 @@ def test_no_run_says_what_a_job_of_kubernetes_runs():
     assert template["variables"]["additionalProperties"] is False
     harmless = {"labels", "name", "finished_job_ttl", "job_watch_timeout_seconds", "pod_watch_timeout_seconds"}
     assert set(template["variables"]["properties"]) == {*harmless, "stream_output"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("vendor.github-workflows", ".github/workflows/ci.yml"),
+        ("vendor.dependabot", ".github/dependabot.yml"),
+        ("vendor.citation-file-format", "CITATION.cff"),
+    ],
+)
+def test_what_others_services_read_fits_their_schema(schema: str, file: str):
+    command = [BESIDE / "check-jsonschema", "--builtin-schema", schema, CHECKOUT / file]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

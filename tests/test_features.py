@@ -239,3 +239,12 @@ def test_photos_are_taken_by_name(features: Features) -> None:
     assert same(concat([features.rows([0, 1]), features.rows([2, 3])]), features)
     with pytest.raises(KeyError):
         features.take(["not there"])
+
+
+def test_a_photo_that_was_taken_in_and_can_no_longer_be_decoded_is_named():
+    from ssclass.errors import InputError
+    from ssclass.model.extraction import extract
+
+    spec = FeatureSpec("mobilenet", "w", (32,), False)
+    with pytest.raises(InputError, match=r"photo ab+ of the data set cannot be decoded .*`remove`.*`ssclass forget`"):
+        extract(spec, [("a" + "b" * 63, b"no photo")], lambda images: {"maps": images})

@@ -92,7 +92,7 @@ def test_params(path: Path, tmp_path: Path):
 @pytest.mark.parametrize("path", versions("ledger"), ids=lambda path: path.stem)
 def test_ledgers(path: Path):
     events = ledger.parse(path.read_text())
-    assert {event.kind for event in events} == set(ledger.KINDS)
+    assert {event.kind for event in events} == set(ledger.BODIES)
     state = ledger.fold(events)
     assert (state.champions, state.champion, state.frozen) == (["k1", "k2"], "k1", "holiday")
     assert (list(state.ingested), list(state.revoked), state.held) == (["one", "two"], ["one"], {})

@@ -770,12 +770,20 @@ def test_a_waiting_batch_can_be_dropped(shop: Shop):
         drop(shop.workspace, "nobody-sent-this")
 
 
-@pytest.mark.parametrize("what", ["manifest", "archived photo"])
-def test_a_batch_that_cannot_be_read_does_not_stop_the_others(shop: Shop, what: str):
+@pytest.mark.parametrize("what", ["manifest", "archived manifest", "forbidden marker", "photo"])
+def test_a_batch_that_cannot_be_read_does_not_stop_the_others(shop: Shop, what: str, monkeypatch):
     """F14: every later batch waited behind it."""
     store = shop.workspace.store
     if what == "manifest":
         store.put("incoming/a-bad/manifest.json", b"\x00\x01")
+    elif what == "archived manifest":
+        body = json.dumps({"schema": 1, "photos": []}).encode()
+        store.client.put_object(
+            Bucket=store.bucket, Key="incoming/a-bad/manifest.json", Body=body, StorageClass="GLACIER"
+        )
+    elif what == "forbidden marker":
+        store.put("incoming/a-bad/manifest.json", b"{}")
+        _forbid(monkeypatch, "incoming/a-bad/manifest.json")
     else:
         archived, fine = shop.photos(2)
         shop.deliver("a-bad", [archived, fine])
@@ -784,7 +792,7 @@ def test_a_batch_that_cannot_be_read_does_not_stop_the_others(shop: Shop, what: 
     shop.first()
     shop.retrain()
     assert "first" in shop.state.ingested
-    if what == "manifest":
+    if what != "photo":
         assert status(shop, "a-bad") == HELD_BATCH
         shop.retrain()
         assert len(shop.state.held) == 1
@@ -796,6 +804,21 @@ def test_a_batch_that_cannot_be_read_does_not_stop_the_others(shop: Shop, what: 
         assert fine["sha256"] in shop.labels()
     shop.send("second")
     assert shop.retrain().decision == PROMOTED
+
+
+def _forbid(monkeypatch, key: str) -> None:
+    """Have S3 refuse an object, as a rule of the bucket's policy would."""
+    from botocore.client import BaseClient
+    from botocore.exceptions import ClientError
+
+    call = BaseClient._make_api_call
+
+    def refuse(self, operation: str, given: dict[str, Any]) -> Any:
+        if operation in ("HeadObject", "GetObject") and given["Key"] == key:
+            raise ClientError({"Error": {"Code": "403" if operation == "HeadObject" else "AccessDenied"}}, operation)
+        return call(self, operation, given)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
 
 
 def test_workspaces_on_one_bucket_keep_to_their_own_part_and_leave_what_is_anothers(make_shop):

@@ -7,9 +7,11 @@ import pytest
 from ssclass.errors import WorkspaceError
 from ssclass.workspace.ledger import Event, fold, parse
 
+SCORES = {"reason": "better", "batches": [], "candidate": {"right": 1}, "champion": None, "holdout": {"size": 2}}
+
 
 def decision(key, verdict):
-    return Event("decision", "2026-01-01T00:00:00+00:00", {"decision": verdict, "key": key})
+    return Event("decision", "2026-01-01T00:00:00+00:00", {"decision": verdict, "key": key, **SCORES})
 
 
 def event(kind, **body):
@@ -48,6 +50,13 @@ def test_a_held_batch_waits_for_a_person():
     [
         ("not json", "line 2 is not a ledger event"),
         ('{"event": "freeze"}', "line 2 is not a ledger event"),
+        ('{"version": 1, "event": "ingest", "at": "x", "batch": {}, "etag": "1", "sequence": 1}', "line 2 .*batch: "),
+        (
+            '{"version": 1, "event": "ingest", "at": "x", "batch": "a", "etag": "1", "sequence": "2"}',
+            "line 2 .*sequence: ",
+        ),
+        ('{"version": 1, "event": "forget", "at": "x", "markers": [["a"]]}', r"line 2 .*markers\.0"),
+        (decision("k", "PROMOTED").line().replace('"champion": null', '"champion": {"key": "j"}'), r"champion\.right"),
         (json.dumps({"version": 9, "event": "freeze", "at": "x"}), "newer ssclass"),
         (json.dumps({"version": 1, "event": "teleport", "at": "x"}), "newer ssclass"),
     ],
@@ -55,6 +64,11 @@ def test_a_held_batch_waits_for_a_person():
 def test_a_damaged_line_is_named(line, said):
     with pytest.raises(WorkspaceError, match=said):
         parse(event("unfreeze").line() + line + "\n")
+
+
+def test_a_rollback_to_what_was_never_promoted_is_refused():
+    with pytest.raises(WorkspaceError, match="rolls back to 'b', which was never promoted"):
+        fold([decision("a", "PROMOTED"), event("rollback", key="b", number=2)])
 
 
 def test_what_is_known_of_a_champion_grows_with_the_held_out_set():

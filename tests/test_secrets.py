@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ssclass.errors import SsclassError, StoreError
 from ssclass.secrets import LineFormatter, hide, without_secrets
+from ssclass.settings import Settings
 
 KEPT = (
     "http://127.0.0.1:4200/api",
@@ -124,3 +125,34 @@ def test_an_error_keeps_and_shows_no_more_than_it_can_say(word: str) -> None:
     assert len(error.args[0]) < 30_000
     assert len(str(error)) < 2100
     assert without_secrets("x" * 300_000) == "x" * 300_000
+
+
+def test_what_prefect_logs_and_keeps_of_an_error_of_others_holds_no_secret(tmp_path, caplog):
+    """Its own loggers send records to its server, and a state keeps an error's words: whoever reads there sees them."""
+    import logging
+
+    from ssclass.environment import quiet_libraries
+    from ssclass.secrets import redact
+
+    quiet_libraries(Settings(workspace=tmp_path))
+    log = logging.getLogger("prefect.task_runs")
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(logging.Formatter().format(record))
+    log.addHandler(handler)
+    try:
+        try:
+            try:
+                raise ConnectionError("could not reach postgresql://mlflow:hunter2hunter2@db/mlflow")
+            except ConnectionError as error:
+                raise RuntimeError("the store at https://x.example/?token=abcdef123456 is away") from error
+        except RuntimeError as error:
+            log.error("Task failed: %s", error, exc_info=True)
+            redact(error)
+            said += [str(error), str(error.__cause__)]
+    finally:
+        log.removeHandler(handler)
+    assert len(said) == 3
+    assert "is away" in said[1]
+    assert "Traceback" in said[0]
+    assert not [each for each in said if "hunter2" in each or "abcdef" in each], said

@@ -16,8 +16,8 @@ from datetime import UTC
 
 from ssclass.data.folders import hidden, label_in
 from ssclass.data.manifest import MAIN, MANIFEST_LIMIT, SOURCE, Entry, parse_manifest
-from ssclass.errors import BatchError
-from ssclass.store import Store
+from ssclass.errors import BatchError, ObjectError
+from ssclass.store import Listed, Store
 from ssclass.text import quoted
 
 INCOMING = "incoming"
@@ -83,7 +83,7 @@ def find_batches(store: Store, names: Sequence[str]) -> list[BatchRef]:
 
     def find(name: str) -> BatchRef | None:
         for marker in (MANIFEST, SUCCESS):
-            if found := store.head(f"{INCOMING}/{name}/{marker}"):
+            if found := _marker(store, f"{INCOMING}/{name}/{marker}"):
                 time = found.modified.astimezone(UTC).isoformat()
                 # _SUCCESS is always empty, and so its etag always the same: written again, it is another marker.
                 etag = found.etag if marker == MANIFEST else f"{found.etag}@{time}"
@@ -92,6 +92,14 @@ def find_batches(store: Store, names: Sequence[str]) -> list[BatchRef]:
 
     with ThreadPoolExecutor(REQUESTS) as pool:
         return [ref for ref in pool.map(find, names) if ref]
+
+
+def _marker(store: Store, key: str) -> Listed | None:
+    """A marker; one that S3 will not tell of by itself is taken from the listing, so that its batch is held."""
+    try:
+        return store.head(key)
+    except ObjectError:
+        return next((found for found in store.list(key) if found.key == key), None)
 
 
 def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
@@ -112,7 +120,10 @@ def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
 
 def _read_manifest(store: Store, ref: BatchRef) -> Batch:
     at = f"s3://{store.place}/{ref.prefix}{MANIFEST}"
-    data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT + 1)
+    try:
+        data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT + 1)
+    except ObjectError as error:  # it will say so however often it is asked
+        raise BatchError(f"{error}; then upload it again, or `ssclass batch drop {ref.id}`") from error
     if data is None:
         raise BatchError(f"{at}: gone since it was listed; upload it again")
     again = "correct it and upload it again, last (`ssclass submit` writes one; format: docs/formats.md)"

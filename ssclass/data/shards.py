@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 from ssclass.data.manifest import MAIN
 from ssclass.errors import FailedError
 from ssclass.files import whole
+from ssclass.text import message, shown
 
 SCHEMA_VERSION = 2
 READABLE = ("1", "2")  # 1: receipts without a source, which are of `main`
@@ -146,29 +148,40 @@ def write_shard(path: Path, photos: Iterable[tuple[Row, bytes]], receipt: Receip
 
 def read_shard(source: Path | BinaryIO) -> Shard:
     """Rows and receipt; the image bytes are not touched. FailedError when it is no shard of this version."""
-    import pyarrow as pa
     from pyarrow import parquet
 
-    name = getattr(source, "name", None) or str(source)
-    try:
-        with parquet.ParquetFile(source, pre_buffer=False) as file:
-            meta = file.schema_arrow.metadata or {}
-            version = meta.get(b"ssclass.schema", b"?").decode()
-            if version not in READABLE:
-                raise FailedError(f"{name}: shard schema {version}, this is for {SCHEMA_VERSION}; use a newer ssclass")
-            receipt = Receipt.from_json(json.loads(meta[b"ssclass.receipt"]))
-            columns = [column for column in file.schema_arrow.names if column != "bytes"]
-            rows = tuple(Row(**row) for row in file.read(columns=columns).to_pylist())
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise FailedError(f"{name}: not a readable shard ({error}); fetch it again with `dvc pull --force`") from error
+    with _readable(source) as name, parquet.ParquetFile(source, pre_buffer=False) as file:
+        meta = file.schema_arrow.metadata or {}
+        version = meta.get(b"ssclass.schema", b"?").decode()
+        if version not in READABLE:
+            raise FailedError(
+                f"{name}: shard schema {shown(version)}, this is for {SCHEMA_VERSION}; use a newer ssclass"
+            )
+        receipt = Receipt.from_json(json.loads(meta[b"ssclass.receipt"]))
+        columns = [column for column in file.schema_arrow.names if column != "bytes"]
+        rows = tuple(Row(**row) for row in file.read(columns=columns).to_pylist())
     return Shard(rows, receipt)
 
 
+@contextmanager
+def _readable(source: Path | BinaryIO) -> Iterator[str]:
+    """Read a shard, whose name is given: what Arrow and a foreign receipt may raise becomes FailedError."""
+    import pyarrow as pa
+
+    name = getattr(source, "name", None) or str(source)
+    try:
+        yield name
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise FailedError(
+            f"{name}: not a readable shard ({message(error, 300)}); fetch it again with `dvc pull --force`"
+        ) from error
+
+
 def copy_metadata(source: BinaryIO, path: Path) -> None:
-    """Write all of a shard but its image bytes to a file that `read_shard` reads the same way."""
+    """Write all of a shard but its image bytes to a file that `read_shard` reads the same way; FailedError as there."""
     from pyarrow import parquet
 
-    with parquet.ParquetFile(source, pre_buffer=False) as file:
+    with _readable(source), parquet.ParquetFile(source, pre_buffer=False) as file:
         columns = [column for column in file.schema_arrow.names if column != "bytes"]
         table = file.read(columns=columns).replace_schema_metadata(file.schema_arrow.metadata)
     with whole(path) as new:
@@ -176,10 +189,13 @@ def copy_metadata(source: BinaryIO, path: Path) -> None:
 
 
 def iter_photos(source: Path | BinaryIO, wanted: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
-    """(sha256, bytes) of the wanted photos, or of all, in order; one row group in memory at a time."""
+    """(sha256, bytes) of the wanted photos, or of all, in order; one row group in memory at a time.
+
+    FailedError when it is no readable shard.
+    """
     from pyarrow import parquet
 
-    with parquet.ParquetFile(source, pre_buffer=False) as file:
+    with _readable(source), parquet.ParquetFile(source, pre_buffer=False) as file:
         for group in range(file.num_row_groups):
             names = file.read_row_group(group, columns=["sha256"])["sha256"].to_pylist()
             if wanted is not None and wanted.isdisjoint(names):

@@ -16,11 +16,21 @@ from typing import Any
 import numpy as np
 
 from ssclass.errors import InputError, NotFoundError
-from ssclass.files import file_sha256
+from ssclass.files import BAD_ZIP, check_unpacked, file_sha256
 from ssclass.model.backbones import import_keras
-from ssclass.model.classifier import ABOUT_FILE, Classifier, FeaturesOf, load_model, save_model
+from ssclass.model.classifier import (
+    ABOUT_FILE,
+    MODEL_LIMIT,
+    UNREADABLE,
+    Classifier,
+    FeaturesOf,
+    load_model,
+    names_of,
+    save_model,
+)
 from ssclass.model.extraction import ANSWERS
 from ssclass.model.spec import ModelSpec
+from ssclass.text import message
 
 FORMAT = 3
 """The format of classifier.json; 1 and 2 are heads on features of ours."""
@@ -91,9 +101,11 @@ class Adopted:
         """Open a folder that :meth:`save` wrote to; NotFoundError when it is none."""
         try:
             about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-            sha256, size, classes = about["model_sha256"], int(about["size"]), tuple(about["classes"])
-        except (OSError, ValueError, KeyError) as error:
-            raise NotFoundError(f"{folder}: not an adopted model ({error}); `ssclass adopt` makes one") from error
+            sha256, size, classes = str(about["model_sha256"]), int(about["size"]), names_of(about["classes"])
+        except UNREADABLE as error:
+            raise NotFoundError(
+                f"{folder}: not an adopted model ({message(error, 300)}); `ssclass adopt` makes one"
+            ) from error
         return cls(classes, ModelSpec(sha256, size, load_model(folder / MODEL_FILE)))
 
 
@@ -162,12 +174,13 @@ def _shapes(path: Path, model: Any, size: int | None) -> tuple[tuple[int, int], 
 def check_safe(path: Path) -> None:
     """InputError when loading a .keras file would run code of its own: checked before Keras sees it."""
     try:
+        check_unpacked(path, MODEL_LIMIT)
         with zipfile.ZipFile(path) as file:
             config = json.loads(file.read("config.json"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, RecursionError, *BAD_ZIP) as error:
         raise InputError(
-            f"{path}: not a .keras file ({error or type(error).__name__}); save it with model.save('NAME.keras'), "
-            "Keras 3"
+            f"{path}: not a .keras file ({message(error, 300) or type(error).__name__}); save it with "
+            "model.save('NAME.keras'), Keras 3"
         ) from error
     for module, name in _classes(config):
         if name in UNSAFE:

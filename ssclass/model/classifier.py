@@ -20,15 +20,19 @@ from typing import Any
 import numpy as np
 
 from ssclass.errors import NotFoundError
+from ssclass.files import BAD_ZIP, check_unpacked
 from ssclass.model.backbones import import_keras
 from ssclass.model.ensemble import combine_tensors, combined
 from ssclass.model.extraction import feature_arrays
 from ssclass.model.features import Features
 from ssclass.model.spec import FeatureSpec
 from ssclass.model.tuned_blocks import TunedBlocks
+from ssclass.text import message, shown
 
 FORMAT = 2
 ABOUT_FILE = "classifier.json"
+MODEL_LIMIT = 4_000_000_000  # bytes that a model's file unpacks to
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, *BAD_ZIP)
 BATCH = 32  # photos whose features go through a head together: of maps at 320 pixels 13 MB, once a layer
 
 FeaturesOf = Callable[[Any], Features]
@@ -166,7 +170,8 @@ def _read_about(path: Path) -> tuple[tuple[str, ...], list[tuple[FeatureSpec, st
         about = json.loads(path.read_text(encoding="utf-8"))
         if about["format"] not in (1, FORMAT):
             raise NotFoundError(
-                f"{path}: format {about['format']}; this ssclass reads format {FORMAT}; install the one it came from"
+                f"{path}: format {shown(about['format'])}; this ssclass reads format {FORMAT}; install the one it came "
+                "from"
             )
         members = []
         listed = about.get("members", [about])
@@ -175,9 +180,21 @@ def _read_about(path: Path) -> tuple[tuple[str, ...], list[tuple[FeatureSpec, st
             if "tail" in spec:
                 blocks = TunedBlocks.load(path.with_name(_tuned_file(file)), **spec["tail"])
             members.append((FeatureSpec.from_about(spec, blocks), str(member["head"])))
-        return tuple(about["classes"]), members, about.get("combine", "mean")
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise NotFoundError(f"{path}: not a classifier ({error}); train one with `ssclass retrain`") from error
+        classes, combine = names_of(about["classes"]), about.get("combine", "mean")
+        if combine not in ("mean", "vote"):
+            raise ValueError(f"answers are combined by {combine!r}")
+        return classes, members, combine
+    except UNREADABLE as error:
+        raise NotFoundError(
+            f"{path}: not a classifier ({message(error, 300)}); train one with `ssclass retrain`"
+        ) from error
+
+
+def names_of(value: Any) -> tuple[str, ...]:
+    """Names of classes; ValueError unless these are two or more different ones."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value) or len(set(value)) < 2:
+        raise ValueError("its classes are no names")
+    return tuple(value)
 
 
 def save_model(model: Any, path: Path) -> None:
@@ -208,6 +225,9 @@ def _renumbered(config: bytes) -> bytes:
 def load_model(path: Path) -> Any:
     """Load a Keras model from a .keras file, running no code but Keras's own; NotFoundError when it is none."""
     try:
+        check_unpacked(path, MODEL_LIMIT)
         return import_keras().models.load_model(path, compile=False)
-    except (OSError, ValueError) as error:
-        raise NotFoundError(f"{path}: not a Keras model ({error}); train one with `ssclass retrain`") from error
+    except Exception as error:  # a damaged configuration makes Keras raise anything
+        raise NotFoundError(
+            f"{path}: not a Keras model ({message(error, 300)}); train one with `ssclass retrain`"
+        ) from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from ssclass.errors import WeightsError
+from ssclass.data.refusals import Refused
+from ssclass.errors import InputError, WeightsError
 from ssclass.model.backbones import find_backbone, import_keras
 from ssclass.model.compute import batch_size
 from ssclass.model.spec import FeatureSpec, ModelSpec, Spec
@@ -187,12 +188,14 @@ def extract(
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The sha256s of photos, which are given as (sha256, bytes), and their feature arrays in the same order.
 
+    InputError names a photo that can no longer be decoded, as it was taken in before that was checked.
+
     Threads decode the next batches while the network works on one, so no more than a few batches are in memory.
     """
     sha256s: list[str] = []
     arrays: dict[str, np.ndarray] = {}
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
-        for batch, images in _decoded(pool, photos, spec.pixels):
+        for batch, images in _decoded(pool, photos, partial(_pixels, spec)):
             done = len(sha256s)
             for name, part in extractor(images).items():
                 arrays[name] = _with_room(arrays.get(name, part[:0]), done + len(part))
@@ -200,6 +203,16 @@ def extract(
             sha256s += batch
             progress(len(sha256s))
     return tuple(sha256s), {name: array[: len(sha256s)] for name, array in arrays.items()}
+
+
+def _pixels(spec: Spec, sha256: str, data: bytes) -> np.ndarray:
+    try:
+        return spec.pixels(sha256, data)
+    except Refused as refused:
+        raise InputError(
+            f"photo {sha256} of the data set cannot be decoded ({refused}); take it out by a batch whose manifest has "
+            "it under `remove`, or by `ssclass forget`"
+        ) from refused
 
 
 def _with_room(array: np.ndarray, rows: int) -> np.ndarray:

@@ -59,6 +59,8 @@ class _Tensor:
         if len(self.shape) != len(self.strides) or any(number < 0 for number in numbers):
             raise ValueError("a tensor has no possible shape")
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        if prod(self.shape) > len(values):
+            raise ValueError("a tensor is larger than its storage")
         if prod(self.shape) and last >= len(values):
             raise ValueError("a tensor lies beyond the end of its storage")
         steps = [stride * values.itemsize for stride in self.strides]

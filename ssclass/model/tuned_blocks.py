@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ssclass.files import check_unpacked
 from ssclass.model.weights import digest
+
+MOST = 1_000_000_000  # bytes of all tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,7 @@ class TunedBlocks:
     @classmethod
     def load(cls, path: Path, blocks: int, sha256: str) -> TunedBlocks:
         """The blocks that :meth:`save` wrote; OSError, ValueError or BadZipFile when the file is not that."""
+        check_unpacked(path, MOST)
         with np.load(path, allow_pickle=False) as file:
             found = cls(blocks, tuple(file[name] for name in sorted(file.files)))
         if found.sha256 != sha256:

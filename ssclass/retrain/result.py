@@ -8,22 +8,72 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row
 from ssclass.errors import BatchError
 from ssclass.files import write_whole
 from ssclass.retrain.scores import Comparison, Scores, align, compare, predicted, score
+from ssclass.text import shown
 
 if TYPE_CHECKING:
     from ssclass.model.adopted import Adopted
     from ssclass.model.classifier import Classifier
 
 RESULT = "result.json"
+_Index = Annotated[int, Field(ge=-1, lt=1_000_000)]
+
+
+class _File(BaseModel):
+    """What result.json must say; probabilities are [n][classes]."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    key: str
+    data_version: str
+    head: str
+    fingerprint: str
+    size: int
+    train_size: int
+    batches: list[str]
+    holdout: list[str]
+    classes: list[str]
+    labels: list[_Index]
+    candidate: list[list[float]]
+    candidate_class: list[_Index]
+    champion_key: str | None
+    champion: list[list[float]] | None
+    champion_class: list[_Index] | None
+    cross_validation: dict[str, list[float]]
+    history: dict[str, list[float]]
+    saved_alike: bool
+    seconds: dict[str, float]
+    sources: dict[str, dict[str, int]] = {}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        n, m = len(self.holdout), len(self.classes)
+        per_photo: list[Sequence[Any]] = [self.batches, self.labels, self.candidate_class, self.candidate]
+        if self.champion is not None:
+            per_photo += [self.champion, self.champion_class or []]
+        if any(len(each) != n for each in per_photo):
+            raise ValueError("it does not answer once for each held-out photo")
+        if any(len(row) != m for row in (*self.candidate, *(self.champion or ()))):
+            raise ValueError("it does not answer once for each class")
+        return self
+
+
+def _first(error: Exception) -> str:
+    """The first thing that is wrong, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return shown(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}", 300)
+    return shown(error, 300)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +198,7 @@ class Result:
     def read(cls, path: Path) -> Result:
         """Read what `write` wrote; BatchError names a file that is none."""
         try:
-            body: dict[str, Any] = json.loads(path.read_text())
+            body = _File.model_validate_json(path.read_bytes()).model_dump()
             photos, classes = tuple(body.pop("holdout")), tuple(body.pop("classes"))
             labels = np.array(body.pop("labels"), dtype=np.int64)
 
@@ -164,8 +214,8 @@ class Result:
                 raise ValueError("no answers of a candidate")
             body["batches"] = tuple(body["batches"])
             return cls(candidate=candidate, champion=champion, **body)
-        except (ValueError, KeyError, TypeError) as error:
-            raise BatchError(f"{path}: not a readable result ({error}); delete it, and retrain") from error
+        except (OSError, ValueError, OverflowError) as error:
+            raise BatchError(f"{path}: not a readable result ({_first(error)}); delete it, and retrain") from error
 
 
 def make_result(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssclass.errors import FailedError
+from ssclass.errors import BatchError, DistrustedError, FailedError, NotFoundError
 from ssclass.retrain.predict import Progress, answer, decided_classifier, features_of, memo_of, result_folder, silent
 from ssclass.retrain.result import RESULT, Result, label_index
 from ssclass.workspace.dvc import CANDIDATE
@@ -37,6 +37,8 @@ ALIKE = 0.99
 """The cosine that remembered features must have with those computed again; CPU and GPU differ by less than 1e-3."""
 _FILE = re.compile(rf"{METRICS}|{CANDIDATE}/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}")
 
+LIMIT = 2_000_000_000  # bytes of a file of a result
+
 
 def keep(workspace: Workspace, key: str) -> None:
     """Put this machine's result into S3. Doing it again changes nothing."""
@@ -49,19 +51,19 @@ def keep(workspace: Workspace, key: str) -> None:
 def fetch(workspace: Workspace, key: str) -> bool:
     """Bring a result from S3 to this machine unless it is here; whether it is here now.
 
-    FailedError names an object that has no business there: nothing is written then.
+    DistrustedError names an object that has no business there: nothing is written then.
     """
     store, folder, prefix = workspace.store, result_folder(workspace, key), f"results/{key}/"
     if (folder / RESULT).exists():
         return True
-    last = store.get(prefix + RESULT)
+    last = store.get(prefix + RESULT, limit=LIMIT)
     if last is None:
         return False
     names = [listed.key.removeprefix(prefix) for listed in store.list(prefix)]
     files = [name for name in names if name not in (RESULT, RUN) and not (name or "/").endswith("/")]
     for name in files:
         if not _FILE.fullmatch(name):
-            raise FailedError(
+            raise DistrustedError(
                 f"s3://{store.place}/{prefix}{name!a}: no file of a result has this name; find out who writes to "
                 "results/, and delete it"
             )
@@ -70,7 +72,7 @@ def fetch(workspace: Workspace, key: str) -> bool:
     for name in files:
         path = partial / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.get(prefix + name) or b"")
+        path.write_bytes(store.get(prefix + name, limit=LIMIT) or b"")
     (partial / RESULT).write_bytes(last)
     (partial / ELSEWHERE).touch()
     shutil.rmtree(folder, ignore_errors=True)
@@ -81,8 +83,8 @@ def fetch(workspace: Workspace, key: str) -> bool:
 def confirm(workspace: Workspace, version: Version, key: str, progress: Progress = silent) -> None:
     """Ask a candidate that another machine trained, and the champion, on this machine; their answers are what counts.
 
-    Nothing happens for a result that was made here, or was confirmed before. FailedError where remembered features are
-    not those of the photos, or where the candidate does not answer as the result says; the result is thrown away then.
+    Nothing happens for a result that was made here, or was confirmed before. DistrustedError where remembered features
+    are not those of the photos, or where the candidate does not answer as the result says: it is thrown away then.
     """
     folder = result_folder(workspace, key)
     if not (folder / ELSEWHERE).exists():
@@ -91,16 +93,16 @@ def confirm(workspace: Workspace, version: Version, key: str, progress: Progress
 
     told = read(workspace, version, key)
     memo, rows = memo_of(workspace), version.dataset.holdout
-    model = Classifier.load(folder / CANDIDATE)
+    try:
+        model = Classifier.load(folder / CANDIDATE)
+    except NotFoundError as error:
+        raise _thrown_away(workspace, key, str(error)) from error
     _same_features(workspace, version, memo, model)
     candidate = answer(version, memo, model, rows, progress)
     if not np.array_equal(candidate.predicted, told.candidate.predicted):
         differ = int((candidate.predicted != told.candidate.predicted).sum())
-        _throw_away(workspace, key)
-        raise FailedError(
-            f"results/{key}/: asked here, the candidate answers otherwise on {differ} of {len(rows)} held-out photos; "
-            "the result was thrown away. Find out who writes to results/; `ssclass retrain` trains anew"
-        )
+        wrong = f"asked here, the candidate answers otherwise on {differ} of {len(rows)} held-out photos"
+        raise _thrown_away(workspace, key, wrong)
     champion = told.champion
     if told.champion_key is not None:
         champion = answer(version, memo, decided_classifier(workspace, told.champion_key), rows, progress)
@@ -109,7 +111,7 @@ def confirm(workspace: Workspace, version: Version, key: str, progress: Progress
 
 
 def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, model: Classifier) -> None:
-    """FailedError unless a few held-out photos have the features that are remembered of them."""
+    """DistrustedError unless a few held-out photos have the features that are remembered of them."""
     from ssclass.model.extraction import extract, make_extractor
 
     holdout = [row.sha256 for row in version.dataset.holdout]
@@ -124,7 +126,7 @@ def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, mo
             theirs = remembered.arrays[name][[drawn.index(sha256) for sha256 in names]].reshape(len(names), -1)
             lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs.astype(np.float64), axis=1)
             if not np.all((ours * theirs).sum(axis=1) >= ALIKE * lengths):
-                raise FailedError(
+                raise DistrustedError(
                     f"s3://{workspace.store.place}/features/{frozen.fingerprint}/: not the features of the photos; "
                     "find out who writes to features/, delete them there and in .ssclass/features/, and retrain"
                 )
@@ -133,25 +135,31 @@ def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, mo
 def read(workspace: Workspace, version: Version, key: str) -> Result:
     """Read the result of a decision key on this machine, and hold it against the version that it is of.
 
-    FailedError when it is of other photos, other labels, or another champion, or not here at all. It is thrown away
-    then, in S3 too, as it is wrong for every machine, and the next retrain trains anew.
+    FailedError when it is not here at all. DistrustedError when it cannot be read, or is of other photos, other labels,
+    or another champion: it is thrown away then, in S3 too, as it is wrong for every machine.
     """
     folder = result_folder(workspace, key)
     if not (folder / RESULT).exists():
-        raise FailedError(f"results/{key}/: not on this machine, or thrown away; `ssclass retrain` trains anew")
-    result = Result.read(folder / RESULT)
-    wrong = difference(result, version, key)
+        raise FailedError(f"results/{key}/: not on this machine; `ssclass retrain` trains anew")
+    try:
+        result = Result.read(folder / RESULT)
+        wrong = difference(result, version, key)
+    except BatchError as error:
+        wrong = str(error)
     if wrong is not None:
-        _throw_away(workspace, key)
-        raise FailedError(f"results/{key}/: {wrong}; it was thrown away, `ssclass retrain` trains anew")
+        raise _thrown_away(workspace, key, wrong)
     return result
 
 
-def _throw_away(workspace: Workspace, key: str) -> None:
+def _thrown_away(workspace: Workspace, key: str, wrong: str) -> DistrustedError:
     """Delete a result that is wrong for every machine, here and in S3: else the next retrain would fetch it again."""
     for name in (RESULT, RUN):
         workspace.store.delete(f"results/{key}/{name}")
     shutil.rmtree(result_folder(workspace, key))
+    return DistrustedError(
+        f"s3://{workspace.store.place}/results/{key}/: {wrong}; it was thrown away. Find out who writes to results/; "
+        "`ssclass retrain` trains anew"
+    )
 
 
 def difference(result: Result, version: Version, key: str) -> str | None:

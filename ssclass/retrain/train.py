@@ -71,7 +71,10 @@ def train(workspace: Workspace, version: Version, key: str, progress: Progress =
     """
     folder = result_folder(workspace, key)
     if (folder / RESULT).exists():
-        return Result.read(folder / RESULT)
+        try:
+            return Result.read(folder / RESULT)
+        except BatchError:  # damaged on this disk: made anew
+            shutil.rmtree(folder)
 
     from ssclass.model.classifier import Classifier
 

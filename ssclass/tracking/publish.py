@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ssclass import notices
 from ssclass.environment import private_folder
-from ssclass.errors import FailedError, StoreError, WorkspaceError
+from ssclass.errors import BatchError, DistrustedError, FailedError, StoreError, WorkspaceError
 from ssclass.files import write_whole
 from ssclass.retrain import results
 from ssclass.retrain.decide import ask_gate
@@ -164,6 +164,9 @@ def _result(workspace: Workspace, key: str) -> Result | None:
     """The result of a decision, where this machine or S3 still has it."""
     try:
         there = results.fetch(workspace, key)
-    except StoreError:  # a card less; the decision is told all the same
+    except (StoreError, DistrustedError):  # a card less; the decision is told all the same
         there = False
-    return Result.read(result_folder(workspace, key) / RESULT) if there else None
+    try:
+        return Result.read(result_folder(workspace, key) / RESULT) if there else None
+    except BatchError:  # damaged: a card less
+        return None

@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ssclass.errors import WorkspaceError
-from ssclass.text import message
+from ssclass.text import message, quoted, shown
+from ssclass.workspace.bodies import BODIES, what_is_wrong
 
 PROMOTED, REJECTED, SKIPPED, HELD = "PROMOTED", "REJECTED", "SKIPPED", "HELD"
 """What a retrain comes to, or what becomes of a batch."""
@@ -30,7 +31,6 @@ ADMITTED, DROPPED, REVOKED = "admitted", "dropped", "revoked"
 """Where a batch stands."""
 
 VERSION = 1
-KINDS = ("ingest", "decision", "admit", "drop", "revoke", "forget", "rollback", "freeze", "unfreeze")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class State:
     def apply(self, event: Event) -> None:
         """Take one event in."""
         body = event.body
-        self.next_version = max(self.next_version, body.get("sequence", 0) + 1)
+        self.next_version = max(self.next_version, (body.get("sequence") or 0) + 1)
         match event.kind:
             case "ingest":
                 self.ingested[body["batch"]] = event
@@ -109,6 +109,11 @@ class State:
             case "rollback":
                 if self.champion is not None:
                     self.withdrawn.add(self.champion)
+                if body["key"] not in self.champions:
+                    raise WorkspaceError(
+                        f"ledger.jsonl: it rolls back to {quoted(body['key'])}, which was never promoted; restore the "
+                        "line with `git checkout ledger.jsonl`"
+                    )
                 self.withdrawn.discard(body["key"])
                 self.champion = body["key"]
                 self.rolled_back = True
@@ -204,22 +209,28 @@ def parse(text: str, name: str = "ledger.jsonl") -> list[Event]:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             body = json.loads(line)
-            version, kind, at = body.pop("version"), body.pop("event"), body.pop("at")
-        except (ValueError, KeyError, AttributeError) as error:
+            version, kind, at = body.pop("version"), str(body.pop("event")), str(body.pop("at"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _unreadable(name, number, str(error)) from error
+        if version != VERSION or kind not in BODIES:
             raise WorkspaceError(
-                f"{name}: line {number} is not a ledger event ({error}); restore it with `git checkout {name}`"
-            ) from error
-        if version != VERSION or kind not in KINDS:
-            raise WorkspaceError(
-                f"{name}: line {number} is a {kind!r} of version {version}, written by a newer ssclass; upgrade this "
-                "one"
+                f"{name}: line {number} is a {quoted(kind)} of version {shown(version)}, written by a newer ssclass; "
+                "upgrade this one"
             )
+        if (wrong := what_is_wrong(kind, body)) is not None:
+            raise _unreadable(name, number, wrong)
         events.append(Event(kind, at, body))
     return events
 
 
+def _unreadable(name: str, number: int, why: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"{name}: line {number} is not a ledger event ({shown(why)}); restore it with `git checkout {name}`"
+    )
+
+
 def fold(events: Iterable[Event]) -> State:
-    """The state after all events, in order."""
+    """The state after all events, in order; WorkspaceError when one puts back a champion that there never was."""
     state = State()
     for event in events:
         state.apply(event)

@@ -153,6 +153,9 @@ def _data(
         (shard,) = (shard for shard in shards if shard.batch_id == batch)
         came = {row.sha256 for row in shard.rows}
         found.say(LOSSES, not came and ingest["receipt"]["accepted"], f"{batch}: its shard is empty")
+        marker = json.loads(workspace.store.get(f"incoming/{batch}/manifest.json") or b"{}")
+        # sent again before it was taken in: the sender's newest list counts
+        listed = {entry["sha256"] for entry in marker.get("photos", ())}
         held_again = any(line.get("decision") == "HELD" and line["batch"] == batch for line in lines)
         for sha256, label in photos.items():
             elsewhere = any(sha256 in sent[other] for other in in_use - {batch})
@@ -161,7 +164,7 @@ def _data(
                 found.say(LOSSES, sha256 not in present, f"{batch}: {sha256[:8]} is in the shard, not in the data set")
                 if sha256 in present:
                     found.say(OTHERS, present[sha256].label != right, f"{batch}: {sha256[:8]} is not {right}")
-            elif not (elsewhere or sha256 in (*removed, *forgotten) or refused or held_again):
+            elif sha256 in listed and not (elsewhere or sha256 in (*removed, *forgotten) or refused or held_again):
                 found.say(LOSSES, True, f"{batch}: {sha256[:8]} is gone")
     wanted = {line["batch"] for line in lines if line["event"] == "ingest"}
     wanted -= {line["batch"] for line in lines if line["event"] == "revoke"}
