@@ -25,5 +25,8 @@ def train(workspace: str, key: str, commit: str | None = None) -> str:
     with telling.logged(), at_commit(workspace, commit) as folder:
         where, at = str(folder), commit or "HEAD"
         step.check_key(where, at, key)
+        telling.say(f"training for {key}")
         step.train(where, at, key)
-        return step.log_run(where, at, key)
+        run_id = step.log_run(where, at, key)
+        telling.say(f"trained {key}; MLflow run {run_id}")
+        return run_id

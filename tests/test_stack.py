@@ -214,7 +214,8 @@ def test_secrets_are_their_owners(stack: Running):
 def test_status_says_how_the_loop_is(delivered: Running):
     said = delivered.cli("status").stdout
     assert "gpu-worker running" in said
-    assert "retrains   last completed" in said
+    assert re.search("retrains   last (promoted|rejected|held|skipped), 20", said), said
+    assert re.search("decision   (PROMOTED|REJECTED) 20", said)
     assert "champion   1" in said
     found = json.loads(delivered.cli("status", "--json").stdout)["loop"]
     assert set(found["parts"].values()) == {"RUNNING"}
@@ -223,6 +224,22 @@ def test_status_says_how_the_loop_is(delivered: Running):
 
 def test_up_again_says_so(stack: Running):
     assert "up already" in stack.cli("up", "--detach").stdout
+    told = json.loads(stack.cli("up", "--json").stdout)
+    assert set(told["parts"].values()) == {"RUNNING"}
+    assert "/#/experiments/" in told["runs"]
+
+
+def test_the_runs_tell_people_what_they_did(delivered: Running):
+    """The state named by the decision survives the automations, and a worker's training is in its log."""
+    first = delivered.runs("retrain")[0]
+    assert first["name"] == "retrain after day-1"
+    assert (first["state"]["type"], first["state"]["name"]) == ("COMPLETED", "PROMOTED")
+    assert "ssclass" in first["tags"]
+    training = delivered.runs("train")[0]
+    logs = delivered.api("logs/filter", {"logs": {"flow_run_id": {"any_": [training["id"]]}}, "limit": 200})
+    said = [each["message"] for each in logs]
+    assert any(line.startswith("training for ") for line in said), said
+    assert any("MLflow run" in line for line in said), said
 
 
 def test_the_finished_result_of_a_killed_retrain_is_adopted(stack: Running):
