@@ -93,7 +93,7 @@ def attempt(workspace: str, ingested: list[Ingested]) -> Outcome:
         return Outcome(SKIPPED, "nothing new to learn from", tuple(ingested), version=version)
 
     commit, key = pending
-    telling.say(f"a question is open: {key}")
+    telling.say(f"decision {key}: there is something new to learn from")
     run_id = trained(workspace, commit, key)
     try:
         event = step.decide(workspace, key, run_id)

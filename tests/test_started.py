@@ -103,3 +103,18 @@ def test_storage_is_what_up_goes_on_with(tmp_path: Path):
         assert Store(settings).get("incoming/day-1/manifest.json") == b"{}"
     left = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path) not in left
+
+
+def test_why_the_last_retrain_failed_is_told():
+    """As an uncommitted params.yaml stops the daily one."""
+    from ssclass.stack.health import _brief, lines
+
+    said = "Flow run encountered an exception: WorkspaceError: shop: params.yaml has uncommitted changes; commit them"
+    run = {"state": {"type": "FAILED", "name": "Failed", "message": said}, "start_time": "2026-11-28T02:30:00+00:00"}
+    last = _brief(run)
+    assert last["why"] == "shop: params.yaml has uncommitted changes; commit them"
+    told = lines({"parts": {}, "workers": {}, "last": last, "next": None})
+    assert told[0].startswith("retrains   last failed, 2026-11-28 02:30 UTC")
+    assert "it failed: shop: params.yaml has uncommitted changes" in told[1]
+    run["state"] = {"type": "COMPLETED", "name": "REJECTED", "message": "candidate 1/2, champion 1/2"}
+    assert _brief(run)["why"] is None

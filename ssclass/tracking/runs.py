@@ -240,11 +240,11 @@ class Runs(Connection):
 
         body = event.body
         tags = {
+            **report.compared(event),  # first: MLflow's columns are in the order in which tags were set
             "reason": body["reason"],
             "data_version": body["data_version"],
             "batches": ", ".join(body["batches"]),
             "head": body["head"],
-            **report.compared(event),
         }
         with self.named():
             if len(decided) > 1 and (figure := report.over_time(decided)) is not None:
