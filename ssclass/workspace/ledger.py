@@ -185,11 +185,11 @@ class State:
     def newest_score(self, key: str) -> tuple[int, int, str]:
         """Right, total and data version of a model's newest score on held-out photos: as a candidate, or later."""
         own = self.decisions[key].body
-        found = own["candidate"]["right"], own["holdout"]["size"], own["data_version"]
+        found = own["candidate"]["right"], own["holdout"]["size"], own.get("data_version", "")
         for event in self.decisions.values():
             body = event.body
             if body["champion"] and body["champion"]["key"] == key:
-                found = body["champion"]["right"], body["holdout"]["size"], body["data_version"]
+                found = body["champion"]["right"], body["holdout"]["size"], body.get("data_version", "")
         return found
 
     def number_of(self, key: str) -> int:
