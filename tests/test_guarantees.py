@@ -185,6 +185,41 @@ def test_killed_after_the_push_and_a_new_batch_before_the_next_run(shop: Shop):
     assert shop.tracking.alias() == "2"
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", ["reason", "mlflow.note.content", DECISION_TAG, "end"])
+def test_killed_while_a_decision_is_put_on_its_run_and_a_new_batch_before_the_next_run(
+    shop: Shop, call: str, after: bool
+):
+    """Whatever of it was done: a run that ended without its decision was never looked at again."""
+    from mlflow import MlflowClient
+
+    shop.first()
+    name = "set_terminated" if call == "end" else "set_tag"
+    real = getattr(MlflowClient, name)
+
+    def kill(client: Any, *args: Any, **named: Any) -> Any:
+        ours = call == "end" or args[1] == call
+        if ours and not after:
+            raise Killed
+        made = real(client, *args, **named)
+        if ours:
+            raise Killed
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, name, kill)
+        with pytest.raises(Killed):
+            shop.retrain()
+    assert len(shop.state.decisions) == 1
+    shop.send("second")
+    assert shop.retrain().decision == PROMOTED
+    for key in shop.state.decisions:
+        run = shop.run(key)
+        assert (run.info.status, run.data.tags[DECISION_TAG]) == ("FINISHED", PROMOTED)
+        assert "mlflow.note.content" in run.data.tags
+    assert len(shop.tracking.all_runs()) == 2
+
+
 def test_what_a_killed_process_had_on_its_way_is_swept_away(shop: Shop):
     """Photos of a batch that was being taken in lay in the workspace for ever, out of reach of `forget`."""
     import os
@@ -819,6 +854,20 @@ def _forbid(monkeypatch, key: str) -> None:
         return call(self, operation, given)
 
     monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
+
+
+def test_the_batch_with_all_held_out_photos_is_revoked_and_the_retrain_says_so(shop: Shop):
+    """It ended in a division by zero, with a champion there: now it is rejected, and the next held-out photos judge."""
+    shop.first()
+    assert shop.retrain().decision == PROMOTED
+    shop.send("second")
+    shop.retrain()
+    revoke(shop.workspace, "first", "not ours")
+    outcome = shop.retrain()
+    assert (outcome.decision, outcome.reason) == (REJECTED, "no held-out photos yet")
+    shop.first("again")
+    assert shop.retrain().decision in (PROMOTED, REJECTED)
+    assert shop.state.champion is not None
 
 
 def test_workspaces_on_one_bucket_keep_to_their_own_part_and_leave_what_is_anothers(make_shop):

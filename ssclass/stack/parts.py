@@ -76,6 +76,7 @@ def parts(settings: Settings, plan: Plan, folder: Path) -> list[Part]:
         command = (program("prefect"), "worker", "start", "--pool", pool, "--name", name, "--type", "process")
         role = "worker" if called == GPU else "pipeline"
         environment = client | _worker_environment(settings, called) | _identity(settings, folder, role)
+        environment["PREFECT_LOGGING_LEVEL"] = "INFO"  # of a command it is CRITICAL, and would be inherited
         place = (settings.prefect_url or "", pool)
         found.append(Part(name, command, environment, pool=place, signal="INT", first=False))
     return found

@@ -156,7 +156,7 @@ def _conclude_one(tracking: Tracking, event: Event, result: Result | None, decid
     from ssclass.tracking.client import DECISION_TAG
 
     run = tracking.run_of(event)
-    if run is not None and DECISION_TAG not in run.data.tags:
+    if run is not None and (DECISION_TAG not in run.data.tags or run.info.status == "RUNNING"):
         tracking.conclude(event, result, str(run.info.run_id), decided)
 
 

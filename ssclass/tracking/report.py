@@ -47,7 +47,7 @@ def metrics(result: Result) -> dict[str, float]:
         }
     if champion is not None and compared is not None:
         found |= {
-            "champion_accuracy": champion.right / scores.n,
+            "champion_accuracy": champion.scores.accuracy,
             "champion_loss": champion.scores.loss,
             "accuracy_difference": compared.difference,
             "wins": compared.wins,

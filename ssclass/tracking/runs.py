@@ -59,12 +59,13 @@ class Runs(Connection):
         return next((run for run in self.runs(event.body["key"]) if DECISION_TAG in run.data.tags), None)
 
     def open_runs(self) -> list[Any]:
-        """Runs without a decision: those of retrains under way, or killed; oldest first."""
+        """Runs that nobody concluded, or not to the end: those of retrains under way, or killed; oldest first."""
         with self.named():
-            found = self.client.search_runs(
-                [self.experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]
+            return list(
+                self.client.search_runs(
+                    [self.experiment_id], "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"]
+                )
             )
-            return [run for run in found if DECISION_TAG not in run.data.tags]
 
     def open_run(self, key: str, owner: str, decided: Event | None = None) -> str:
         """A run for a key, without a decision yet.
@@ -256,8 +257,8 @@ class Runs(Connection):
                 self.client.log_text(run_id, text, "decision.md")
                 self.client.set_tag(run_id, "mlflow.note.content", text)
             self.client.update_run(run_id, name=report.run_name(event))
-            self.client.set_terminated(run_id, "FINISHED", _milliseconds(event.at))
-            self.client.set_tag(run_id, DECISION_TAG, body["decision"])  # last: it says that all of this is done
+            self.client.set_tag(run_id, DECISION_TAG, body["decision"])
+            self.client.set_terminated(run_id, "FINISHED", _milliseconds(event.at))  # last: all of this is done
 
 
 def _served(classifier: Classifier | Adopted, key: str, data_version: str) -> dict[str, Any]:
