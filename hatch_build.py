@@ -5,7 +5,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-TEMPLATE = ("dvc.yaml", "data.dvc", "prefect.yaml")
+TEMPLATE = ("dvc.yaml", "data.dvc", "deployments.yaml")
 """Those of the template's files that lie at the top level of a checkout; the others are in ``ssclass/template/``."""
 
 

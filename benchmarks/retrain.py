@@ -15,14 +15,16 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from ssclass.data.submit import submit
-from ssclass.demo.run import s3_server
 from ssclass.environment import leave_user_settings, quiet_libraries
 from ssclass.model.backbones import find_backbone, import_keras
 from ssclass.model.weights import load_weights
+from ssclass.stack.storage import storage
 from ssclass.workspace.create import create
+from ssclass.workspace.workspace import Workspace
 
 NEW, EPOCHS, STUDY_EPOCHS, SIZE = 20, 2, 50, 224
 
@@ -64,12 +66,12 @@ def split(photos: Path, folder: Path, batches: int) -> list[Path]:
 
 def main(photos: Path, batches: int) -> None:
     """Deliver, retrain, and train the script on the same photos."""
-    with tempfile.TemporaryDirectory() as scratch, s3_server() as endpoint:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as running:
         root = Path(scratch) / "workspace"
         leave_user_settings()
-        workspace = create(root, {"bucket": "ssclass", "s3_endpoint": endpoint})
-        quiet_libraries(workspace.settings)
-        workspace.store.make_bucket()
+        made = create(root, {"bucket": "ssclass"})
+        quiet_libraries(made.settings)
+        workspace = Workspace(running.enter_context(storage(made.settings)))
         from flows.retrain import retrain
 
         def timed() -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""The retrain: take in what waits, train if that is news, and promote only what is better."""
+"""The retrain: take in what waits, train if there is something new, and promote only what is better."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ssclass.retrain.ingest import Ingested
 from ssclass.retrain.outcome import Outcome
 from ssclass.workspace.ledger import HELD
 from tasks import retraining as step
+from tasks import telling
 from tasks.remote import train_elsewhere
 
 RERUNS = 3
@@ -26,13 +27,22 @@ def failed(flow: Any, flow_run: Any, state: Any) -> None:
     step.tell_of_failure(flow_run.parameters["workspace"], flow_run.name, state.message or state.name)
 
 
-@flow(name="retrain", flow_run_name="retrain {batch}", validate_parameters=False, on_failure=[failed])
+@flow(name="retrain", flow_run_name=telling.name_of_retrain, validate_parameters=False, on_failure=[failed])
 def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int = 0) -> Outcome:
     """Take in every waiting batch and decide.
 
-    `batch` and `count` are what woke us: hints for people, nothing depends on them. `rerun`: how many runs in a row
-    crashed before this one.
+    Args:
+        workspace: The workspace: its folder on the worker's machine, or the URL of its git origin.
+        batch: The batch that this run was started for. A name for people: every waiting batch is taken in.
+        count: How many batches had arrived by then. For people, too.
+        rerun: How many runs in a row crashed before this one.
     """
+    with telling.logged():
+        return telling.ended(workspace, decided(workspace, rerun))  # type: ignore[no-any-return]
+
+
+def decided(workspace: str, rerun: int) -> Outcome:
+    """What a retrain comes to, asked again while other writers change the question."""
     if rerun > RERUNS:
         raise FailedError(f"{rerun} retrains in a row crashed; look at their logs and at the workers' memory")
     ingested: list[Ingested] = []
@@ -68,6 +78,7 @@ def attempt(workspace: str, ingested: list[Ingested]) -> Outcome:
         return Outcome.skipped(tuple(ingested), version)
 
     commit, key = pending
+    telling.say(f"decision {key}: there is something new to learn from")
     run_id = trained(workspace, commit, key)
     try:
         event = step.decide(workspace, key, run_id)

@@ -10,13 +10,23 @@ from prefect import flow
 
 from ssclass.workspace.clones import at_commit
 from tasks import retraining as step
+from tasks import telling
 
 
 @flow(name="train", flow_run_name="train {key}", validate_parameters=False)
 def train(workspace: str, key: str, commit: str | None = None) -> str:
-    """Train for a decision key; returns the MLflow run. `workspace`: a folder, or a git URL, read at `commit`."""
-    with at_commit(workspace, commit) as folder:
+    """Train for a decision key; returns the MLflow run.
+
+    Args:
+        workspace: The workspace: its folder, or the URL of its git origin.
+        key: The decision key: which data, params and code the training is of.
+        commit: The commit of the workspace to train at; none: the folder as it is.
+    """
+    with telling.logged(), at_commit(workspace, commit) as folder:
         where, at = str(folder), commit or "HEAD"
         step.check_key(where, at, key)
+        telling.say(f"training for {key}")
         step.train(where, at, key)
-        return step.log_run(where, at, key)
+        run_id = step.log_run(where, at, key)
+        telling.say(f"trained {key}; MLflow run {run_id}")
+        return run_id

@@ -13,7 +13,7 @@ GPU = "gpu"
 
 
 def deployment_of(settings: Settings, name: str) -> str:
-    """The name on the server of a deployment that prefect.yaml calls `name`."""
+    """The name on the server of a deployment that deployments.yaml calls `name`."""
     if settings.name == DEFAULT_NAME:
         return name
     return settings.name if name == RETRAIN else f"{settings.name}-{name}"
@@ -30,7 +30,7 @@ def train_deployment(settings: Settings) -> str:
 
 
 def pool_of(settings: Settings, name: str) -> str:
-    """The work pool that prefect.yaml calls `name`; a pool of a person's own making keeps its name."""
+    """The work pool that deployments.yaml calls `name`; a pool of a person's own making keeps its name."""
     if settings.name == DEFAULT_NAME or name not in (DEFAULT_NAME, GPU):
         return name
     return settings.name if name == DEFAULT_NAME else f"{settings.name}-{name}"
@@ -42,5 +42,5 @@ def resource_of(settings: Settings, resource: str) -> str:
 
 
 def automation_of(settings: Settings, name: str) -> str:
-    """The name of an automation, or of a trigger that prefect.yaml calls `ssclass: …`, by its owner's name."""
+    """The name of an automation, or of a trigger that deployments.yaml calls `ssclass: …`, by its owner's name."""
     return f"{settings.name}: {name.removeprefix(f'{DEFAULT_NAME}: ')}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _sink = None
@@ -27,6 +27,18 @@ def shown() -> Iterator[None]:
             yield
         finally:
             _sink = before
+
+
+@contextmanager
+def lines(say: Callable[[str], None]) -> Iterator[None]:
+    """Hand what is reported to `say` while the block runs, a line every few seconds."""
+    global _sink
+    before = _sink
+    _sink = _Lines(say)
+    try:
+        yield
+    finally:
+        _sink = before
 
 
 class _Bars:
@@ -54,9 +66,12 @@ class _Bars:
 class _Lines:
     every = 5.0  # seconds
 
-    def __enter__(self) -> _Lines:
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say = say or (lambda line: print(f"  {line}", file=sys.stderr, flush=True))
         self._last: dict[str, float] = {}
         self._said: set[str] = set()
+
+    def __enter__(self) -> _Lines:
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:
@@ -64,7 +79,7 @@ class _Lines:
         if now - self._last.setdefault(what, now) >= self.every or (done >= total and what in self._said):
             self._last[what] = now
             self._said.add(what)
-            print(f"  {what}: {done} of {total}", file=sys.stderr, flush=True)
+            self._say(f"{what}: {done} of {total}")
         if done >= total:
             self._last.pop(what)
             self._said.discard(what)

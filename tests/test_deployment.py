@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import uuid
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from ssclass.errors import ParamsError
 from ssclass.settings import SETTINGS_FILE, load_settings
 from ssclass.workspace.create import create, template_file
 from tests.support.running import clean_environment
@@ -102,7 +104,7 @@ def test_a_workspace_that_was_moved_or_cloned_is_still_itself(tmp_path: Path, pr
 def test_what_an_older_version_made_goes_on_and_is_made_safe(tmp_path: Path, prefect_url: str, api: Api, name: str):
     """No label, a pool of Prefect's own template, job variables; the workspace's own prefect.yaml names them still."""
     folder = workspace(tmp_path / "shop", prefect_url, name=name)
-    own = template_file("prefect.yaml").read_text()
+    own = template_file("deployments.yaml").read_text()
     pool = 'work_pool: {name: ssclass, job_variables: {command: python -m prefect.engine, env: {A: "1"}}}'
     assert "work_pool: {name: ssclass}" in own
     (folder / "prefect.yaml").write_text(own.replace("work_pool: {name: ssclass}", pool))
@@ -181,3 +183,69 @@ def test_init_gives_the_name_to_all_that_is_shared(tmp_path: Path):
     subprocess.run(command, env=clean_environment(), capture_output=True, check=True)
     settings = load_settings(tmp_path / "x")
     assert (settings.name, settings.model_name) == ("shop-2", "shop-2")
+
+
+def test_the_form_of_a_run_is_for_people(tmp_path: Path, prefect_url: str, api: Api, name: str):
+    """Every field is described, none is internal; what only an automation gives is taken all the same."""
+    deploy(workspace(tmp_path / "shop", prefect_url, name=name))
+    made = api(f"deployments/name/retrain/{name}")
+    fields = made["parameter_openapi_schema"]["properties"]
+    assert set(fields) == {"workspace", "batch", "count"}
+    assert all(field["description"] for field in fields.values())
+    assert made["tags"] == [name]
+    run = api(f"deployments/{made['id']}/create_flow_run", {"parameters": {"rerun": 2}})
+    assert run["parameters"]["rerun"] == 2
+    ended = automations(api, name)[f"{name}: a run that fell silent has crashed"]["trigger"]["expect"]
+    assert {f"prefect.flow-run.{state}" for state in ("PROMOTED", "REJECTED", "HELD", "SKIPPED")} <= set(ended)
+
+
+def test_prefects_own_deploy_finds_nothing_of_ours(tmp_path: Path, prefect_url: str, api: Api, name: str):
+    """`prefect deploy --all` beside deployments.yaml leaves the deployments as they are."""
+    folder = workspace(tmp_path / "shop", prefect_url, name=name)
+    (folder / "deployments.yaml").write_text(template_file("deployments.yaml").read_text())
+    deploy(folder)
+    before = api(f"deployments/name/retrain/{name}")
+    command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", "deploy", "--all"]
+    environment = clean_environment(PREFECT_API_URL=prefect_url, PREFECT_HOME=str(tmp_path / "home"))
+    subprocess.run(command, cwd=folder, env=environment, capture_output=True)
+    after = api(f"deployments/name/retrain/{name}")
+    assert {key: after[key] for key in ("updated", "parameters", "entrypoint")} == {
+        key: before[key] for key in ("updated", "parameters", "entrypoint")
+    }
+    assert not list(folder.glob("prefect.yaml"))
+
+
+OURS = "{name: retrain, flow_name: retrain, entrypoint: flows.retrain.retrain, work_pool: {name: ssclass}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("deployments: []", "no list of deployments"),
+        ("", "no list of deployments"),
+        ("- a", "no list of deployments"),
+        ("deployments: {a: 1}", "no list of deployments"),
+        ("deployments: [7]", "deployment number 1"),
+        ("deployments: [{name: retrain}]", "deployment retrain: flow_name: Field required"),
+        (f"deployments: [{OURS.replace('name: retrain', 'name: nightly', 1)}}}]", "no deployment named 'retrain'"),
+        (f"deployments: [{OURS}}}, {OURS}}}]", "is there twice"),
+        (f"deployments: [{OURS}, schedule: 1}}]", "deployment retrain: schedule: Extra inputs"),
+        (f"deployments: [{OURS}, schedules: [{{cron: every day}}]}}]", "schedules"),
+        (f"deployments: [{OURS}, schedules: [{{at: noon}}]}}]", "by cron, interval or rrule"),
+        (f"deployments: [{OURS}, schedules: [{{cron: '1 1 * * *', timezone: Europe/Atlantis}}]}}]", "schedules"),
+        (f"deployments: [{OURS}, triggers: [{{type: what}}]}}]", "triggers"),
+        (f"deployments: [{OURS}, concurrency_limit: {{limit: many}}}}]", "concurrency_limit.limit"),
+        (f"deployments: [{OURS}, parameters: 3}}]", "parameters"),
+        (f"deployments: [{OURS.replace('flows.retrain', 'flows.nowhere')}}}]", "flows.nowhere.retrain: no flow"),
+    ],
+)
+def test_an_unusable_file_is_one_sentence(tmp_path: Path, prefect_url: str, text: str, said: str):
+    from ssclass.cli import cli
+
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / SETTINGS_FILE).write_text(f'prefect_url = "{prefect_url}"\n')
+    (folder / "deployments.yaml").write_text(text)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    with pytest.raises(ParamsError, match=re.escape(said)):
+        cli.main(["deploy", "--workspace", str(folder)], standalone_mode=False)

@@ -336,7 +336,7 @@ def test_the_wheel_holds_the_packages_and_the_template_of_a_workspace(tmp_path: 
         for path in (ROOT / package).rglob("*.py")
     }
     assert names >= modules
-    assert names - modules >= {f"ssclass/template/{name}" for name in (*FILES, "prefect.yaml")}
+    assert names - modules >= {f"ssclass/template/{name}" for name in (*FILES, "deployments.yaml")}
     assert {name.split("/")[0] for name in names} <= {"ssclass", "flows", "tasks"}
 
 

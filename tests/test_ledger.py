@@ -33,6 +33,15 @@ def test_champion_is_the_last_promoted_or_rolled_back_to():
     assert state.number_of("c") == 2
 
 
+def test_the_newest_score_of_a_champion_is_that_of_the_last_comparison():
+    first = decision("a", "PROMOTED")
+    assert fold([first]).newest_score("a") == (1, 2, "")
+    later = {"champion": {"key": "a", "right": 5}, "holdout": {"size": 6}, "data_version": "data/2"}
+    second = Event("decision", first.at, {**decision("b", "REJECTED").body, **later})
+    assert fold([first, second]).newest_score("a") == (5, 6, "data/2")
+    assert fold([first, second]).newest_score("b") == (1, 6, "data/2")
+
+
 def test_a_held_batch_waits_for_a_person():
     held = event("decision", decision="HELD", batch="x", etag="1", reason="flipped")
     assert list(fold([held]).held) == [("x", "1")]

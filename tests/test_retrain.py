@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 
 from ssclass.demo.drawings import draw
 from ssclass.demo.run import deliveries, gather
@@ -231,19 +232,60 @@ def test_a_run_has_metrics_figures_card_dataset_and_model(journey, runs, trackin
     assert {"decision.md", "figures"} <= artifacts
     figures = {item.path for item in tracking.client.list_artifacts(run.info.run_id, "figures")}
     assert {"figures/confusion.png", "figures/calibration.png"} <= figures
-    (given,) = run.inputs.dataset_inputs
-    assert given.dataset.name == event["data_version"]
-    assert journey.workspace.at().dataset.digest.startswith(given.dataset.digest)
+    given = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert {each.name for each in given.values()} == {event["data_version"], f"{event['data_version']} held out"}
+    assert journey.workspace.at().dataset.digest.startswith(given["training"].digest)
+    assert event["holdout"]["digest"].startswith(given["evaluation"].digest)
+    tags, size = run.data.tags, event["holdout"]["size"]
+    assert tags["candidate"] == f"{event['candidate']['right']}/{size}"
+    assert tags["champion"] == f"{event['champion']['right']}/{size}"
+    assert "figures/over_time.png" in figures
+    assert f"Trained on {event['train_size']} photos" in tags["mlflow.note.content"]
+    assert f"New since the decision before: {', '.join(event['batches'])}." in tags["mlflow.note.content"]
     assert set(tracking.models_of(run)) == (
         {"candidate", "model"} if event["decision"] == "PROMOTED" else {"candidate"}
     )
     assert f"# {event['decision']}" in run.data.tags["mlflow.note.content"]
 
 
+def test_prefect_tells_each_decision_with_its_reason(journey: Journey, pipeline: Pipeline, tracking: Tracking):
+    """The final state, its message, tags, artifacts, and the way to MLflow's run and back."""
+
+    def ask(path: str, body: object) -> list[dict]:
+        answer = requests.post(f"{pipeline.prefect}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    runs = ask("flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_ASC"})
+    ours = [run for run in runs if run["parameters"]["workspace"] == str(journey.workspace.root)]
+    for run, (name, outcome) in zip(ours, journey.outcomes.items(), strict=False):
+        state = run["state"]
+        assert (state["type"], state["name"], state["message"]) == ("COMPLETED", outcome.decision, outcome.reason)
+        assert run["name"].startswith("retrain 20")
+        assert outcome.decision in run["tags"]
+        found = ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
+        told = {each["key"]: each["data"] for each in found if each["key"]}
+        if not outcome.batches:
+            assert name == "again"
+            assert told == {}, "a retrain with nothing to do says nothing more"
+            continue
+        assert outcome.batches[0].batch in told["ssclass-batches"]
+        assert f"# {outcome.decision}" in told["ssclass-decision"]
+        if outcome.event is not None:
+            assert "| right |" in told["ssclass-decision"]
+            tags = tracking.client.get_run(outcome.event["run_id"]).data.tags
+            assert tags["prefect_run"] == f"{pipeline.prefect.removesuffix('/api')}/runs/flow-run/{run['id']}"
+    assert {outcome.decision for outcome in journey.outcomes.values()} >= {"PROMOTED", "HELD", "SKIPPED"}
+
+
 def test_only_champions_are_registered_and_the_alias_is_on_the_last(journey, tracking):
     client, state = tracking.client, journey.workspace.at().state
     versions = sorted(client.search_model_versions("name = 'ssclass'"), key=lambda each: int(each.version))
     assert [each.tags["decision_key"] for each in versions] == state.champions
+    for each, key in zip(versions, state.champions, strict=True):
+        body = state.decisions[key].body
+        assert each.tags["candidate"] == f"{body['candidate']['right']}/{body['holdout']['size']}"
+        assert each.tags["champion"]
     champion = client.get_model_version_by_alias("ssclass", "champion")
     assert champion.tags["decision_key"] == state.champion
     assert all("Champion" in each.description for each in versions)

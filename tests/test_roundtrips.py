@@ -71,7 +71,7 @@ class Hand:
         out = self.check_data(rev, self.labels)
         assert self.workspace.at().data_version == rev
         assert event["data_version"] == rev
-        files = sorted((out / "holdout").rglob("*.jpg"))
+        files = sorted((out / "test").rglob("*.jpg"))
         model = open_model(str(event["run_id"]), self.workspace.settings)
         odds = model.predict(np.stack([decode(path.read_bytes(), model.size) for path in files]))
         is_ = np.array([CLASSES.index(path.parent.name) for path in files])

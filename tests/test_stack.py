@@ -114,12 +114,12 @@ def test_a_queue_tells_of_a_batch_as_well(delivered: Running, s3_endpoint: str, 
 
 def test_deploying_again_changes_nothing_and_says_what_it_does_change(delivered: Running):
     assert delivered.cli("deploy").stdout.strip().endswith("nothing to change")
-    own = delivered.folder / "prefect.yaml"
-    shipped = (delivered.workspace().root / "prefect.yaml").exists()
+    own = delivered.folder / "deployments.yaml"
+    shipped = (delivered.workspace().root / "deployments.yaml").exists()
     assert not shipped
     from ssclass.workspace.create import template_file
 
-    text = (template_file("prefect.yaml")).read_text()
+    text = (template_file("deployments.yaml")).read_text()
     try:
         own.write_text(text.replace("30 3 * * *", "45 4 * * *"))
         said = delivered.cli("deploy").stdout
@@ -214,7 +214,8 @@ def test_secrets_are_their_owners(stack: Running):
 def test_status_says_how_the_loop_is(delivered: Running):
     said = delivered.cli("status").stdout
     assert "gpu-worker running" in said
-    assert "retrains   last completed" in said
+    assert re.search("retrains   last (promoted|rejected|held|skipped), 20", said), said
+    assert re.search("decision   (PROMOTED|REJECTED) 20", said)
     assert "champion   1" in said
     found = json.loads(delivered.cli("status", "--json").stdout)["loop"]
     assert set(found["parts"].values()) == {"RUNNING"}
@@ -223,6 +224,22 @@ def test_status_says_how_the_loop_is(delivered: Running):
 
 def test_up_again_says_so(stack: Running):
     assert "up already" in stack.cli("up", "--detach").stdout
+    told = json.loads(stack.cli("up", "--json").stdout)
+    assert set(told["parts"].values()) == {"RUNNING"}
+    assert "/#/experiments/" in told["runs"]
+
+
+def test_the_runs_tell_people_what_they_did(delivered: Running):
+    """The state named by the decision survives the automations, and a worker's training is in its log."""
+    first = delivered.runs("retrain")[0]
+    assert first["name"] == "retrain after day-1"
+    assert (first["state"]["type"], first["state"]["name"]) == ("COMPLETED", "PROMOTED")
+    assert "ssclass" in first["tags"]
+    training = delivered.runs("train")[0]
+    logs = delivered.api("logs/filter", {"logs": {"flow_run_id": {"any_": [training["id"]]}}, "limit": 200})
+    said = [each["message"] for each in logs]
+    assert any(line.startswith("training for ") for line in said), said
+    assert any("MLflow run" in line for line in said), said
 
 
 def test_the_finished_result_of_a_killed_retrain_is_adopted(stack: Running):

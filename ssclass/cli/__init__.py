@@ -15,6 +15,7 @@ from ssclass.cli import (
     batches,
     data,
     demo,
+    examples,
     models,
     services,
     serving,
@@ -44,6 +45,9 @@ def cli(debug: bool) -> None:
 for module in (workspace, batches, data, models, serving, study, weights, services, upkeep, demo, stack, stage):
     for command in module.COMMANDS:
         cli.add_command(command)
+
+
+examples.add(cli)
 
 
 def main() -> None:

@@ -31,20 +31,28 @@ from_source = click.option(
 @click.option("--id", "batch_id", help="Name of the batch; default: the folder's name and the time.")
 @from_source
 @in_workspace
-def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None) -> None:
-    """Upload SOURCE's class folders as a batch, or a manifest of corrections (SOURCE.json)."""
+@as_json
+def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None, as_json: bool) -> None:
+    """Upload SOURCE as a batch: class folders, or a list of photos (SOURCE.csv or .jsonl: path, label, split).
+
+    SOURCE.json is a manifest of corrections.
+    """
     import re
     from datetime import UTC, datetime
 
     from ssclass import progress
+    from ssclass.data.lists import is_list
     from ssclass.data.submit import submit as upload
     from ssclass.data.submit import submit_corrections
 
     workspace = workspace_at(folder)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().name.removesuffix(".json")).strip("-") or "batch"
     batch = batch_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name[:60]}"
-    if source.is_file():
+    if source.is_file() and not is_list(source):
         count = submit_corrections(workspace.store, source, batch)
+        if as_json:
+            print_json({"batch": batch, "corrections": count})
+            return
         print_line(f"batch {batch}: {count} corrections; `ssclass retrain` ingests them")
         return
     with progress.shown():
@@ -56,6 +64,9 @@ def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None) -
             lambda done, total: progress.report(f"upload of {batch}", done, total),
             kind,
         )
+    if as_json:
+        print_json({"batch": batch, "photos": count, "place": f"s3://{workspace.settings.place}/incoming/{batch}/"})
+        return
     print_line(
         f"batch {batch}: {count} photos in s3://{workspace.settings.place}/incoming/{batch}/; `ssclass retrain` "
         "ingests it"
@@ -68,8 +79,12 @@ def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None) -
 @click.option("--size", type=click.IntRange(min=1), default=5000, show_default=True, help="Photos in a batch.")
 @from_source
 @in_workspace
-def import_(source: str, name: str | None, size: int, kind: str, folder: Path | None) -> None:
-    """Send a data set in class folders, on disk or at s3://…, as batches; train/ and test/ keep their sides."""
+@as_json
+def import_(source: str, name: str | None, size: int, kind: str, folder: Path | None, as_json: bool) -> None:
+    """Send a data set as batches: class folders, on disk or at s3://…, or a list (SOURCE.csv or .jsonl).
+
+    Folders train/ and test/, and the list's column split, keep photos on their sides.
+    """
     import re
 
     from ssclass import progress
@@ -92,6 +107,9 @@ def import_(source: str, name: str | None, size: int, kind: str, folder: Path | 
             lambda done, total: progress.report("upload", done, total),
             kind,
         )
+    if as_json:
+        print_json([{"batch": batch, "photos": count} for batch, count in sent.items()])
+        return
     for batch, count in sent.items():
         print_line(f"batch {batch}: {count} photos")
     print_line("`ssclass retrain` ingests them")
@@ -191,22 +209,30 @@ def _lines(found: Story) -> list[str]:
 @batch.command()
 @click.argument("batch_id")
 @in_workspace
-def admit(batch_id: str, folder: Path | None) -> None:
+@as_json
+def admit(batch_id: str, folder: Path | None, as_json: bool) -> None:
     """Let a HELD batch in with the next retrain."""
     from ssclass.upkeep import decisions
 
     decisions.admit(workspace_in_a_hurry(folder), batch_id)
+    if as_json:
+        print_json({"batch": batch_id, "status": "admitted"})
+        return
     print_line(f"{batch_id} joins with the next `ssclass retrain`")
 
 
 @batch.command()
 @click.argument("batch_id")
 @in_workspace
-def drop(batch_id: str, folder: Path | None) -> None:
+@as_json
+def drop(batch_id: str, folder: Path | None, as_json: bool) -> None:
     """Keep a batch out for good, whether it is HELD or waits."""
     from ssclass.upkeep import decisions
 
     decisions.drop(workspace_in_a_hurry(folder), batch_id)
+    if as_json:
+        print_json({"batch": batch_id, "status": "dropped"})
+        return
     print_line(f"{batch_id} stays out; its photos remain in incoming/{batch_id}/")
 
 

@@ -91,8 +91,24 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
     from ssclass.text import printable
 
-    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for place, column in enumerate(columns):
+        word = not any(" " in row[place] for row in cells)  # an id is typed: it is neither cut nor broken
+        table.add_column(column, no_wrap=word, overflow="ignore" if word else "fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     console = Console()
-    Console(width=None if console.is_terminal else 160).print(table)
+    if not console.is_terminal:
+        console = Console(width=160)
+    if table.__rich_measure__(console, console.options).minimum <= console.width:
+        console.print(table)
+        return
+    if title:
+        click.echo(title)
+    wide = max(map(len, columns))
+    for row in cells:  # too narrow for a table: an entry a line
+        for column, cell in zip(columns, row, strict=True):
+            if cell:
+                click.echo(f"{column:<{wide}}  {cell}")
+        click.echo("")

@@ -18,14 +18,30 @@ from ssclass.cli.common import FILE, FOLDER, as_json, in_workspace, print_json, 
 @click.option(
     "--strip", is_flag=True, help="Take out of the photos what they say of place, camera and author; pixels stay."
 )
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["folders", "parquet", "webdataset"]),
+    default="folders",
+    show_default=True,
+    help="Class folders, Parquet for Hugging Face datasets, pandas and DuckDB, or tars for WebDataset.",
+)
 @in_workspace
-def export(target: Path, rev: str, strip: bool, folder: Path | None) -> None:
-    """Write the data set to TARGET as class folders, byte for byte as it was received."""
+@as_json
+def export(target: Path, rev: str, strip: bool, kind: str, folder: Path | None, as_json: bool) -> None:
+    """Write the data set to TARGET as it is in force; photos byte for byte as they were received.
+
+    Corrections are applied: labels are the corrected ones, removed photos are left out. The held-out photos are the
+    split test.
+    """
     from ssclass import progress
     from ssclass.history.export import export as write
 
     with progress.shown():
-        count, telling = write(workspace_at(folder), target, rev, without_metadata=strip)
+        count, telling = write(workspace_at(folder), target, rev, without_metadata=strip, kind=kind)
+    if as_json:
+        print_json({"photos": count, "target": str(target), "telling": telling, "stripped": strip})
+        return
     click.echo(f"{count} photos in {target}")
     if telling:
         said = "without it now" if strip else "`--strip` takes it out"
@@ -159,7 +175,8 @@ def forget(sha256s: tuple[str, ...], reason: str, yes: bool, folder: Path | None
     if as_json:
         print_json(asdict(done))
         return
-    click.echo(f"forgotten: rewritten {', '.join(done.batches) or 'no shard'}; {len(done.objects)} objects in S3 gone")
+    rewritten = f"rewrote {', '.join(done.batches)}" if done.batches else "no batch had to be rewritten"
+    click.echo(f"forgotten: {rewritten}; deleted {len(done.objects)} objects in S3")
     for model in done.models:
         click.echo(f"saw it: run/{model['key']} ({model['decision']}, {model['use']})")
     for copy in done.near_copies[:20]:

@@ -57,13 +57,15 @@ def demo(photos: Path | None, folder: Path | None, seed: int, as_json: bool) -> 
     here = Path.cwd()
     root = Path(found["workspace"])
     shown = root.relative_to(here) if root.is_relative_to(here) else root
-    command = Path(sys.argv[0])
-    command = command.relative_to(here) if command.is_absolute() and command.is_relative_to(here) else command
+    program = Path(sys.argv[0])
+    program = program.relative_to(here) if program.is_absolute() and program.is_relative_to(here) else program
+    command = program if os.sep in str(program) and program.suffix != ".py" else "ssclass"
     click.echo(
         f"data and ledger  {shown} (git log, dvc.yaml, ledger.jsonl); models and runs in "
         f"{shown / '.ssclass' / 'mlflow'}"
     )
-    click.echo(f"MLflow UI        {command if os.sep in str(command) else 'ssclass'} ui --workspace {shown}")
+    click.echo(f"MLflow UI        {command} ui --workspace {shown}")
+    click.echo(f"go on with it    {command} up --workspace {shown}")
 
 
 COMMANDS = (demo,)

@@ -28,9 +28,10 @@ FEW = 8
 @in_workspace
 @as_json
 def retrain(folder: Path | None, as_json: bool) -> None:
-    """Take in waiting batches, train if that is news, promote if better."""
+    """Take in waiting batches, train if there is something new, promote if better."""
     from ssclass import progress
     from ssclass.environment import check_imports
+    from ssclass.started import check_started
     from ssclass.workspace.ledger import HELD
 
     settings = settings_at(folder)
@@ -38,6 +39,7 @@ def retrain(folder: Path | None, as_json: bool) -> None:
     from ssclass.upkeep.settled import look
 
     if (outcome := look(settings)) is None:  # Prefect and its temporary server take longer than all the rest
+        check_started(settings)
         from flows.retrain import retrain as flow
 
         with progress.shown():

@@ -19,7 +19,8 @@ def bucket() -> None:
 @click.option("--print", "only_print", is_flag=True, help="Change nothing: print bucket, rules and policies as JSON.")
 @click.option("--notify", help="ARN of the queue or webhook that S3 tells of new batches.")
 @in_workspace
-def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
+@as_json
+def setup(only_print: bool, notify: str | None, folder: Path | None, as_json: bool) -> None:
     """Make the bucket, its folders and lifecycle rules; --print gives the roles' policies."""
     from ssclass.store import Store
     from ssclass.upkeep.bucket import FOLDERS, check_queue, plan
@@ -32,9 +33,14 @@ def setup(only_print: bool, notify: str | None, folder: Path | None) -> None:
         return
     if notify:
         check_queue(notify)
-    rules = "lifecycle rules" if prepare(Store(settings)) else "no lifecycle rules, as this server has none"
+    has_rules = prepare(Store(settings))
+    rules = "lifecycle rules" if has_rules else "no lifecycle rules, as this server has none"
     if notify:
         announce(Store(settings), notify)
+    if as_json:
+        print_json({"place": f"s3://{settings.place}", "folders": FOLDERS, "lifecycle": has_rules, "notifies": notify})
+        return
+    if notify:
         click.echo(f"s3://{settings.place} tells {notify} of markers under incoming/")
     click.echo(f"s3://{settings.place}: {', '.join(f'{name}/' for name in FOLDERS)}, {rules}")
     click.echo("policies of every role: `ssclass bucket setup --print`")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ssclass.cli.common import in_workspace, settings_at
+from ssclass.cli.common import as_json, in_workspace, print_json, settings_at
 
 if TYPE_CHECKING:
     from ssclass.settings import Settings
@@ -16,26 +16,34 @@ if TYPE_CHECKING:
 def needs_prefect(settings: Settings) -> None:
     """ParamsError where no Prefect server is named."""
     from ssclass.errors import ParamsError
+    from ssclass.started import command
 
     if settings.prefect_url is None:
         where = settings.workspace
         raise ParamsError(
-            f"{where}: no Prefect server; `ssclass up` starts one, or name yours as prefect_url in ssclass.toml"
+            f"{where}: no Prefect server is running or named; `{command(settings, 'up')}` starts one, or name yours as "
+            "prefect_url in ssclass.toml"
         )
 
 
 @click.command()
 @click.option("--detach", is_flag=True, help="Return once everything runs; `ssclass down` stops it.")
 @in_workspace
-def up(detach: bool, folder: Path | None) -> None:
+@as_json
+def up(detach: bool, folder: Path | None, as_json: bool) -> None:
     """Run S3, Prefect, MLflow, listener and workers on this machine.
 
     A part that ssclass.toml names by its URL (s3_endpoint, prefect_url, mlflow_uri) is yours, and is not started.
+    --json detaches.
     """
     from ssclass.settings import load_settings
+    from ssclass.stack.manager import addresses
     from ssclass.stack.manager import up as start
 
-    start(load_settings(folder), click.echo, detach=detach)
+    settings = load_settings(folder)
+    start(settings, (lambda line: click.echo(line, err=True)) if as_json else click.echo, detach=detach or as_json)
+    if as_json:
+        print_json(addresses(settings))
 
 
 @click.command()
@@ -57,8 +65,9 @@ def down(folder: Path | None) -> None:
     help="Send notices to this URL: http(s)://… or mailto(s)://…; repeatable. One with a password: $SSCLASS_NOTIFY.",
 )
 @in_workspace
-def deploy(git_url: bool, notify: tuple[str, ...], folder: Path | None) -> None:
-    """Bring the Prefect server up to prefect.yaml."""
+@as_json
+def deploy(git_url: bool, notify: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+    """Bring the Prefect server up to deployments.yaml."""
     from ssclass.stack.deployment import deploy as apply
     from ssclass.workspace.origin import Origin
 
@@ -66,6 +75,9 @@ def deploy(git_url: bool, notify: tuple[str, ...], folder: Path | None) -> None:
     needs_prefect(settings)
     where = Origin(settings).url if git_url else str(settings.workspace)
     changes = apply(settings, where, list(notify))
+    if as_json:
+        print_json({"prefect": settings.prefect_url, "changes": changes})
+        return
     for line in changes:
         click.echo(line)
     click.echo(f"{settings.prefect_url}: {'up to date' if changes else 'nothing to change'}")

@@ -31,7 +31,10 @@ from ssclass.cli.common import (
 @click.option("--profile", help="Name of a profile in your AWS configuration.")
 @click.option("--mlflow", help="MLflow tracking URI; default: SQLite in the workspace.")
 @click.option("--prefect", help="Prefect API URL; default: a temporary server per run.")
-def init(folder: Path, name: str | None, bucket: str, git_url: str | None, **services: str | None) -> None:
+@as_json
+def init(
+    folder: Path, name: str | None, bucket: str, git_url: str | None, as_json: bool, **services: str | None
+) -> None:
     """Make a workspace in FOLDER, or clone the one at --git."""
     from ssclass.settings import check_name
     from ssclass.workspace.create import create
@@ -52,11 +55,13 @@ def init(folder: Path, name: str | None, bucket: str, git_url: str | None, **ser
         values["s3_prefix"] = prefix or name or ""
     values |= {names[option]: value for option, value in services.items() if value}
     workspace = create(folder.resolve(), values, git_url)
+    named = services["endpoint"] or services["region"] or services["profile"]
+    if as_json:
+        print_json({"workspace": str(workspace.root), "origin": workspace.origin, "place": workspace.settings.place})
+        return
     click.echo(f"workspace {workspace.root}, origin {workspace.git('remote', 'get-url', 'origin')}")
-    click.echo(
-        f"next: cd {folder}; edit params.yaml (dataset.classes) and push it; `ssclass submit DIR`, then `ssclass "
-        "retrain`"
-    )
+    then = "`ssclass submit DIR`, then `ssclass retrain`" if named else "`ssclass up`; then `ssclass submit DIR`"
+    click.echo(f"next: cd {folder}; edit params.yaml (dataset.classes) and push it; {then}")
 
 
 @click.command()
@@ -71,6 +76,8 @@ def status(folder: Path | None, as_json: bool) -> None:
     workspace = workspace_at(folder)
     state, dataset = workspace.at().state, workspace.at().dataset
     champion = state.decisions[state.champion].body if state.champion else None
+    newest = state.newest_score(state.champion) if state.champion else None
+    decided = next(reversed(state.decisions.values()), None)
     try:
         pending: list[str] | str = [ref.id for ref in waiting(workspace.store, state)]
     except StoreError as error:
@@ -84,7 +91,11 @@ def status(folder: Path | None, as_json: bool) -> None:
             **champion["candidate"],
             "of": champion["holdout"]["size"],
             "data_version": champion["data_version"],
+            "newest": newest and dict(zip(("right", "of", "data_version"), newest, strict=True)),
         },
+        "last_decision": decided
+        and {"at": decided.at}
+        | {name: decided.body[name] for name in ("decision", "reason", "key", "data_version", "batches")},
         "frozen": state.frozen,
         "data_version": workspace.at().data_version,
         "photos": dataset.counts(),
@@ -95,13 +106,17 @@ def status(folder: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(found | {"loop": running})
         return
-    if champion:
+    if champion and newest:
+        then = f"{champion['candidate']['right']} of {champion['holdout']['size']}"
         click.echo(
-            f"champion   {state.number_of(champion['key'])}: {champion['candidate']['right']} of "
-            f"{champion['holdout']['size']} held-out photos right ({champion['data_version']}, run/{champion['key']})"
+            f"champion   {state.number_of(champion['key'])}: {newest[0]} of {newest[1]} held-out photos right "
+            f"({newest[2]}); {then} when promoted ({champion['data_version']}, run/{champion['key']})"
         )
     else:
         click.echo("champion   none yet")
+    if decided:
+        at, body = decided.at[:16].replace("T", " "), decided.body
+        print_line(f"decision   {body['decision']} {at} UTC ({body['data_version']}): {body['reason']}")
     if state.frozen:
         print_line(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
     photos = ", ".join(
@@ -199,12 +214,11 @@ def unfreeze(folder: Path | None) -> None:
 @in_workspace
 def ui(port: int, folder: Path | None) -> None:
     """Open the MLflow UI on this workspace's runs."""
-    import os
     import secrets
-    import subprocess
     import sys
 
     from ssclass.environment import free_port
+    from ssclass.stack.viewing import view
     from ssclass.tracking.client import Tracking
 
     settings = settings_at(folder)
@@ -215,16 +229,7 @@ def ui(port: int, folder: Path | None) -> None:
     port, password = port or free_port(), secrets.token_hex(8)
     click.echo(f"MLflow UI: {tracking.page(f'http://127.0.0.1:{port}')}  (Ctrl-C ends it)")
     click.echo(f"it asks once: user ssclass, password {password}")
-    names = f"127.0.0.1:{port},localhost:{port}"
-    python = (sys.executable, "-P", "-m")
-    command = [*python, "ssclass.stack.guard", f"127.0.0.1:{port}", names]
-    command += [*python, "mlflow", "server", "--uvicorn-opts", "--uds {socket}", "--workers", "1"]
-    command += ["--backend-store-uri", settings.tracking_uri, "--allowed-hosts", names]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "GUARD_LOGIN": f"ssclass:{password}"}
-    try:
-        sys.exit(subprocess.call(command, env=environment))
-    except KeyboardInterrupt:
-        sys.exit(0)
+    sys.exit(view(settings, port, password))
 
 
 COMMANDS = (init, status, history, rollback, freeze, unfreeze, ui)

@@ -16,16 +16,13 @@ from urllib.parse import urlsplit
 
 from ssclass.data.batches import INCOMING, MANIFEST, REQUESTS, SUCCESS, Progress, check_id, check_source
 from ssclass.data.folders import class_folders, labelled_files
+from ssclass.data.lists import SIDES, is_list, read_list
 from ssclass.data.manifest import MAIN, MANIFEST_LIMIT, parse_manifest
-from ssclass.data.split import HOLDOUT, TRAIN
 from ssclass.errors import BatchError
 from ssclass.files import file_sha256
 from ssclass.settings import Settings
 from ssclass.store import Store
 from ssclass.text import composed, quoted
-
-SIDES = {"train": TRAIN, "val": TRAIN, "valid": TRAIN, "validation": TRAIN, "test": HOLDOUT, "holdout": HOLDOUT}
-"""Folder → side of the split; photos that a model was tuned on are no longer fit to judge it, so they train."""
 
 BATCH = 5000  # photos in a batch
 
@@ -48,16 +45,21 @@ def submit(
     progress: Progress | None = None,
     source: str = MAIN,
 ) -> int:
-    """Upload class folders as a batch, its manifest last; the number of files in it.
+    """Upload class folders, or the photos of a list, as a batch, its manifest last; the number of files in it.
 
     The same batch again is a no-op; another content under an id in use is a BatchError. Every file of a folder
     counts, whatever it is called: what is no photo is refused by name at ingest. Hidden files are left out.
     """
-    return upload(store, _files(folder, classes), batch_id, progress, source)
+    files = _listed(folder, classes) if is_list(folder) else _files(folder, classes)
+    return upload(store, files, batch_id, progress, source)
 
 
 def _files(folder: Path, classes: Sequence[str]) -> list[File]:
     return [File(file.path, file.key, file.label) for file in labelled_files(folder, classes)]
+
+
+def _listed(path: Path, classes: Sequence[str]) -> list[File]:
+    return [File(*each) for each in read_list(path, classes)]
 
 
 def submit_corrections(store: Store, path: Path, batch_id: str) -> int:
@@ -115,7 +117,12 @@ def upload(
 
 
 def find_files(folder: Path, classes: Sequence[str]) -> list[File]:
-    """Every file of a data set in class folders, with its side where the tree says it; BatchError when it is none."""
+    """Every file of a data set in class folders or of a list, with its side where that is said.
+
+    BatchError when it is neither.
+    """
+    if is_list(folder):
+        return _listed(folder, classes)
     inside = class_folders(folder, classes)
     sides = [path for path in inside if path.name in SIDES]
     if not sides or any(composed(path.name) in classes for path in inside):

@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,10 @@ from ssclass import progress
 from ssclass.data.folders import class_folders, files_in
 from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
-from ssclass.environment import free_port, leave_user_settings, quiet_libraries
+from ssclass.environment import leave_user_settings, quiet_libraries
 from ssclass.errors import BatchError
 from ssclass.settings import CHECKOUT, Settings
+from ssclass.stack.storage import storage
 from ssclass.text import composed
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
@@ -45,22 +45,6 @@ class Step:
     champion: str
     data_version: str
     seconds: float
-
-
-@contextmanager
-def s3_server() -> Iterator[str]:
-    """An S3 on loopback that lives as long as the block; yields its URL."""
-    import logging
-
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
-    server.start()
-    try:
-        yield f"http://127.0.0.1:{server._port}"
-    finally:
-        server.stop()
 
 
 def next_folder() -> Path:
@@ -127,9 +111,10 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
     root = (folder or next_folder()).resolve()
     leave_user_settings()
     quiet_libraries(Settings(workspace=root))
-    with s3_server() as endpoint, progress.shown():
-        found = gather(photos) if photos else None
-        workspace = create(root, {"bucket": "ssclass", "s3_endpoint": endpoint})
+    found = gather(photos) if photos else None
+    made = create(root, {"bucket": "ssclass"})
+    with storage(made.settings) as settings, progress.shown():
+        workspace = Workspace(settings)
         staging = workspace.private / "demo"
         staging.mkdir(parents=True)
         if found is None:
@@ -141,7 +126,6 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
             found = gather(staging / "drawings")
         say(f"workspace {root}: {', '.join(f'{len(files)} {name}' for name, files in found.items())}")
         _set_classes(workspace, list(found))
-        workspace.store.make_bucket()
         say("starting Prefect …")
         from flows.retrain import retrain
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ssclass import progress
 from ssclass.data.shards import Row
 from ssclass.errors import NotFoundError, WorkspaceError
+from ssclass.history.forms import form
 from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
 
@@ -25,9 +27,12 @@ def check_version(workspace: Workspace, rev: str) -> str:
     return rev
 
 
-def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_metadata: bool = False) -> tuple[int, int]:
-    """Write ``folder/<split>/<class>/<first 16 of sha256>-<name>`` for every photo of a data version.
+def export(
+    workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_metadata: bool = False, kind: str = "folders"
+) -> tuple[int, int]:
+    """Write every photo of a data version as the data set is in force: corrected labels, no removed photos.
 
+    `kind`: one of `forms.FORMS`; ``folders`` writes ``folder/<train or test>/<class>/<first 16 of sha256>-<name>``.
     Returns how many, and how many of them say more than their pixels (place, camera, author). The bytes are the ones
     that were received; `without_metadata`: every photo's file is written anew without it. WorkspaceError when the
     folder is not empty or cannot be written to.
@@ -41,18 +46,20 @@ def export(workspace: Workspace, folder: Path, rev: str = "HEAD", *, without_met
     rows = version.dataset.by_sha256
     done = telling = 0
     left_out: list[str] = []
-    for sha256, data in photos_of(version, set(rows)):
-        row = rows[sha256]
-        telling += personal(data)
-        try:
-            written = strip(data) if without_metadata else data
-        except Refused:
-            left_out.append(sha256)
-            continue
-        name = file_name(row, png=written[:4] == _PNG and data[:4] != _PNG)
-        _write(folder / row.split / row.label / name, written)
-        done += 1
-        progress.report("export", done, len(rows))
+    classes = version.params.dataset.classes
+    known = [*classes, *sorted({row.label for row in rows.values()} - set(classes))]  # of an older version's params
+    with closing(form(kind, folder, known)) as out:
+        for sha256, data in photos_of(version, set(rows)):
+            row = rows[sha256]
+            telling += personal(data)
+            try:
+                written = strip(data) if without_metadata else data
+            except Refused:
+                left_out.append(sha256)
+                continue
+            out.add(row, file_name(row, png=written[:4] == _PNG and data[:4] != _PNG), written)
+            done += 1
+            progress.report("export", done, len(rows))
     if left_out:
         raise WorkspaceError(
             f"{folder}: {done} photos written, {len(left_out)} left out as no copy without metadata can be made of "
@@ -80,15 +87,6 @@ def file_name(row: Row, *, png: bool = False) -> str:
     room = _LONGEST - len(head) - len(end.encode("utf-8", "replace"))
     short = stem.encode("utf-8", "replace")[:room].decode("utf-8", "ignore")
     return head + (short + end).encode("utf-8", "replace").decode().rstrip(". ")
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        said = error.strerror or type(error).__name__
-        raise WorkspaceError(f"{path}: cannot be written ({said}); name a folder with room for the photos") from error
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,9 @@ def preconditions(version: Version, result: Result) -> list[Precondition]:
             "the saved model does not answer as the trained one did; report this",
         ),
         Precondition(
-            "promotion not frozen",
+            "promotion is frozen",
             version.state.frozen is None,
-            f"frozen: {version.state.frozen}; `ssclass unfreeze` lets promotion go on",
+            f"{version.state.frozen}; `ssclass unfreeze` lets it go on",
         ),
     ]
 

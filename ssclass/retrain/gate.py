@@ -79,7 +79,6 @@ def judge(
                     f"{params.max_recall_loss:g} (gate.max_recall_loss)",
                 )
     net = right - champion_right
-    return Verdict(
-        net >= params.min_net_wins,
-        f"{right} of {n} right, the champion {champion_right}: {net:+d}, needed {params.min_net_wins:+d}",
-    )
+    missing = params.min_net_wins - net
+    said = f"needs at least {missing} more" if missing > 0 else f"{net} more right"
+    return Verdict(net >= params.min_net_wins, f"candidate {right}/{n}, champion {champion_right}/{n}; {said}")

@@ -147,8 +147,8 @@ def check(workspace: Workspace, version: Version, ref: BatchRef, folder: Path) -
     test = champion_test(workspace, version, shard, out)
     if test and test["p"] < params.ingest.implausible:
         reason = (
-            f"the champion has {test['right']} of {test['n']} right, implausible for one with "
-            f"{test['champion_right']} of {test['champion_n']} photos right that it had not learnt from "
+            f"the champion has only {test['right']} of {test['n']} right; of other photos that it had not learnt from "
+            f"it has {test['champion_right']} of {test['champion_n']} right, so the labels are probably wrong "
             f"(p = {test['p']:.1e}, ingest.implausible {params.ingest.implausible:g})"
         )
         return held(reason, champion_test=test, receipt=summary(receipt))

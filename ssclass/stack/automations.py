@@ -9,6 +9,7 @@ from ssclass.errors import ParamsError
 from ssclass.names import automation_of
 from ssclass.secrets import hide
 from ssclass.settings import Settings
+from ssclass.workspace.ledger import HELD, PROMOTED, REJECTED, SKIPPED
 
 SILENT = 90  # seconds without a heartbeat (one every 30) after which a run counts as crashed
 STARTING = 120  # seconds from a worker's taking a run to its running; a worker killed in between leaves it pending
@@ -26,7 +27,8 @@ def crash_automations(settings: Settings, deployments: dict[str, str]) -> list[A
 
     A crashed training is left alone: the retrain that waits for it, or its successor, asks for another.
     """
-    ended = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
+    states = ("Completed", "Failed", "Cancelled", "Crashed", PROMOTED, REJECTED, HELD, SKIPPED)
+    ended = [f"prefect.flow-run.{state}" for state in states]  # a retrain's final state is named by its decision
     silent: dict[str, Any] = {
         "name": automation_of(settings, "a run that fell silent has crashed"),
         "trigger": {

@@ -1,26 +1,26 @@
-"""Bring a Prefect server up to prefect.yaml: pools, deployments, triggers. Doing it again changes nothing."""
+"""Bring a Prefect server up to deployments.yaml: pools, deployments, triggers. Doing it again changes nothing."""
 
 from __future__ import annotations
 
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from ssclass.environment import check_imports
 from ssclass.errors import FailedError, ParamsError
 from ssclass.names import automation_of, deployment_of, pool_of, resource_of
-from ssclass.params import read_yaml
 from ssclass.secrets import without_secrets
 from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.automations import crash_automations, notice_automations
 from ssclass.stack.owner import LABEL, check_owner, owner_id
+from ssclass.stack.specification import deployments_file, read_deployments
+from ssclass.started import away
 from ssclass.text import shown
-from ssclass.workspace.create import template_file
 
-FILE = "prefect.yaml"
 POOL_TYPE = "process"
+INTERNAL = ("rerun",)
+"""Parameters of runs that no person sets; the server takes them all the same."""
 POOL_TEMPLATE: dict[str, Any] = {
     # The pool says what is run and with which environment; it has no variable by which a run could say otherwise.
     # By default Prefect's process worker starts two more processes for a run, which find nothing to do here.
@@ -37,29 +37,8 @@ POOL_TEMPLATE: dict[str, Any] = {
 }
 
 
-def deployments_file(settings: Settings) -> Path:
-    """The workspace's own prefect.yaml where it has one, else ours."""
-    own = settings.workspace / FILE
-    return own if own.exists() else template_file(FILE)
-
-
-def read_deployments(path: Path, where: str) -> list[dict[str, Any]]:
-    """The deployments of a prefect.yaml, with `{{ workspace }}` filled in; ParamsError when it is unusable."""
-    try:
-        found = read_yaml(path)["deployments"]
-        for each in found:
-            each["parameters"] = {
-                name: where if value == "{{ workspace }}" else value
-                for name, value in each.get("parameters", {}).items()
-            }
-            each["name"], each["flow_name"], each["entrypoint"], each["work_pool"]["name"]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ParamsError(f"{path}: not usable as prefect.yaml ({error!r}); compare it with the one shipped") from error
-    return list(found)
-
-
 def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
-    """Make the server say what prefect.yaml says; one line for each thing that changed.
+    """Make the server say what deployments.yaml says; one line for each thing that changed.
 
     `where`: what the runs are told of the workspace, its folder or a git URL. `notify`: URLs that get notices.
     """
@@ -69,9 +48,10 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
 
     check_imports()
     path = deployments_file(settings)
+    wanted = read_deployments(path, where, settings)
     try:
         with get_client(sync_client=True) as client:
-            return _Deployer(client, settings).all(read_deployments(path, where), notify)
+            return _Deployer(client, settings).all(wanted, notify)
     except PrefectHTTPStatusError as error:
         said = shown(without_secrets(error.response.text), 300)
         if error.response.status_code in (401, 403):
@@ -80,6 +60,8 @@ def deploy(settings: Settings, where: str, notify: list[str]) -> list[str]:
             ) from error
         raise FailedError(f"Prefect refused {path}: {said}; correct it there") from error
     except (httpx.HTTPError, RuntimeError) as error:
+        if helps := away(settings, "prefect_url"):
+            raise FailedError(f"Prefect: {helps}") from error
         raise FailedError(
             f"Prefect at {settings.prefect_url}: {error}; start it with `ssclass up`, or correct prefect_url"
         ) from error
@@ -138,10 +120,8 @@ class _Deployer:
 
     def deployment(self, spec: dict[str, Any]) -> str:
         from prefect.exceptions import ObjectNotFound
-        from prefect.flows import load_flow_from_entrypoint
-        from prefect.utilities.callables import parameter_schema
 
-        flow: Any = load_flow_from_entrypoint(spec["entrypoint"])
+        flow: Any = _flow(spec["entrypoint"])
         full, pool = self.full_name(spec), pool_of(self.settings, spec["work_pool"]["name"])
         limit = spec.get("concurrency_limit") or {}
         body = {
@@ -152,8 +132,9 @@ class _Deployer:
             "path": None,
             "pull_steps": [],
             "description": spec.get("description"),
+            "tags": [self.settings.name if tag == DEFAULT_NAME else tag for tag in spec.get("tags", [])],
             "parameters": spec["parameters"],
-            "parameter_openapi_schema": parameter_schema(flow).model_dump(mode="json"),
+            "parameter_openapi_schema": _form(flow),
             "enforce_parameter_schema": True,
             "work_pool_name": pool,
             "job_variables": spec["work_pool"].get("job_variables", {}) if pool in self.foreign else {},
@@ -208,6 +189,28 @@ class _Deployer:
             self.client.delete_automation(each.id)
         self.client.create_automation(wanted)
         self.changes.append(f"automation {wanted.name!r}: {'changed' if there else 'made'}")
+
+
+def _flow(entrypoint: str) -> Any:
+    """The flow that an entrypoint names; ParamsError where there is none."""
+    from prefect.flows import load_flow_from_entrypoint
+
+    try:
+        return load_flow_from_entrypoint(entrypoint)
+    except Exception as error:  # whatever the import of a person's module does
+        said = shown(error, 200)
+        raise ParamsError(
+            f"entrypoint {shown(entrypoint)}: no flow ({said}); ours are flows.retrain.retrain and flows.train.train"
+        ) from error
+
+
+def _form(flow: Any) -> dict[str, Any]:
+    """The form of a run's parameters as people see it: without what only our automations give."""
+    from prefect.utilities.callables import parameter_schema
+
+    form = dict(parameter_schema(flow).model_dump(mode="json"))
+    form["properties"] = {name: each for name, each in form["properties"].items() if name not in INTERNAL}
+    return form
 
 
 def _schedule(spec: dict[str, Any]) -> dict[str, Any]:

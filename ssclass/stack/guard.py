@@ -98,23 +98,26 @@ def main(arguments: Sequence[str]) -> int:
     socket = str(Path(folder) / "socket")
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has stopped
         signal.signal(number, lambda number, frame: sys.exit(0))
-    process = subprocess.Popen([word.replace("{socket}", socket) for word in command])
-    front = server(application(socket, {user: password}, names.split(",")), host, port)
-
-    def watch() -> None:
-        process.wait()
-        front.should_exit = True
-
-    threading.Thread(target=watch, daemon=True).start()
+    process: subprocess.Popen[bytes] | None = None
     try:
+        process = subprocess.Popen([word.replace("{socket}", socket) for word in command])
+        behind = process
+        front = server(application(socket, {user: password}, names.split(",")), host, port)
+
+        def watch() -> None:
+            behind.wait()
+            front.should_exit = True
+
+        threading.Thread(target=watch, daemon=True).start()
         front.run()
         return process.poll() or 0
     finally:
-        process.terminate()
-        try:
-            process.wait(STOPPING)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(STOPPING)
+            except subprocess.TimeoutExpired:
+                process.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ssclass.environment import prefect_login
 from ssclass.names import RETRAIN, deployment_of, pool_of
+from ssclass.secrets import without_secrets
 from ssclass.settings import Settings
 from ssclass.stack.manager import Manager
 from ssclass.stack.parts import WORKERS, online
+from ssclass.started import away
+from ssclass.text import shown
 
 PATIENCE = 5.0  # seconds for a server to answer
 
@@ -41,12 +45,23 @@ def loop(settings: Settings) -> dict[str, Any]:
         coming = runs(["SCHEDULED"], "EXPECTED_START_TIME_ASC")
         workers = {pool: len(online(settings.prefect_url, pool)) for pool in pools}
     except requests.RequestException as error:
-        found["prefect"] = f"away ({type(error).__name__}); `ssclass up` starts one, or correct prefect_url"
+        otherwise = f"away ({type(error).__name__}); `ssclass up` starts one, or correct prefect_url"
+        found["prefect"] = away(settings, "prefect_url") or otherwise
         return found
     found["workers"] = workers
-    found["last"] = (last and {"state": last[0]["state"]["name"], "started": last[0]["start_time"]}) or None
+    found["last"] = _brief(last[0]) if last else None
     found["next"] = coming[0]["expected_start_time"] if coming else None
     return found
+
+
+def _brief(run: dict[str, Any]) -> dict[str, Any]:
+    """What people ask of a retrain: its state's name, when it started, and why it failed where it did."""
+    state = run["state"]
+    why = None
+    if state["type"] in ("FAILED", "CRASHED"):
+        said = str(state.get("message") or "no message")
+        why = re.sub(r"^Flow run encountered an exception: (\w+: )?", "", said)
+    return {"state": state["name"], "started": run["start_time"], "why": why and without_secrets(why)}
 
 
 def lines(found: dict[str, Any]) -> list[str]:
@@ -65,6 +80,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         last, coming = found["last"], found["next"]
         told = f"last {last['state'].lower()}, {_minute(last['started'])}" if last else "none yet"
         said.append(f"retrains   {told}; next {_minute(coming)}" if coming else f"retrains   {told}; none is scheduled")
+        if last and last["why"]:
+            said.append(f"           it {last['state'].lower()}: {shown(last['why'], 500)}")
         for pool, online in found["workers"].items():
             if not online:
                 said.append(f"workers    none online in pool {pool}; start one: prefect worker start --pool {pool}")

@@ -25,6 +25,7 @@ from ssclass.stack.identities import make_identities
 from ssclass.stack.parts import NOTIFY_ARN, Part, format_s3, is_well, parts
 from ssclass.stack.plan import USER, Plan, brought, started, stopped
 from ssclass.text import shown
+from ssclass.tracking.connection import page
 from ssclass.upkeep.bucket import notify
 
 PATIENCE = 180.0  # seconds for a part to come up; Prefect's first start on a busy laptop takes 30
@@ -226,10 +227,12 @@ class Manager:
             if info.get("statename") == "RUNNING" and is_well(part):
                 return
             time.sleep(0.3)
-        log = self.folder / "logs" / f"{part.name}.log"
-        last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1] if log.exists() else "no log"
-        said = shown(without_secrets(last.strip()), 200)
-        raise FailedError(f"{part.name} did not come up ({said}); its log is {log}")
+        log = self.log(part.name)
+        raise FailedError(f"{part.name} did not come up ({last_line(log)}); its log is {log}")
+
+    def log(self, part: str) -> Path:
+        """The file with what a part prints."""
+        return self.folder / "logs" / f"{part}.log"
 
     def stop(self, say: Say, process: subprocess.Popen[bytes] | None = None) -> None:
         """Stop every part, then supervisor; returns when all is gone."""
@@ -253,6 +256,12 @@ class Manager:
             time.sleep(0.1)
         else:
             raise FailedError(f"supervisor (process {pid}) does not stop; see {self.folder / 'logs'}")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log, for a message."""
+    last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1] if log.exists() else "no log"
+    return shown(without_secrets(last.strip()), 200)
 
 
 def hash_of(folder: Path) -> int:
@@ -340,10 +349,42 @@ def report(manager: Manager, say: Say) -> None:
     settings = load_settings(manager.settings.workspace)
     prefect = (settings.prefect_url or "").removesuffix("/api")
     say(f"Prefect UI      {prefect}")
-    say(f"MLflow UI       {settings.tracking_uri}")
+    say(f"MLflow UI       {runs_page(settings)}")
     if logins(settings):
         say(f"logins          both ask once: {USER}, password in {settings.private / LOGINS_FILE}")
     say(f"logs            {manager.folder / 'logs'}")
+
+
+def addresses(settings: Settings) -> dict[str, Any]:
+    """Where the parts of a stack that is up are: the servers' addresses, the runs' page, each part's state."""
+    manager, now = Manager(settings), load_settings(settings.workspace)
+    return {
+        "s3": now.s3_endpoint,
+        "prefect": now.prefect_url,
+        "mlflow": now.tracking_uri,
+        "runs": runs_page(now),
+        "logins": str(now.private / LOGINS_FILE) if logins(now) else None,
+        "logs": str(manager.folder / "logs"),
+        "parts": manager.states(),
+    }
+
+
+def runs_page(settings: Settings) -> str:
+    """The address of the run table on the MLflow server; of the server while there is no experiment yet."""
+    import requests
+
+    address = settings.tracking_uri.rstrip("/")
+    login = logins(settings).get("mlflow")
+    try:
+        answer = requests.get(
+            f"{address}/api/2.0/mlflow/experiments/get-by-name",
+            params={"experiment_name": settings.model_name},
+            auth=(login["user"], login["password"]) if login and login["url"] == settings.mlflow_uri else None,
+            timeout=5,
+        )
+        return page(address, str(answer.json()["experiment"]["experiment_id"]))
+    except (requests.RequestException, ValueError, KeyError):
+        return address
 
 
 def down(settings: Settings, say: Say) -> None:

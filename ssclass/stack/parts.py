@@ -14,12 +14,13 @@ from ssclass.errors import FailedError
 from ssclass.names import GPU, pool_of
 from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.plan import HOST, PROFILE, USER, Plan, brought, credentials
+from ssclass.tracking.places import settle
 
 NOTIFY_ARN = "arn:minio:sqs:us-east-1:BATCH:webhook"
 PYTHON = (sys.executable, "-P", "-m")
 """How our own programs are run: the current folder, where a person's tasks.py may lie, is not on Python's path."""
 WORKERS = {"retrain-worker": DEFAULT_NAME, "gpu-worker": GPU}
-"""The workers, by the pool that prefect.yaml names."""
+"""The workers, by the pool that deployments.yaml names."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def parts(settings: Settings, plan: Plan, folder: Path) -> list[Part]:
     theirs = brought(settings)
     found = []
     if "s3" not in theirs:
-        found.append(_s3(plan, folder))
+        found.append(s3_part(plan, folder))
     if "prefect" not in theirs:
         found.append(_prefect(plan, folder))
     if "mlflow" not in theirs:
@@ -75,12 +76,14 @@ def parts(settings: Settings, plan: Plan, folder: Path) -> list[Part]:
         command = (program("prefect"), "worker", "start", "--pool", pool, "--name", name, "--type", "process")
         role = "worker" if called == GPU else "pipeline"
         environment = client | _worker_environment(settings, called) | _identity(settings, folder, role)
+        environment["PREFECT_LOGGING_LEVEL"] = "INFO"  # of a command it is CRITICAL, and would be inherited
         place = (settings.prefect_url or "", pool)
         found.append(Part(name, command, environment, pool=place, signal="INT", first=False))
     return found
 
 
-def _s3(plan: Plan, folder: Path) -> Part:
+def s3_part(plan: Plan, folder: Path) -> Part:
+    """JuiceFS's S3 gateway on the data in `folder`."""
     command: tuple[str, ...] = (
         program("juicefs"),
         "--no-agent",
@@ -91,6 +94,7 @@ def _s3(plan: Plan, folder: Path) -> Part:
     command += ("--multi-buckets", "--keep-etag", "--object-tag", "--object-meta", "--no-banner", "--no-usage-report")
     command += ("--cache-dir", str(folder / "s3-cache"), "--cache-size", "1G", "--backup-meta", "0")
     environment = {
+        "HOME": str(folder),  # the gateway makes a .minio/ there
         "MINIO_ROOT_USER": plan.s3_user,
         "MINIO_ROOT_PASSWORD": plan.s3_password,
         "MINIO_API_CORS_ALLOW_ORIGIN": plan.url("s3"),
@@ -150,6 +154,7 @@ def server_environment(folder: Path) -> dict[str, str]:
 def _mlflow(settings: Settings, plan: Plan) -> Part:
     home = settings.private / "mlflow"
     home.mkdir(parents=True, exist_ok=True)
+    settle(settings)
     names = ",".join(plan.names("mlflow"))
     guard = (*PYTHON, "ssclass.stack.guard", f"{HOST}:{plan.ports['mlflow']}", names)
     command: tuple[str, ...] = (*guard, *PYTHON, "mlflow", "server", "--uvicorn-opts", "--uds {socket}")

@@ -113,20 +113,8 @@ def credentials(folder: Path, role: str) -> Path:
 def started(settings: Settings, plan: Plan, folder: Path) -> Settings:
     """Write down where the parts will be, for every command in this workspace; the settings with that in them."""
     theirs = brought(settings)
-    lines: dict[str, str] = {}
+    lines = {} if "s3" in theirs else _storage(plan, folder)
     logins: dict[str, dict[str, str]] = {}
-    if "s3" not in theirs:
-        for role, password in plan.s3_passwords.items():
-            write_private(
-                credentials(folder, role),
-                f"[{PROFILE}]\naws_access_key_id = {user_of(role)}\naws_secret_access_key = {password}\n",
-            )
-        lines |= {
-            "s3_endpoint": plan.url("s3"),
-            "s3_region": "us-east-1",
-            "s3_profile": PROFILE,
-            "s3_credentials": str(credentials(folder, "owner")),
-        }
     if "prefect" not in theirs:
         lines["prefect_url"] = f"{plan.url('prefect')}/api"
         logins["prefect"] = {"url": lines["prefect_url"], "user": USER, "password": plan.prefect_password}
@@ -134,10 +122,34 @@ def started(settings: Settings, plan: Plan, folder: Path) -> Settings:
         lines["mlflow_uri"] = plan.url("mlflow")
         logins["mlflow"] = {"url": lines["mlflow_uri"], "user": USER, "password": plan.mlflow_password}
     lines["train_deployment"] = train_deployment(settings)
-    write_private(settings.workspace / STARTED_FILE, "# Written by `ssclass up`.\n" + _toml(lines))
+    _write_started(settings, lines)
     tables = "".join(f"\n[{part}]\n{_toml(login)}" for part, login in logins.items())
     write_private(private_folder(settings) / LOGINS_FILE, "# Written by `ssclass up`: its servers' logins.\n" + tables)
     return load_settings(settings.workspace)
+
+
+def storage_started(settings: Settings, plan: Plan, folder: Path) -> None:
+    """Write down where the S3 server will be, and nothing else of the stack."""
+    _write_started(settings, _storage(plan, folder))
+
+
+def _storage(plan: Plan, folder: Path) -> dict[str, str]:
+    """Write the roles' credentials; the settings by which the workspace reaches its own S3."""
+    for role, password in plan.s3_passwords.items():
+        write_private(
+            credentials(folder, role),
+            f"[{PROFILE}]\naws_access_key_id = {user_of(role)}\naws_secret_access_key = {password}\n",
+        )
+    return {
+        "s3_endpoint": plan.url("s3"),
+        "s3_region": "us-east-1",
+        "s3_profile": PROFILE,
+        "s3_credentials": str(credentials(folder, "owner")),
+    }
+
+
+def _write_started(settings: Settings, lines: Mapping[str, str]) -> None:
+    write_private(settings.workspace / STARTED_FILE, "# Written by `ssclass up`.\n" + _toml(lines))
 
 
 def _toml(values: Mapping[str, str]) -> str:

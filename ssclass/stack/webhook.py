@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from ssclass.errors import ParamsError
+from ssclass.errors import FailedError, ParamsError
 from ssclass.stack.serving import parse_address
 from ssclass.stack.serving import server as http_server
 
@@ -70,8 +71,16 @@ def server(address: str, secret: str | None) -> Callable[[Callable[[bytes], None
         )
 
     def start(heard: Callable[[bytes], None]) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            bound = socket.create_server((host, port), family=family, backlog=128)
+        except OSError as error:
+            raise FailedError(
+                f"--webhook {address}: cannot listen there ({error.strerror or error}); give another port, or end what "
+                "has this one"
+            ) from error
         running = http_server(application(heard, secret), host, port)
         running.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-        threading.Thread(target=running.run, daemon=True, name="webhook").start()
+        threading.Thread(target=running.run, args=([bound],), daemon=True, name="webhook").start()
 
     return start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,22 +14,24 @@ from urllib.parse import urlparse
 
 from ssclass.errors import TrackingError, WorkspaceError
 from ssclass.settings import Settings
+from ssclass.started import away, supervised
+from ssclass.tracking.places import settle
 from ssclass.workspace.git import Git
 
 VIEW = "decisions"
 OWNER = "ssclass.workspace"
 """The experiment's tag with the first commit of the workspace that it belongs to."""
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "tags.`decision`",
-    "metrics.`accuracy`",
-    "metrics.`champion_accuracy`",
-    "metrics.`accuracy_difference`",
-    "metrics.`holdout_size`",
+    "tags.`candidate`",
+    "tags.`champion`",
+    "tags.`gain`",
+    "tags.`reason`",
     "tags.`data_version`",
     "tags.`batches`",
     "tags.`head`",
-    "metrics.`seconds`",
 )
+"""No metric: MLflow shows those before every tag, and at 1280 pixels there is no room for both."""
 
 _one_at_a_time = threading.RLock()
 
@@ -52,6 +54,7 @@ class Connection:
         uri = self.settings.tracking_uri
         if not self.settings.mlflow_uri:
             (self.settings.private / "mlflow").mkdir(parents=True, exist_ok=True)
+            settle(self.settings)
         with self._errors():
             if urlparse(uri).scheme in ("http", "https"):
                 self._answers(uri)
@@ -70,6 +73,8 @@ class Connection:
         import requests
         from tenacity import Retrying, stop_after_delay, wait_fixed
 
+        if (said := away(self.settings, "mlflow_uri")) and not supervised(self.settings):
+            raise TrackingError(f"MLflow: {said}")
         for attempt in Retrying(stop=stop_after_delay(self.settings.patience), wait=wait_fixed(2), reraise=True):
             with attempt:
                 answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
@@ -83,12 +88,19 @@ class Connection:
             found = self.client.get_experiment_by_name(self.name)
             if found is not None:
                 self._check_owner(found)
+                self._set_view(str(found.experiment_id), found.tags)
                 return str(found.experiment_id)
             made = str(self.client.create_experiment(self.name, artifact_location=self._artifacts()))
-            self.client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view(self.columns)))
+            self._set_view(made, {})
             if owner := Git(self.settings.workspace).first_commit():
                 self.client.set_experiment_tag(made, OWNER, owner)
             return made
+
+    def _set_view(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Have the experiment show the columns of this version."""
+        tag, view = f"mlflow.sharedViewState.{VIEW}", json.dumps(_view(self.columns))
+        if tags.get(tag) != view:
+            self.client.set_experiment_tag(experiment_id, tag, view)
 
     def _check_owner(self, experiment: Any) -> None:
         """WorkspaceError where an experiment is another workspace's; one that is nobody's becomes ours."""
@@ -119,7 +131,14 @@ class Connection:
 
     def page(self, server: str) -> str:
         """The address of the run table on an MLflow server, with the columns that matter."""
-        return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs?viewStateShareKey={VIEW}"
+        return page(server, self.experiment_id)
+
+    def run_page(self, run_id: str) -> str | None:
+        """The address of a run on the settings' MLflow server; None where they name none."""
+        server = self.settings.mlflow_uri
+        if server is None or not server.startswith("http"):
+            return None
+        return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -140,6 +159,8 @@ class Connection:
         try:
             yield
         except (requests.RequestException, SQLAlchemyError, OSError) as error:
+            if said := away(self.settings, "mlflow_uri"):
+                raise TrackingError(f"MLflow: {said}") from error
             raise TrackingError(
                 f"MLflow at {self.settings.tracking_uri} cannot be used ({type(error).__name__}: "
                 f"{str(error).splitlines()[0]}); start it, or correct mlflow_uri in ssclass.toml or "
@@ -151,6 +172,11 @@ class Connection:
                     f"MLflow at {self.settings.tracking_uri}: {str(error).splitlines()[0]}; `ssclass doctor` probes it"
                 ) from error
             raise
+
+
+def page(server: str, experiment_id: str) -> str:
+    """The address of an experiment's run table, with the columns that matter."""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from ssclass import notices
 from ssclass.environment import private_folder
@@ -14,12 +15,14 @@ from ssclass.retrain.predict import decided_classifier, result_folder
 from ssclass.retrain.result import RESULT, Result
 from ssclass.retrain.train import contact_sheet
 from ssclass.tracking.client import Tracking
-from ssclass.tracking.report import model_card
+from ssclass.tracking.report import card, model_card
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.ledger import PROMOTED, Event, State
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
+PAGE_TAG = "prefect_run"
+"""The tag of a run in MLflow with the address of its retrain in Prefect."""
 ROUNDS = 5
 """Champions that persons and other machines may put in force while the alias is set, one after the other."""
 
@@ -48,6 +51,21 @@ def logged_run(workspace: Workspace, key: str) -> str | None:
     """The MLflow run that holds the result of a key; None when there is none, or it was thrown away."""
     run_id = results.noted_run(workspace, key)
     return run_id if any(run.info.run_id == run_id for run in Tracking.of(workspace).runs(key)) else None
+
+
+def page_and_card(workspace: Workspace, key: str) -> tuple[str | None, str]:
+    """The page of a decision's run on the MLflow server (None where there is no server), and its card, markdown."""
+    tracking, event = Tracking.of(workspace), workspace.at().state.decisions[key]
+    result = _result(workspace, key)
+    text = f"# {event.body['decision']}: {event.body['reason']}\n" if result is None else card(result, event)
+    return tracking.run_page(event.body["run_id"]), text
+
+
+def link(workspace: Workspace, run_id: str, page: str) -> None:
+    """Have a run in MLflow name the page of the retrain that made it."""
+    tracking = Tracking.of(workspace)
+    with tracking.named():
+        tracking.client.set_tag(run_id, PAGE_TAG, page)
 
 
 def discard(workspace: Workspace, run_id: str) -> None:
@@ -123,22 +141,23 @@ def _conclude(workspace: Workspace, tracking: Tracking, state: State) -> dict[st
     open_runs = {str(run.info.run_id) for run in tracking.open_runs()}
     newest = next(reversed(state.decisions))
     cards = {}
-    for key, event in state.decisions.items():
+    events = list(state.decisions.values())
+    for place, (key, event) in enumerate(state.decisions.items(), 1):
         if key != newest and event.body["run_id"] not in open_runs:
             continue
         result = _result(workspace, key)
         if result is not None and event.body["decision"] == PROMOTED:
             cards[key] = model_card(result, event, state.number_of(key))
-        _conclude_one(tracking, event, result)
+        _conclude_one(tracking, event, result, events[:place])
     return cards
 
 
-def _conclude_one(tracking: Tracking, event: Event, result: Result | None) -> None:
+def _conclude_one(tracking: Tracking, event: Event, result: Result | None, decided: Sequence[Event]) -> None:
     from ssclass.tracking.client import DECISION_TAG
 
     run = tracking.run_of(event)
     if run is not None and (DECISION_TAG not in run.data.tags or run.info.status == "RUNNING"):
-        tracking.conclude(event, result, str(run.info.run_id))
+        tracking.conclude(event, result, str(run.info.run_id), decided)
 
 
 def _result(workspace: Workspace, key: str) -> Result | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssclass.errors import TrackingError
 from ssclass.tracking.runs import KEY_TAG, MODEL, Runs
+from ssclass.tracking.score import compared
 from ssclass.workspace.ledger import Event, State
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Registry(Runs):
             "data_version": event.body["data_version"],
             "head": event.body["head"],
             "accuracy": f"{event.body['candidate']['accuracy']:.4f}",
+            **compared(event),
         }
         self.client.create_model_version(
             self.name,

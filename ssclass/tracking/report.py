@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,12 @@ from ssclass.retrain.result import Result
 from ssclass.retrain.scores import METRICS, slices
 from ssclass.retrain.statistics import Interval
 from ssclass.text import chart_word, markdown_word, metric_word
+from ssclass.tracking.score import compared
+from ssclass.workspace.ledger import PROMOTED
+
+__all__ = ["card", "compared", "figures", "metrics", "model_card", "over_time", "run_name"]
+MARKED = 12
+"""Decisions that the plot over time names at most."""
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,6 +67,31 @@ def run_name(event: Event) -> str:
     return f"{body['decision']} {ours} · {against} · {body['data_version']} · {body['head']}"
 
 
+def over_time(decided: Sequence[Event]) -> Figure | None:
+    """Candidates and champions, each pair on the same photos, decision by decision."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(decided))
+    candidate = [event.body["candidate"]["right"] / max(event.body["holdout"]["size"], 1) for event in decided]
+    champion = [
+        event.body["champion"]["right"] / max(event.body["holdout"]["size"], 1) if event.body["champion"] else np.nan
+        for event in decided
+    ]
+    axes.plot(places, champion, "s--", color="grey", label="champion")
+    axes.plot(places, candidate, "o-", color="steelblue", label="candidate")
+    promoted = [place for place, event in enumerate(decided) if event.body["decision"] == PROMOTED]
+    axes.plot(promoted, [candidate[place] for place in promoted], "*", color="darkorange", ms=14, label="promoted")
+    shown = decided if len(decided) <= MARKED else decided[:: -(-len(decided) // MARKED)]
+    at = [decided.index(event) for event in shown]
+    labels = [f"{event.body['data_version']}\n{event.body['holdout']['size']} photos" for event in shown]
+    axes.set_xticks(at, labels, fontsize=8)
+    axes.set(ylabel="share right", title="candidate and champion, each time on the same held-out photos")
+    axes.legend()
+    return figure
+
+
 def card(result: Result, event: Event) -> str:
     """The decision card, markdown."""
     body = event.body
@@ -71,6 +103,8 @@ def card(result: Result, event: Event) -> str:
         f"# {body['decision']}: {body['reason']}",
         "",
         f"Data `{result.data_version}` · decision key `{result.key}` · head `{result.head}` · {event.at}",
+        "",
+        _learnt(result, event),
         "",
         "| on the same held-out photos | candidate | champion |",
         "|---|---|---|",
@@ -124,6 +158,14 @@ def card(result: Result, event: Event) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _learnt(result: Result, event: Event) -> str:
+    """What went into a candidate, in a sentence."""
+    if event.body.get("adopted"):
+        return _origin(result, event)
+    new = ", ".join(markdown_word(batch) for batch in event.body["batches"]) or "none"
+    return f"Trained on {result.train_size} photos. New since the decision before: {new}."
 
 
 def model_card(result: Result, event: Event, number: int) -> str:

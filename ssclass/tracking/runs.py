@@ -168,16 +168,25 @@ class Runs(Connection):
     def _log_dataset(self, run_id: str, result: Result, digest: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        source = {"git": self.revision(result), "path": "data"}
-        profile = {"train_size": result.train_size, "holdout_size": len(result.holdout)}
-        dataset = Dataset(
-            name=result.data_version,
-            digest=digest[:36],
-            source_type="dvc",
-            source=json.dumps(source),
-            profile=json.dumps(profile),
-        )
-        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        sizes = {"train_size": result.train_size, "holdout_size": len(result.holdout)}
+        given = [("training", result.data_version, digest, sizes)]
+        if result.holdout:
+            held_out = f"{result.data_version} held out", result.holdout_digest, {"holdout_size": len(result.holdout)}
+            given.append(("evaluation", *held_out))
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=name,
+                    digest=of[:36],
+                    source_type="dvc",
+                    source=json.dumps({"git": self.revision(result), "path": "data"}),
+                    profile=json.dumps(profile),
+                ),
+                [InputTag("mlflow.data.context", use)],
+            )
+            for use, name, of, profile in given
+        ]
+        self.client.log_inputs(run_id, inputs)
 
     def _log_candidate(self, run_id: str, result: Result, folder: Path) -> None:
         """What was trained, as a logged model; of its backbone only the name: it is not stored anew each time."""
@@ -234,18 +243,24 @@ class Runs(Connection):
         )
         return {each.name: each for each in logged if str(each.status) == "READY"}
 
-    def conclude(self, event: Event, result: Result | None, run_id: str) -> None:
-        """Put a pushed decision on its run, and end it; with the card where the result is at hand."""
+    def conclude(self, event: Event, result: Result | None, run_id: str, decided: Sequence[Event] = ()) -> None:
+        """Put a pushed decision on its run, and end it; with the card where the result is at hand.
+
+        `decided`: the decisions up to this one, for the figure of how candidates and champions came on.
+        """
         from ssclass.tracking import report
 
         body = event.body
         tags = {
+            **report.compared(event),  # first: MLflow's columns are in the order in which tags were set
             "reason": body["reason"],
             "data_version": body["data_version"],
             "batches": ", ".join(body["batches"]),
             "head": body["head"],
         }
         with self.named():
+            if len(decided) > 1 and (figure := report.over_time(decided)) is not None:
+                self.client.log_figure(run_id, figure, "figures/over_time.png")
             for name, value in tags.items():
                 self.client.set_tag(run_id, name, value[:5000])
             if result is not None:

@@ -18,6 +18,7 @@ import yaml
 
 from ssclass.errors import StoreError, WorkspaceError
 from ssclass.settings import Settings
+from ssclass.started import away
 from ssclass.workspace.objects import EMPTY_DIR, Objects
 
 DATA, CANDIDATE = "data", "candidate"
@@ -48,6 +49,8 @@ def repository(settings: Settings) -> Iterator[Any]:
                 f"DVC in {root}: {error or type(error).__name__}; `ssclass doctor` finds which part is away"
             ) from error
         except (OSError, BotoCoreError, ClientError) as error:
+            if said := away(settings, "s3_endpoint"):
+                raise StoreError(f"DVC remote of {root}: {said}") from error
             raise StoreError(
                 f"DVC remote of {root}: {error}; check the bucket, the endpoint and the credentials"
             ) from error

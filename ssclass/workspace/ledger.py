@@ -178,13 +178,19 @@ class State:
         Its newest score on held-out photos (the set grows), and its cross-validation on the training split, without
         which a champion with few held-out photos could not hold anything.
         """
-        own = self.decisions[key].body
-        right, n = own["candidate"]["right"], own["holdout"]["size"]
-        for event in self.decisions.values():
-            if event.body["champion"] and event.body["champion"]["key"] == key:
-                right, n = event.body["champion"]["right"], event.body["holdout"]["size"]
-        folds = own.get("cross_validated", {"right": 0, "n": 0})
+        folds = self.decisions[key].body.get("cross_validated", {"right": 0, "n": 0})
+        right, n, _ = self.newest_score(key)
         return right + folds["right"], n + folds["n"]
+
+    def newest_score(self, key: str) -> tuple[int, int, str]:
+        """Right, total and data version of a model's newest score on held-out photos: as a candidate, or later."""
+        own = self.decisions[key].body
+        found = own["candidate"]["right"], own["holdout"]["size"], own.get("data_version", "")
+        for event in self.decisions.values():
+            body = event.body
+            if body["champion"] and body["champion"]["key"] == key:
+                found = body["champion"]["right"], body["holdout"]["size"], body.get("data_version", "")
+        return found
 
     def number_of(self, key: str) -> int:
         """The how-manyth champion a decision key became: 1 for the first."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import sys
 import types
 import zipfile
@@ -224,6 +225,7 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     patch(client.Tracking, "restore_model", _restore_model)
     patch(compute, "described", lambda: "none")
     patch(report, "figures", lambda result: {})
+    patch(report, "over_time", lambda decided: None)
 
 
 # -- Prefect -------------------------------------------------------------------------------------------------
@@ -273,6 +275,14 @@ def retrain_flow() -> Any:
     """The module flows.retrain, loaded anew upon tasks that run at once; the real one, if there is one, stays."""
     shim = types.ModuleType("prefect")
     shim.task, shim.flow = _task, _flow  # type: ignore[attr-defined]
+    shim.get_run_logger = lambda: logging.getLogger("fake")  # type: ignore[attr-defined]
+    artifacts, states = types.ModuleType("prefect.artifacts"), types.ModuleType("prefect.states")
+    for made in ("create_markdown_artifact", "create_table_artifact"):
+        setattr(artifacts, made, lambda *_, **__: None)
+    states.Completed = lambda *, data, **_: data  # type: ignore[attr-defined]
+    runtime = types.ModuleType("prefect.runtime")
+    runtime.flow_run = types.SimpleNamespace(id=None)  # type: ignore[attr-defined]
+    shims = {"prefect.artifacts": artifacts, "prefect.states": states, "prefect.runtime": runtime}
     tasks = types.ModuleType("prefect.tasks")
     tasks.exponential_backoff = lambda **_: 0  # type: ignore[attr-defined]
     ours = ("prefect", "flows", "tasks")
@@ -280,7 +290,7 @@ def retrain_flow() -> Any:
     for name in kept:
         del sys.modules[name]
     try:
-        sys.modules |= {"prefect": shim, "prefect.tasks": tasks}
+        sys.modules |= {"prefect": shim, "prefect.tasks": tasks, **shims}
         return importlib.import_module("flows.retrain")
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] in ours]:
