@@ -23,12 +23,12 @@ from typing import Any
 
 from ssclass.data.batches import find_batches, read_batch
 from ssclass.data.build import build_shard
-from ssclass.demo.run import s3_server
 from ssclass.environment import leave_user_settings, quiet_libraries
 from ssclass.retrain.ingest import summary
 from ssclass.workspace.ledger import Event
 from ssclass.workspace.transaction import Change
 from tests.support.fake_head import patch_model, retrain_flow
+from tests.support.moto import s3_server
 from tests.support.shops import Shop, empty_mlflow, pictures
 
 ROUNDS, PHOTOS = 5, 4

@@ -36,11 +36,11 @@ from ssclass.data.shards import Receipt, Row, read_memo, read_shard, write_memo,
 from ssclass.data.split import assign
 from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
-from ssclass.demo.run import s3_server
 from ssclass.environment import leave_user_settings, quiet_libraries
 from ssclass.params import FeatureParams, load_params
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
+from tests.support.moto import s3_server
 
 REPEATS = 5
 HISTORY = Path(__file__).parent / "history.jsonl"

@@ -17,6 +17,7 @@ from ssclass.params import DatasetParams, Params
 from ssclass.settings import CHECKOUT, Settings, home
 from ssclass.store import Store
 from tests.support.models import needed_weights
+from tests.support.moto import s3_server
 from tests.support.pipelines import CLASSES, REAL, Command, Pipeline, real_photos
 from tests.support.running import Running, clean_environment
 
@@ -65,16 +66,8 @@ def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """A moto server of this test session, as a URL."""
-    import logging
-
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
