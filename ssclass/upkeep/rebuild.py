@@ -58,7 +58,7 @@ def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
             key = event.body["key"]
             run = tracking.run_of(event)
             has_run = run is not None and DECISION_TAG in run.data.tags
-            if has_run and run.info.status == "RUNNING":
+            if run is not None and has_run and run.info.status == "RUNNING":
                 tracking.conclude(event, kept_result(workspace, key), str(run.info.run_id))
             if has_run and (key not in state.champions or tracking.version_of(key) is not None):
                 if key in state.champions and (names := mend_models(workspace, tracking, event)):
