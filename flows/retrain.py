@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import flow
@@ -10,7 +9,8 @@ from prefect import flow
 from flows.train import train
 from ssclass.errors import FailedError, LostRaceError, OvertakenError
 from ssclass.retrain.ingest import Ingested
-from ssclass.workspace.ledger import HELD, SKIPPED
+from ssclass.retrain.outcome import Outcome
+from ssclass.workspace.ledger import HELD
 from tasks import retraining as step
 from tasks import telling
 from tasks.remote import train_elsewhere
@@ -20,21 +20,6 @@ QUESTIONS = 10
 """Questions that other writers changed while they were answered, after which a retrain gives up."""
 ROUNDS = 5
 """What arrives while batches are taken in joins the same training; after so many rounds it is left to the next one."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a retrain came to: a decision with its reason, and what became of each batch."""
-
-    decision: str
-    reason: str
-    batches: tuple[Ingested, ...] = ()
-    event: dict[str, Any] | None = None
-    version: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able; what ``ssclass retrain --json`` prints."""
-        return asdict(self)
 
 
 def failed(flow: Any, flow_run: Any, state: Any) -> None:
@@ -90,7 +75,7 @@ def attempt(workspace: str, ingested: list[Ingested]) -> Outcome:
         if held:
             reason = "; ".join(f"{batch.batch}: {batch.reason}" for batch in held)
             return Outcome(HELD, reason, tuple(ingested), version=version)
-        return Outcome(SKIPPED, "nothing new to learn from", tuple(ingested), version=version)
+        return Outcome.skipped(tuple(ingested), version)
 
     commit, key = pending
     telling.say(f"decision {key}: there is something new to learn from")

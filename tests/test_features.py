@@ -15,7 +15,7 @@ from ssclass.errors import WeightsError
 from ssclass.model.augmentation import AugmentedSpec
 from ssclass.model.backbones import BACKBONES, import_keras
 from ssclass.model.compute import batch_size
-from ssclass.model.extraction import Extractor, extract, make_extractor
+from ssclass.model.extraction import Extractor, compiled, extract, feature_arrays, make_extractor
 from ssclass.model.features import FeatureMemo, Features, concat, shard_features
 from ssclass.model.spec import FeatureSpec, feature_spec
 from ssclass.model.tuned_blocks import TunedBlocks
@@ -67,6 +67,23 @@ def test_arrays_are_the_moments_of_the_backbones_last_map(spec: FeatureSpec, fea
     assert features.arrays["96.out.mean"].dtype == np.float32
     np.testing.assert_allclose(features.arrays["96.out.mean"][:, 0], maps.mean(axis=(1, 2)), atol=1e-4)
     np.testing.assert_allclose(features.arrays["96.out.square"][:, 0], (maps**2).mean(axis=(1, 2)), atol=1e-3)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_weights_as_constants_give_what_the_graph_with_variables_gives(spec: FeatureSpec, maps: bool) -> None:
+    """The bound that docs/models.md states, and the reason why fingerprints stay what they were."""
+    wanted = replace(spec, maps=maps)
+    images = np.stack([decode(data, wanted.size) for _, data in LISTED[:3]])
+    keras = import_keras()
+    pixels = keras.Input((None, None, 3), dtype="uint8")
+    plain = compiled(keras.Model(pixels, feature_arrays(wanted, pixels, "_plain")), wanted.size)(images)
+    found = make_extractor(wanted)(images)
+    assert found.keys() == plain.keys()
+    for name, array in found.items():
+        assert (array.dtype, array.shape) == (plain[name].dtype, plain[name].shape)
+        one, other = array.astype(np.float64), plain[name].astype(np.float64)
+        tolerance = 2**-10 if array.dtype == np.float16 else 1e-5  # a step of float16 where rounding falls otherwise
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=1e-5 * np.abs(other).max())
 
 
 def test_the_second_view_is_the_mirror_image(spec: FeatureSpec, extractor: Extractor, features: Features) -> None:

@@ -106,7 +106,8 @@ def decide(workspace: Workspace, key: str) -> None:
     version = workspace.newest().data_version
     body = {"decision": "REJECTED", "reason": "…", "key": key, "data_version": version, "batches": []}
     with workspace.transaction() as change:
-        event = Event.now("decision", **body, run_id="r", code="c", params="p", champion=None)
+        scores = {"candidate": {"right": 0}, "holdout": {"size": 1}, "champion": None}
+        event = Event.now("decision", **body, **scores, run_id="r", code="c", params="p")
         change.publish("Reject", [event], tags=[f"run/{key}"])
 
 
@@ -184,8 +185,7 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(
 
     workspace.newest()
     assert found_in(workspace, needles) == []
-    # The shards' own memo is compressed, so a search would see nothing.
-    kept = {f"{tracked.md5}.parquet" for tracked in workspace.at().files("data")}
+    kept = {f"{tracked.md5}.json" for tracked in workspace.at().files("data")}
     assert {path.name for path in (workspace.private / "shards").iterdir()} <= kept
     assert [item.path for item in tracking.client.list_artifacts(run, "figures")] == ["figures/confusion.png"]
     assert json.loads(s3.get("results/k1/result.json") or b"")["holdout"] == ["0" * 64, near]

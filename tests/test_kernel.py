@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ssclass.model import folds
 from ssclass.model.features import Features
 from ssclass.model.folds import grouped_folds
 from ssclass.model.heads import kernel
@@ -88,3 +89,19 @@ def test_a_photo_without_any_activation_gets_an_answer() -> None:
     model = head.fit(features, labels, head.cross_validate(features, labels, folds, lambda: None)).model
     black = Features(("0" * 64,), {"224.out.mean": np.zeros((1, 2, 16), np.float32)})
     assert np.isfinite(model({"224.out.mean": black.arrays["224.out.mean"]}).numpy()).all()
+
+
+def test_folds_side_by_side_give_the_same_bits_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = clouds(60, 2, 3.0)
+    parts = grouped_folds(labels, features.sha256s, ("a", "b"), 5, 0)
+    head, found = RbfHead(224, 2, TrainParams()), []
+    for cores in (1, 2, 7):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        ticks: list[int] = []
+        found.append(head.cross_validate(features, labels, parts, lambda ticks=ticks: ticks.append(1)))
+        assert len(ticks) == len(parts)
+    assert len({each.probabilities.tobytes() for each in found}) == 1
+    monkeypatch.setattr(folds, "TOGETHER", len(labels) - 1)
+    one_by_one = head.cross_validate(features, labels, parts, lambda: None)
+    np.testing.assert_allclose(one_by_one.probabilities, found[0].probabilities, atol=1e-9)
+    assert one_by_one.l2 == found[0].l2

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from ssclass.data.dataset import Dataset
-from ssclass.data.shards import Receipt, Refusal, Row, Shard, Warned, iter_photos, read_shard, write_shard
+from ssclass.data.shards import (
+    Receipt,
+    Refusal,
+    Row,
+    Shard,
+    Warned,
+    iter_photos,
+    read_memo,
+    read_shard,
+    write_memo,
+    write_shard,
+)
 from ssclass.errors import FailedError, NotFoundError
 
 
@@ -105,6 +116,20 @@ def test_a_damaged_or_newer_shard_is_named(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"x": [1]}, schema=schema), path)
     with pytest.raises(FailedError, match=r"b\.parquet: shard schema 99"):
         read_shard(path)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_memo_has_all_but_the_bytes_and_a_damaged_one_is_named(tmp_path: Path, count: int) -> None:
+    shard = write_shard(tmp_path / "b1.parquet", photos(count, size=100_000), FULL)
+    memo = tmp_path / "memo.json"
+    write_memo(shard, memo)
+    assert read_memo(memo) == shard == read_shard(tmp_path / "b1.parquet")
+    assert memo.stat().st_size < 5_000
+    whole = memo.read_bytes()
+    for damaged in (whole[:-20], b"", b"[]", b"{}", whole.replace(b'"sha256"', b'"sha257"'), b"\xff" + whole):
+        memo.write_bytes(damaged)
+        with pytest.raises(FailedError, match=r"memo\.json"):
+            read_memo(memo)
 
 
 def test_digests_see_what_training_sees() -> None:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ssclass.data.images import Picture, inspect
+from ssclass.data.nearness import ALIKE, CLOSE, SECOND, SURE, WHOLE, Nearness
+from ssclass.data.palette import PLAIN, effective_colours
 from ssclass.data.split import HOLDOUT, TRAIN, Place, Torn, assign, side_of
 from ssclass.params import DatasetParams, IngestParams
 from tests.support.pipelines import REAL, real_photos
@@ -38,6 +40,77 @@ def photo(name: str, bits: int, group: str = "", split: str = "") -> Photo:
 
 def place(photos: list[Photo], existing: list[Photo], named: list[str | None] | None = None) -> list[Place | Torn]:
     return assign(photos, named or [None] * len(photos), existing, 0.2, BITS)
+
+
+def pair(one: Photo | Picture, other: Photo | Picture) -> tuple[bool, bool]:
+    """Whether two photos are near each other, and surely, by the rule as it is written: one pair at a time."""
+    roots = [np.frombuffer(each.palette or bytes(512), np.uint8).astype(np.float64) for each in (one, other)]
+    a, b = (float(np.linalg.norm(root)) for root in roots)
+    apart = (int(one.dhash, 16) ^ int(other.dhash, 16)).bit_count()
+    alike = float(roots[0] @ roots[1]) / (a * b) if a and b else 0.0
+    rich = all(effective_colours(root**2) > PLAIN - 1 for root in roots)
+    shares = [(length / 255) ** 2 for length in (a, b)]
+    weak = [0 < share < WHOLE for share in shares]
+    if all(weak):
+        enough = alike >= SECOND
+    elif any(weak):
+        enough = apart <= (CLOSE if shares[weak.index(False)] else 0)
+    else:
+        enough = True
+    near = (apart <= BITS and enough) or (rich and alike >= ALIKE)
+    whole = min(shares) >= WHOLE
+    return near, (whole and apart <= min(CLOSE, BITS)) or (rich and alike >= SURE)
+
+
+def crowd(count: int, seed: int) -> list[Photo]:
+    """Photos with palettes of few and of many colours, of parts or none; a third are like an earlier one."""
+    chance = np.random.default_rng(seed)
+    made: list[tuple[int, np.ndarray]] = []
+    for _ in range(count):
+        if made and chance.random() < 0.35:
+            bits, root = made[int(chance.integers(len(made)))]
+            for bit in chance.integers(0, 64, int(chance.integers(0, 9))):
+                bits ^= 1 << int(bit)
+            noise = chance.normal(0, float(chance.choice([0, 1, 4, 8, 12])), 512) * (root > 0)
+            root = np.clip(np.rint(root + noise), 0, 255)
+        else:
+            bits = int(chance.integers(0, 2**63))
+            share = chance.dirichlet(np.full(512, float(chance.choice([0.01, 0.03, 0.1]))))
+            root = np.rint(np.sqrt(share * float(chance.choice([1, 1, 0.95, 0.85, 0.5]))) * 255)
+        made.append((bits, root))
+    names = (hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(count))
+    return [
+        Photo(name, f"{bits:016x}", b"" if chance.random() < 0.05 else root.astype(np.uint8).tobytes())
+        for name, (bits, root) in zip(names, made, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("rows", "wide", "pairs"), [(2048, 4096, 1 << 22), (7, 64, 11), (1, 3, 1)])
+def test_the_search_by_blocks_finds_what_one_pair_at_a_time_does(monkeypatch, rows, wide, pairs) -> None:
+    monkeypatch.setattr("ssclass.data.nearness.ROWS", rows)
+    monkeypatch.setattr("ssclass.data.nearness.WIDE", wide)
+    monkeypatch.setattr("ssclass.data.nearness.PAIRS", pairs)
+    photos = crowd(120, rows)
+    wanted = {i: [(j, *pair(photos[i], photos[j])) for j in range(len(photos)) if j != i] for i in range(len(photos))}
+    assert sum(near for found in wanted.values() for _, near, _ in found) > 60
+    for start in (0, 97, len(photos) - 1):
+        index = Nearness(photos, BITS, start)
+        for i in range(start, len(photos)):
+            assert index.near(i) == [j for j, near, _ in wanted[i] if near]
+            assert index.surely(i) == [j for j, _, sure in wanted[i] if sure]
+    with pytest.raises(IndexError):
+        Nearness(photos, BITS, 5).near(4)
+    assert Nearness(photos[:1], BITS).near(0) == []
+
+
+@pytest.mark.skipif(not real_photos(), reason="needs real photos")
+def test_on_real_photos_the_search_by_blocks_finds_the_same() -> None:
+    files = sorted(path for path in Path(REAL).glob("*/*") if path.is_file())[::8]
+    photos = [inspect(path.read_bytes(), IngestParams()) for path in files]
+    photos += [replace(seen, sha256=seen.sha256[::-1]) for seen in photos[::9]]
+    index = Nearness(photos, BITS)
+    for i, one in enumerate(photos):
+        assert index.near(i) == [j for j, other in enumerate(photos) if j != i and pair(one, other)[0]]
 
 
 def test_a_photo_alone_founds_its_group_and_its_side_is_its_hash() -> None:

@@ -65,7 +65,7 @@ class Aged:
         found = {}
         for number, _ in enumerate(self.workspace.at().state.champions, 1):
             model = open_model(str(number), self.workspace.settings)
-            found[str(number)] = model.predict(np.stack([decode(photo, model.size) for photo in photos]))
+            found[str(number)] = model.predict_few(np.stack([decode(photo, model.size) for photo in photos]))
         return found
 
 
@@ -185,7 +185,9 @@ def test_a_rejected_candidate_is_kept_without_the_backbone_and_answers_all_the_s
         model = open_model(run.info.run_id, aged.workspace.settings)
         images = np.stack([decode(photo, model.size) for photo in photos])
         whole = decided_classifier(aged.workspace, run.data.tags["decision_key"]).whole()
-        np.testing.assert_array_equal(model.predict(images), whole(images).numpy().astype(float))
+        expected = whole(images).numpy().astype(float)
+        np.testing.assert_array_equal(model.predict_few(images), expected)
+        np.testing.assert_allclose(model.predict(images), expected, atol=1e-6)  # its engine adds in another order
 
 
 # -- gc: each test goes on from where the one before it left the workspace ----------------------------------

@@ -230,7 +230,7 @@ def damage_the_cache(workspace: Workspace) -> None:
 
 
 def damage_a_memo(workspace: Workspace) -> None:
-    (path,) = (workspace.private / "shards").glob("*.parquet")
+    (path,) = (workspace.private / "shards").glob("*.json")
     path.write_bytes(path.read_bytes()[:-20])
     versions._remembered.cache_clear()
 

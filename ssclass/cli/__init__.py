@@ -11,7 +11,21 @@ import sys
 import click
 
 from ssclass import __version__
-from ssclass.cli import batches, data, demo, examples, models, services, stack, stage, study, upkeep, weights, workspace
+from ssclass.cli import (
+    batches,
+    data,
+    demo,
+    examples,
+    models,
+    services,
+    serving,
+    stack,
+    stage,
+    study,
+    upkeep,
+    weights,
+    workspace,
+)
 from ssclass.errors import SsclassError
 from ssclass.secrets import without_secrets
 
@@ -28,7 +42,7 @@ def cli(debug: bool) -> None:
         os.environ["SSCLASS_DEBUG"] = "1"
 
 
-for module in (workspace, batches, data, models, study, weights, services, upkeep, demo, stack, stage):
+for module in (workspace, batches, data, models, serving, study, weights, services, upkeep, demo, stack, stage):
     for command in module.COMMANDS:
         cli.add_command(command)
 

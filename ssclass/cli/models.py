@@ -20,6 +20,9 @@ from ssclass.cli.common import (
     workspace_at,
 )
 
+FEW = 8
+"""Photos for which making an engine takes longer than it saves."""
+
 
 @click.command()
 @in_workspace
@@ -33,11 +36,14 @@ def retrain(folder: Path | None, as_json: bool) -> None:
 
     settings = settings_at(folder)
     check_imports()
-    check_started(settings)
-    from flows.retrain import retrain as flow
+    from ssclass.upkeep.settled import look
 
-    with progress.shown():
-        outcome = flow(str(settings.workspace))
+    if (outcome := look(settings)) is None:  # Prefect and its temporary server take longer than all the rest
+        check_started(settings)
+        from flows.retrain import retrain as flow
+
+        with progress.shown():
+            outcome = flow(str(settings.workspace))
     if as_json:
         print_json(outcome.as_dict())
     else:
@@ -183,6 +189,7 @@ def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: b
     from ssclass.serving.model import open_model, read_photo
 
     opened = open_model(model, settings_for([model], folder))
+    ask = opened.predict if len(files) > FEW else opened.predict_few
     found: list[dict[str, Any]] = []
     failed = False
     for path in files:
@@ -191,7 +198,7 @@ def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: b
             failed = True
             print_line(f"ssclass: {path}: {image.reason}: {image.detail}; give a photo that opens", err=True)
             continue
-        answer = (float(value) for value in opened.predict(image[None])[0])
+        answer = (float(value) for value in ask(image[None])[0])
         odds: dict[str, float] = dict(zip(opened.classes, answer, strict=True))
         found.append({"file": str(path), "label": max(odds, key=lambda name: odds[name]), "probabilities": odds})
     if as_json:

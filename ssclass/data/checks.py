@@ -74,7 +74,7 @@ def _contradictions(rows: Sequence[Row], there: Sequence[Row], bits: int, known:
 
     A few of them, in groups of which that was said already (`known`), are not said again.
     """
-    index = Nearness([*there, *rows], bits)
+    index = Nearness([*there, *rows], bits, len(there))
     found = []
     for place, row in enumerate(rows, len(there)):
         copies = [there[j] for j in index.near(place) if j < len(there)]

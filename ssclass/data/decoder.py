@@ -3,7 +3,8 @@
 Started by `ssclass.data.decoders`, with nothing of its parent's environment. A message is its length (8 bytes,
 big-endian) and so many bytes. For each photo the parent sends its limits (JSON; `seconds`: of a processor) and its
 bytes. The answer is JSON: `{"picture": …}` or `{"refused": [reason, detail]}`; before a large picture is unpacked
-`{"room": pixels}`, to which the parent sends an empty message when there is room.
+`{"room": pixels}`, to which the parent sends an empty message when there is room. Where the limits name a `side`, the
+answer is `{"pixels": side}` and the next message has them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
-from ssclass.data.images import LARGE, Refused, inspect
+from ssclass.data.images import LARGE, Picture, Refused, decode, inspect
 
 CPU_SECONDS = 60
 """Of a processor, for one photo. The slowest that was accepted took a tenth of it (benchmarks/worst_file.py)."""
@@ -73,22 +74,30 @@ def main(descriptor: int) -> None:
     with suppress(EOFError, ConnectionError):
         while True:
             limits, data = json.loads(receive(link)), receive(link)
+            side = limits.pop("side", None)
             with _processor(limits.pop("seconds")), _memory(taken + MEMORY[0] + 2 * len(data)):
-                answer = _answer(data, SimpleNamespace(**limits), room)
+                answer, pixels = _answer(data, SimpleNamespace(**limits), side, room)
             send(link, json.dumps(answer).encode())
+            if pixels is not None:
+                send(link, pixels)
 
 
-def _answer(data: bytes, limits: Any, room: Any) -> dict[str, Any]:
+def _answer(data: bytes, limits: Any, side: int | None, room: Any) -> tuple[dict[str, Any], bytes | None]:
     try:
-        picture = inspect(data, limits, room)
+        if side is not None:
+            return {"pixels": side}, decode(data, side, limits, room).tobytes()
+        return _described(inspect(data, limits, room)), None
     except Refused as error:
-        return {"refused": [error.reason, error.detail]}
+        return {"refused": [error.reason, error.detail]}, None
     except MemoryError:
-        return {"refused": ["too costly", "takes more memory than a photo of its size may"]}
+        return {"refused": ["too costly", "takes more memory than a photo of its size may"]}, None
     except (EOFError, ConnectionError):
         raise
     except Exception as error:  # of inspecting, not of opening: a fault of ours, which must not stop a batch
-        return {"refused": ["corrupt", f"cannot be described ({type(error).__name__}: {error})"]}
+        return {"refused": ["corrupt", f"cannot be described ({type(error).__name__}: {error})"]}, None
+
+
+def _described(picture: Picture) -> dict[str, Any]:
     return {"picture": asdict(picture) | {"palette": picture.palette.hex()}}
 
 

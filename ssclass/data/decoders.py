@@ -20,6 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ssclass.data.decoder import CPU_SECONDS, receive, send
 from ssclass.data.images import Limits, Picture, Refused
 from ssclass.errors import FailedError
@@ -65,7 +68,21 @@ class Decoders:
             from ssclass.data.images import inspect
 
             return inspect(data, params)  # says so, and unpacks nothing
-        limits = json.dumps({name: getattr(params, name) for name in _LIMITS} | {"seconds": self.seconds}).encode()
+        answer, _ = self._ask(data, params, {})
+        return _picture(answer["picture"])
+
+    def decode(self, data: bytes, size: int, params: Limits) -> NDArray[np.uint8]:
+        """What `ssclass.data.images.decode` makes of a photo, uint8 [size, size, 3]; raises as :meth:`inspect` does."""
+        if not 0 < len(data) <= params.max_bytes:
+            from ssclass.data.images import inspect
+
+            inspect(data, params)
+        _, pixels = self._ask(data, params, {"side": size})
+        return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
+
+    def _ask(self, data: bytes, params: Limits, more: dict[str, int]) -> tuple[dict[str, Any], bytes]:
+        told = {name: getattr(params, name) for name in _LIMITS} | {"seconds": self.seconds} | more
+        limits = json.dumps(told).encode()
         try:
             return self._once(limits, data)
         except _Gone as gone:
@@ -76,12 +93,12 @@ class Decoders:
         except _Gone as gone:
             raise gone.why from None
 
-    def _once(self, limits: bytes, data: bytes) -> Picture:
+    def _once(self, limits: bytes, data: bytes) -> tuple[dict[str, Any], bytes]:
         process = self._free.get()
         try:
             if process is None or process.ended:
                 process = _Process()
-            return process.inspect(limits, data, self._one_large, self.wait)
+            return process.ask(limits, data, self._one_large, self.wait)
         except _Gone:
             process = None
             raise
@@ -137,8 +154,8 @@ class _Process:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    def inspect(self, limits: bytes, data: bytes, one_large: threading.Lock, wait: float) -> Picture:
-        """Send a photo and wait for what is said of it; raises Refused and _Gone."""
+    def ask(self, limits: bytes, data: bytes, one_large: threading.Lock, wait: float) -> tuple[dict[str, Any], bytes]:
+        """Send a photo and wait for what is said of it, and for its pixels; raises Refused and _Gone."""
         holds = False
         self.link.settimeout(wait)
         try:
@@ -149,6 +166,7 @@ class _Process:
                     one_large.acquire()
                     holds = True
                 send(self.link, b"")
+            pixels = receive(self.link) if "pixels" in answer else b""
         except (OSError, EOFError, ValueError) as error:
             raise self._gone(error) from error
         finally:
@@ -156,7 +174,7 @@ class _Process:
                 one_large.release()
         if "refused" in answer:
             raise Refused(*answer["refused"])
-        return _picture(answer["picture"])
+        return answer, pixels
 
     def _gone(self, error: Exception) -> _Gone:
         late = isinstance(error, TimeoutError)

@@ -111,9 +111,12 @@ def inspect(data: bytes, params: Limits, room: Room = one_large) -> Picture:
     return Picture(sha256, *opened.size, dhash, palette(np.asarray(canvas)), opened.ended)
 
 
-def decode(data: bytes, size: int) -> np.ndarray:
-    """The whole picture squeezed into a square: uint8 [size, size, 3], RGB, upright; raises Refused."""
-    picture = _open(data, size).picture
+def decode(data: bytes, size: int, limits: Limits | None = None, room: Room = one_large) -> np.ndarray:
+    """The whole picture squeezed into a square: uint8 [size, size, 3], RGB, upright; raises Refused.
+
+    `limits`: what a photo must keep to; without them, whatever earlier versions let in is decoded.
+    """
+    picture = _open(data, size, limits, room).picture
     return np.asarray(picture.resize((size, size), pillow().BILINEAR), dtype=np.uint8)
 
 

@@ -69,7 +69,7 @@ def assign(
     each photo is placed by its own neighbours, and those near both sides are refused.
     """
     start = len(existing)
-    near = _links(Nearness([*existing, *photos], bits), len(photos), existing)
+    near = _links(Nearness([*existing, *photos], bits, start), len(photos), existing)
     result: dict[int, Place | Torn] = {}
     for members in _components(near, start):
         anchors = [existing[j] for i in members for j in near[i] if j < start]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
 from ssclass.errors import BatchError
 
 Fold = tuple[np.ndarray, np.ndarray]  # row numbers: of the training photos, of the test photos
+T = TypeVar("T")
+
+TOGETHER = 4000  # photos and copies up to which folds are fitted side by side: 130 MB of vectors each
 VALIDATION = 6  # one photo in so many is for validation, in a training that stops early
 
 
@@ -47,3 +53,19 @@ def split_validation(labels: np.ndarray, groups: Sequence[str], train: np.ndarra
     except BatchError:
         return train, train[:0]
     return train[kept], train[validation]
+
+
+def side_by_side(task: Callable[[Fold], T], folds: Sequence[Fold], rows: int) -> Iterator[T]:
+    """Do a task for each fold, and yield what it gives in their order; folds of few rows are done one on each core.
+
+    Their linear algebra then uses one thread each, and so gives the same bits on any number of cores. Many rows are
+    done one fold after the other, as memory for one is enough.
+    """
+    if rows > TOGETHER:
+        yield from map(task, folds)
+        return
+    from threadpoolctl import threadpool_limits
+
+    workers = min(len(folds), os.cpu_count() or 1)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers, thread_name_prefix="fold") as pool:
+        yield from pool.map(task, folds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +37,22 @@ def memo_of(workspace: Workspace) -> FeatureMemo:
     return FeatureMemo(workspace.private, workspace.store)
 
 
-def features_of(version: Version, memo: FeatureMemo, spec: Spec, progress: Progress = silent) -> Features:
-    """Features of every photo of the data set, computed only for shards never seen under this fingerprint.
+def features_of(
+    version: Version, memo: FeatureMemo, spec: Spec, *asked: Sequence[str], progress: Progress = silent
+) -> list[Features]:
+    """Features of photos of the data set, in the order in which each list of sha256s asks for them; one pass for all.
 
-    A spec of augmented photos computes features of training photos only.
+    They are computed only for shards never seen under this fingerprint, and shards without a photo that is asked for
+    are not opened. A spec of augmented photos computes features of training photos only. KeyError names a photo that is
+    in no shard.
     """
     from ssclass.model.features import concat, shard_features
 
-    parts = []
+    wanted = [set(sha256s) for sha256s in asked]
+    parts: list[list[Features]] = [[] for _ in asked]
     for shard in version.dataset.shards:
-        if not shard.rows:
+        there = spec.photos(shard.rows)
+        if all(photos.isdisjoint(there) for photos in wanted):
             continue
 
         def photos(batch: str = shard.batch_id) -> Iterator[tuple[str, bytes]]:
@@ -55,8 +61,11 @@ def features_of(version: Version, memo: FeatureMemo, spec: Spec, progress: Progr
         def report(done: int, total: int, batch: str = shard.batch_id) -> None:
             progress(f"features of {batch}{spec.name}", done, total)
 
-        parts.append(shard_features(spec, memo, shard, photos, progress=report))
-    return concat(parts)
+        found = shard_features(spec, memo, shard, photos, progress=report)
+        for kept, some in zip(parts, wanted, strict=True):
+            rows = [row for row, sha256 in enumerate(found.sha256s) if sha256 in some]
+            kept.append(found if len(rows) == len(found) else found.rows(rows))
+    return [concat(kept).take(sha256s) for kept, sha256s in zip(parts, asked, strict=True)]
 
 
 def probabilities(
@@ -67,7 +76,8 @@ def probabilities(
     progress: Progress = silent,
 ) -> NDArray[np.float64]:
     """A model's probabilities for rows of the data set, float64 [n, its classes], through the memo."""
-    return model.predict(lambda spec: features_of(version, memo, spec, progress).take(row.sha256 for row in rows))
+    sha256s = [row.sha256 for row in rows]
+    return model.predict(lambda spec: features_of(version, memo, spec, sha256s, progress=progress)[0])
 
 
 def answer(
@@ -80,6 +90,38 @@ def answer(
     """A model's answers on rows of the data set, in the classes of the version's params."""
     raw = probabilities(version, memo, model, rows, progress)
     return Answers.of(model, raw, rows, version.params.dataset.classes)
+
+
+class HeldOut:
+    """The features of the held-out photos while a training lasts: several models are asked about the same ones."""
+
+    def __init__(self, version: Version, memo: FeatureMemo, rows: Sequence[Row], progress: Progress = silent) -> None:
+        self.version = version
+        self.rows = rows
+        self._memo = memo
+        self._progress = progress
+        self._known: dict[Any, Features] = {}
+
+    def beside(self, spec: Spec, sha256s: Sequence[str]) -> Features:
+        """Features of other photos; those of the held-out ones are kept, as they come by in the same pass."""
+        asked = [row.sha256 for row in self.rows]
+        found, self._known[spec] = features_of(self.version, self._memo, spec, sha256s, asked, progress=self._progress)
+        return found
+
+    def without(self, spec: Spec, sha256s: Sequence[str]) -> Features:
+        """Features of other photos, and no more."""
+        (found,) = features_of(self.version, self._memo, spec, sha256s, progress=self._progress)
+        return found
+
+    def of(self, spec: Spec) -> Features:
+        """Features of the held-out photos."""
+        if spec not in self._known:
+            self.beside(spec, ())
+        return self._known[spec]
+
+    def answer(self, model: Classifier | Adopted) -> Answers:
+        """A model's answers on the held-out photos, in the classes of the version's params."""
+        return Answers.of(model, model.predict(self.of), self.rows, self.version.params.dataset.classes)
 
 
 def decided_classifier(workspace: Workspace, key: str) -> Classifier | Adopted:

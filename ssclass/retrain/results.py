@@ -118,7 +118,7 @@ def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, mo
     drawn = secrets.SystemRandom().sample(holdout, min(SAMPLE, len(holdout)))
     for spec in model.specs:
         frozen = spec.frozen_part
-        remembered = features_of(version, memo, frozen).take(drawn)
+        (remembered,) = features_of(version, memo, frozen, drawn)
         photos = photos_of(version, drawn)
         names, arrays = extract(frozen, photos, make_extractor(frozen.network), lambda done: None)
         for name, values in arrays.items():

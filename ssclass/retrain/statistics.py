@@ -60,3 +60,28 @@ def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gap = np.bincount(bin_of, weights=right - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(right))
+
+
+def sure_above(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> dict[str, float] | None:
+    """From which probability on an answer is sure, by answers on photos that the model was not fitted to.
+
+    `probabilities` [n, classes], `labels` int [n]. The `threshold` is the lowest above which half as many are wrong
+    as of all answers; `share` of the answers are at or above it, and `accuracy` of those are right. None where there
+    are no such answers.
+    """
+    if len(probabilities) != len(labels) or not len(labels) or not np.isfinite(probabilities).all():
+        return None
+    best = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    order = np.argsort(best, kind="stable")
+    best, right = best[order], right[order]
+    starts = np.flatnonzero(np.r_[True, np.diff(best) > 0])  # of equal probabilities all are sure, or none
+    remaining = len(best) - starts
+    wrong = np.cumsum((~right)[::-1])[::-1][starts]
+    enough = np.flatnonzero(wrong / remaining <= (~right).mean() / 2)
+    if not len(enough):  # the most probable answer of all is wrong
+        return {"threshold": 1.0, "share": 0.0, "accuracy": 0.0}
+    at = int(enough[0])
+    sure = int(remaining[at])
+    threshold = float(best[starts[at]]) if starts[at] else 0.0
+    return {"threshold": threshold, "share": sure / len(best), "accuracy": 1 - float(wrong[at]) / sure}

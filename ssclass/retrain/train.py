@@ -23,15 +23,17 @@ from ssclass.data.shards import Row
 from ssclass.errors import BatchError
 from ssclass.params import AugmentParams, Params
 from ssclass.retrain.predict import (
+    HeldOut,
     Progress,
     answer,
     decided_classifier,
-    features_of,
     memo_of,
     result_folder,
     silent,
 )
+from ssclass.retrain.race import last_winner
 from ssclass.retrain.result import RESULT, Answers, Result, label_index, make_result
+from ssclass.retrain.statistics import sure_above
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.version import Version, photos_of
 from ssclass.workspace.workspace import Workspace
@@ -83,15 +85,16 @@ def train(workspace: Workspace, version: Version, key: str, progress: Progress =
     partial = folder.with_name(f"{key}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    trained = fit(version, memo, version.params, dataset, progress, watch)
+    held_out = HeldOut(version, memo, dataset.holdout, progress)
+    head = last_winner(version, len(dataset.train))
+    trained = fit(version, memo, version.params, dataset, progress, watch, head=head, held_out=held_out)
     save_candidate(trained, dataset, partial / CANDIDATE)
     with watch.step("evaluation"):
-        candidate = answer(version, memo, trained.classifier, dataset.holdout, progress)
-        again = answer(version, memo, Classifier.load(partial / CANDIDATE), dataset.holdout)
+        candidate = held_out.answer(trained.classifier)
+        again = held_out.answer(Classifier.load(partial / CANDIDATE))
         champion = None
         if champion_key is not None:
-            classifier = decided_classifier(workspace, champion_key)
-            champion = champion_key, answer(version, memo, classifier, dataset.holdout, progress)
+            champion = champion_key, held_out.answer(decided_classifier(workspace, champion_key))
         write_metrics(candidate, partial / CANDIDATE, partial / METRICS)
     result = make_result(
         key=key,
@@ -120,10 +123,15 @@ def fit(
     dataset: Dataset,
     progress: Progress = silent,
     watch: Stopwatch | None = None,
+    *,
+    head: str | None = None,
+    held_out: HeldOut | None = None,
 ) -> Trained:
     """Fit the heads that the params name to the training split of a data set; nothing is written but the memo.
 
-    `dataset` is the version's, or has fewer sources. BatchError when it has photos of fewer than two classes.
+    `dataset` is the version's, or has fewer sources. `head`: the only one to be fitted of those that ``auto`` chooses
+    among. `held_out` keeps the features of the held-out photos, which lie beside those of training. BatchError when it
+    has photos of fewer than two classes.
     """
     from ssclass.model.training import plan, train_planned
 
@@ -137,10 +145,11 @@ def fit(
             f"({', '.join(sorted(present)) or 'none'}); submit a batch with at least two of "
             f"{', '.join(params.dataset.classes)}"
         )
+    held_out = held_out or HeldOut(version, memo, (), progress)
     with watch.step("features"):
-        planned = plan(params)
+        planned = plan(params)  # by `auto` where that is asked for: the features are then the same, whatever is raced
         features = {
-            spec: training_features(version, memo, spec, params.augment, rows, progress)
+            spec: training_features(held_out, spec, params.augment, rows)
             for spec in dict.fromkeys(spec for spec, _ in planned)
         }
     with watch.step("training"):
@@ -149,26 +158,21 @@ def fit(
             labels,
             [row.group for row in rows],
             planned,
-            params,
+            params
+            if head is None
+            else params.model_copy(update={"model": params.model.model_copy(update={"head": head})}),
             lambda done, total: progress("training", done, total),
         )
 
 
-def training_features(
-    version: Version,
-    memo: FeatureMemo,
-    spec: FeatureSpec,
-    augment: AugmentParams,
-    rows: Sequence[Row],
-    progress: Progress = silent,
-) -> Features:
+def training_features(held_out: HeldOut, spec: FeatureSpec, augment: AugmentParams, rows: Sequence[Row]) -> Features:
     """Features of training rows and of their augmented copies, as many as `augment` asks for."""
     from ssclass.model.augmentation import AugmentedSpec
 
     sha256s = [row.sha256 for row in rows]
-    specs = [AugmentedSpec(spec, augment, number) for number in range(augment.copies)]
-    features = features_of(version, memo, spec, progress).take(sha256s)
-    return features.with_augmented([features_of(version, memo, copy, progress).take(sha256s) for copy in specs])
+    features = held_out.beside(spec, sha256s)
+    copies = [AugmentedSpec(spec, augment, number) for number in range(augment.copies)]
+    return features.with_augmented([held_out.without(copy, sha256s) for copy in copies])
 
 
 def save_candidate(trained: Trained, dataset: Dataset, folder: Path) -> None:
@@ -176,12 +180,15 @@ def save_candidate(trained: Trained, dataset: Dataset, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     trained.classifier.save(folder)
-    record = {
+    record: dict[str, Any] = {
         "head": trained.head,
         "train_size": len(dataset.train),
         "cross_validation": {name: [float(value) for value in found.accuracy] for name, found in trained.cv.items()},
         "history": curves(trained),
     }
+    labels = label_index(dataset.train, trained.classifier.classes)
+    if (sure := sure_above(trained.cv[trained.head].probabilities, labels)) is not None:
+        record["sure"] = sure
     write_training(folder, record)
 
 
@@ -241,7 +248,8 @@ def contact_sheet(version: Version, photos: int = 8) -> dict[str, Figure]:
 def train_stage(workspace: Workspace, progress: Progress = silent) -> None:
     """Do the stage `train` of dvc.yaml: fit on the work tree's data and params, and write candidate/."""
     version = workspace.work_tree()
-    trained = fit(version, memo_of(workspace), version.params, version.dataset, progress)
+    head = last_winner(version, len(version.dataset.train))
+    trained = fit(version, memo_of(workspace), version.params, version.dataset, progress, head=head)
     save_candidate(trained, version.dataset, workspace.root / CANDIDATE)
 
 

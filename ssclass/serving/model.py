@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from ssclass.errors import NotFoundError
 from ssclass.model.compute import batch_size
 from ssclass.params import IngestParams
 from ssclass.settings import Settings
+
+if TYPE_CHECKING:
+    from ssclass.model.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,20 @@ class Model:
     key: str | None = None
     run_id: str | None = None
 
+    @cached_property
+    def engine(self) -> Engine:
+        """What answers: made and checked on first use, in a few seconds."""
+        from ssclass.model.engine import open_engine
+
+        return open_engine(self.keras, self.size)
+
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities, float64 [n, classes], of images uint8 [n, size, size, 3]."""
-        size = batch_size()
-        parts = [np.asarray(self.keras(images[at : at + size], training=False)) for at in range(0, len(images), size)]
-        return np.concatenate(parts).astype(float) if parts else np.zeros((0, len(self.classes)))
+        return self.engine.predict(images)
+
+    def predict_few(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """What :meth:`predict` gives, by Keras itself: slower a photo, but there is no engine to be made first."""
+        return np.asarray(self.keras(images, training=False)).astype(float)
 
 
 def open_model(name: str, settings: Settings | None) -> Model:
@@ -49,7 +62,7 @@ def open_model(name: str, settings: Settings | None) -> Model:
     NotFoundError when there is no such model; TrackingError when MLflow is away.
     """
     if (path := Path(name)).is_dir():
-        return _from_folder(name, path)
+        return open_folder(name, path)
     if settings is None:
         raise NotFoundError(f"{name}: no such folder; name one that holds model.keras, or a workspace with --workspace")
     import mlflow
@@ -86,7 +99,7 @@ def open_model(name: str, settings: Settings | None) -> Model:
                     f"{tracking.name!r}; `ssclass history` lists decisions, `ssclass retrain` makes a first champion"
                 ) from error
             raise
-        return replace(_from_folder(name, Path(mlflow.artifacts.download_artifacts(uri))), run_id=run_id)
+        return replace(open_folder(name, Path(mlflow.artifacts.download_artifacts(uri))), run_id=run_id)
 
 
 def _from_candidate(name: str, folder: Path, key: str | None, run_id: str) -> Model:
@@ -97,7 +110,8 @@ def _from_candidate(name: str, folder: Path, key: str | None, run_id: str) -> Mo
     return Model(name, classifier.classes, classifier.size, classifier.whole(), key, run_id)
 
 
-def _from_folder(name: str, folder: Path) -> Model:
+def open_folder(name: str, folder: Path) -> Model:
+    """Open the .keras file of a folder that MLflow or `ssclass` wrote; NotFoundError when there is none."""
     from ssclass.model.backbones import import_keras
 
     found = sorted(folder.rglob("*.keras"))

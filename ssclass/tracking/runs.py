@@ -6,11 +6,12 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssclass.tracking.connection import Connection
+from ssclass.tracking.packaged import KEY_TAG as KEY_TAG
+from ssclass.tracking.packaged import SUM_TAG, write_model
 from ssclass.workspace.ledger import Event
 
 if TYPE_CHECKING:
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
     from ssclass.model.classifier import Classifier
     from ssclass.retrain.result import Result
 
-KEY_TAG, DECISION_TAG, OWNER_TAG = "decision_key", "decision", "clone"
+DECISION_TAG, OWNER_TAG = "decision", "clone"
 CANDIDATE, MODEL = "candidate", "model"
 """Names of the logged models of a run: what was trained, of every candidate; the whole, of what is promoted."""
-REQUIREMENTS = ("keras", "tensorflow", "numpy", "pillow")
 
 
 class Runs(Connection):
@@ -201,29 +201,40 @@ class Runs(Connection):
 
     def log_model(self, run_id: str, key: str, data_version: str, classifier: Classifier | Adopted) -> None:
         """The whole model of a champion, or of what is about to be one, for whoever serves it."""
-        import mlflow
-        import mlflow.keras
+        from mlflow.entities import LoggedModelOutput
 
-        with self.named(), mlflow.start_run(run_id=run_id):
-            mlflow.keras.log_model(classifier.whole(), name=MODEL, **_served(classifier, key, data_version))
+        with self.named():
+            made = self.client.create_logged_model(
+                self.experiment_id, MODEL, run_id, tags={KEY_TAG: key, "data_version": data_version}
+            )
+            self.restore_model(made, key, data_version, classifier)
+            self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
+            self.client.finalize_logged_model(made.model_id, "READY")
 
     def restore_model(self, model: Any, key: str, data_version: str, classifier: Classifier | Adopted) -> None:
-        """Write the files of a champion's logged model anew, under the same id: what serves it need not know."""
-        import mlflow.keras
-        from mlflow.models import Model
+        """Write the files of a champion's logged model under its id: who serves it need not know that they were lost.
 
-        how = _served(classifier, key, data_version)
+        The sum of the files is noted last: until then they are not those that MLflow names.
+        """
+        from mlflow.models import Model
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         made = Model(
             artifact_path=model.artifact_location,
             run_id=model.source_run_id,
             model_uuid=model.model_id,
             model_id=model.model_id,
-            metadata=how["metadata"],
         )
+        about = {KEY_TAG: key, "data_version": data_version}
         with tempfile.TemporaryDirectory() as folder, self.named():
             path = Path(folder) / MODEL
-            mlflow.keras.save_model(classifier.whole(), str(path), mlflow_model=made, **how)
+            files = write_model(path, classifier, about, made)
+            artifacts = get_artifact_repository(model.artifact_location)
+            for stale in artifacts.list_artifacts():  # of an older layout, or of nobody's
+                if not (path / stale.path).exists():
+                    artifacts.delete_artifacts(stale.path)
             self.client.log_model_artifacts(model.model_id, str(path))
+            self.client.set_logged_model_tags(model.model_id, {SUM_TAG: files})
 
     def models_of(self, run: Any) -> dict[str, Any]:
         """The logged models of a run that are whole, by name: `candidate`, and `model` once it was promoted."""
@@ -259,28 +270,6 @@ class Runs(Connection):
             self.client.update_run(run_id, name=report.run_name(event))
             self.client.set_tag(run_id, DECISION_TAG, body["decision"])
             self.client.set_terminated(run_id, "FINISHED", _milliseconds(event.at))  # last: all of this is done
-
-
-def _served(classifier: Classifier | Adopted, key: str, data_version: str) -> dict[str, Any]:
-    """What MLflow's Keras flavour is told of a champion's model."""
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    signature = ModelSignature(
-        Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "images")]),
-        Schema([TensorSpec(np.dtype("float32"), (-1, len(classifier.classes)), "probabilities")]),
-    )
-    return {
-        "signature": signature,
-        "pip_requirements": [f"{name}=={version(name)}" for name in REQUIREMENTS],
-        "metadata": {
-            "classes": list(classifier.classes),
-            "size": classifier.size,
-            KEY_TAG: key,
-            "data_version": data_version,
-        },
-    }
 
 
 def _milliseconds(at: str) -> int:

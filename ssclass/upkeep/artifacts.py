@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from ssclass.retrain.predict import decided_classifier
-from ssclass.tracking.client import CANDIDATE, KEY_TAG, MODEL, Tracking
+from ssclass.tracking.client import CANDIDATE, MODEL, Tracking
+from ssclass.tracking.packaged import broken
 from ssclass.workspace.dvc import CANDIDATE as FOLDER
 from ssclass.workspace.ledger import Event
 from ssclass.workspace.objects import Tracked
@@ -23,8 +20,9 @@ from ssclass.workspace.workspace import Workspace
 def damage(tracking: Tracking, model: Any, key: str, candidate: Collection[Tracked]) -> str | None:
     """What is wrong with a logged model of a decision; None when nothing is. `candidate`: its files, as DVC has them.
 
-    The model `candidate` must be those files, by md5. Of the whole model the key and the sums inside its files are
-    checked: nobody else keeps it. TrackingError when MLflow cannot be used.
+    The model `candidate` must be those files, by md5. Of the whole model the key and the sum that MLflow names are
+    checked, and the sums inside its files, which is all that models of older versions have. TrackingError when MLflow
+    cannot be used.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -34,7 +32,7 @@ def damage(tracking: Tracking, model: Any, key: str, candidate: Collection[Track
             there = Path(get_artifact_repository(model.artifact_location).download_artifacts("", folder))
         except (MlflowException, OSError):
             return "its files cannot be fetched"
-        return _other_files(there, candidate) if model.name == CANDIDATE else _broken(there, key)
+        return _other_files(there, candidate) if model.name == CANDIDATE else broken(there, key, model.tags)
 
 
 def _other_files(there: Path, candidate: Collection[Tracked]) -> str | None:
@@ -44,27 +42,6 @@ def _other_files(there: Path, candidate: Collection[Tracked]) -> str | None:
             return f"{path.name} is gone"
         if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != each.md5:
             return f"{path.name} has other bytes than DVC's at run/…"
-    return None
-
-
-def _broken(there: Path, key: str) -> str | None:
-    try:
-        about = yaml.safe_load((there / "MLmodel").read_text(encoding="utf-8"))
-        named = about["metadata"][KEY_TAG]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return "MLmodel is gone, or cannot be read"
-    if named != key:
-        return f"it is the model of {named}"
-    files = sorted(there.rglob("*.keras"))
-    if not files:
-        return "model.keras is gone"
-    for path in files:
-        try:
-            with zipfile.ZipFile(path) as file:
-                if file.testzip() is not None:
-                    return f"{path.name} is damaged"
-        except (OSError, zipfile.BadZipFile, zlib.error, ValueError):
-            return f"{path.name} is damaged"
     return None
 
 

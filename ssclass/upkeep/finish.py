@@ -56,7 +56,7 @@ def finish_forgetting(workspace: Workspace, *, alone: bool = False) -> Finished:
     StoreError or TrackingError when a store cannot be used; what this user may not delete is only told.
     """
     version, done = workspace.at(), Finished()
-    pending = _pending(workspace, version.events)
+    pending = unfinished(workspace, version.events)
     if not pending:
         return done
     journals = [_carry_out(workspace, str(event.body["journal"]), done) for event in pending if "journal" in event.body]
@@ -89,7 +89,7 @@ def finish_here(workspace: Workspace) -> Finished:
         return finish_forgetting(workspace, alone=alone)
 
 
-def _pending(workspace: Workspace, events: Iterable[Event]) -> list[Event]:
+def unfinished(workspace: Workspace, events: Iterable[Event]) -> list[Event]:
     """The forgettings that are young, or that this clone has not finished yet."""
     finished, now = _finished(workspace), datetime.now(UTC)
     return [

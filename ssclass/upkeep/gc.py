@@ -28,7 +28,7 @@ from ssclass.upkeep.garbage import KINDS, Garbage, runs_and_models
 from ssclass.workspace.dvc import CANDIDATE, DATA, outs
 from ssclass.workspace.objects import CACHE, EMPTY_DIR, REMOTE
 from ssclass.workspace.transaction import Change
-from ssclass.workspace.version import Version
+from ssclass.workspace.version import Version, memo_path
 from ssclass.workspace.workspace import Workspace
 
 DELETES = 8  # at a time
@@ -206,7 +206,7 @@ def _features(
 
 def _caches(workspace: Workspace, version: Version, before: datetime) -> Iterator[Garbage]:
     """Champions out of force, finished results, the memo of shards that are no longer in the data set."""
-    shards = {f"{each.md5}.parquet" for each in version.files(DATA)}
+    shards = {memo_path(Path(), each.md5).name for each in version.files(DATA)}
     for name, kept in (("champions", {version.state.champion}), ("results", set()), ("shards", shards)):
         for path in sorted((workspace.private / name).glob("*")):
             if path.name not in kept and _age(path) < before:

@@ -51,8 +51,9 @@ def erase_shards(workspace: Workspace, next_version: int) -> list[str]:
         if match and superfluous(md5 := match[1] + match[2], (workspace, key, number)):
             store.erase(key, number)
             erased.append(key)
-    for path in (workspace.private / "shards").glob("*.parquet"):
-        if path.stem not in named - taken:
+    memos = workspace.private / "shards"
+    for path in (*memos.glob("*.json"), *memos.glob("*.parquet")):  # the latter are of an older version
+        if path.suffix == ".parquet" or path.stem not in named - taken:
             path.unlink()
     for path in (workspace.root / DATA).glob("*.parquet"):
         if path.name not in files or _md5(path) != files[path.name]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -10,13 +11,21 @@ from typing import BinaryIO
 
 from ssclass.data.dataset import Dataset
 from ssclass.data.manifest import MAIN
-from ssclass.data.shards import Shard, copy_metadata, iter_photos, read_shard
+from ssclass.data.shards import Shard, iter_photos, read_memo, read_shard, write_memo
 from ssclass.errors import WorkspaceError
 from ssclass.params import Params, load_params, parse_params
 from ssclass.workspace import ledger
 from ssclass.workspace.dvc import DATA, outs
 from ssclass.workspace.git import Git, failure
 from ssclass.workspace.objects import Objects, Tracked
+
+REQUESTS = 16
+"""Shards that are fetched at a time."""
+
+
+def memo_path(folder: Path, md5: str) -> Path:
+    """The memo of a shard, all of it but its image bytes, in the folder of a workspace that has them."""
+    return folder / f"{md5}.json"
 
 
 class Version:
@@ -67,7 +76,11 @@ class Version:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set; photos stay where they are. Which of them train and are held out, this commit's params say."""
-        shards = [self.shard(each) for each in self.files(DATA)]
+        files = self.files(DATA)
+        missing = [each for each in files if not self._memo_of(each).exists()]
+        with ThreadPoolExecutor(REQUESTS, thread_name_prefix="shards") as pool:
+            list(pool.map(self.shard, missing))  # a fresh clone: each of them is a few requests to S3
+        shards = [self.shard(each) for each in files]
         named = any(shard.receipt.source != MAIN for shard in shards)
         return Dataset.of(shards, self.params.dataset.sources if named else "all")
 
@@ -97,12 +110,15 @@ class Version:
 
     def shard(self, tracked: Tracked) -> Shard:
         """One shard of this version, without its image bytes; StoreError when it cannot be had."""
-        memo = self._memo / f"{tracked.md5}.parquet"
+        memo = self._memo_of(tracked)
         if not memo.exists():
             memo.parent.mkdir(parents=True, exist_ok=True)
             with self._objects.open(tracked.md5) as source:
-                copy_metadata(source, memo)
+                write_memo(read_shard(source), memo)
         return _remembered(memo)
+
+    def _memo_of(self, tracked: Tracked) -> Path:
+        return memo_path(self._memo, tracked.md5)
 
 
 class WorkTree(Version):
@@ -137,7 +153,7 @@ class Versions:
 @lru_cache(4096)
 def _remembered(memo: Path) -> Shard:
     """A shard from its memo, which is named after its content."""
-    return read_shard(memo)
+    return read_memo(memo)
 
 
 def photos_of(version: Version, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:

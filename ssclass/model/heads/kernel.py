@@ -25,7 +25,7 @@ import numpy as np
 
 from ssclass.model.backbones import import_keras
 from ssclass.model.features import Features
-from ssclass.model.folds import Fold
+from ssclass.model.folds import Fold, side_by_side
 from ssclass.model.heads.base import CrossValidation, Fitted, Head, Tick, path_curves, pooled, tested_rows
 from ssclass.params import TrainParams
 
@@ -78,24 +78,37 @@ class KernelHead(Head):
         found = np.empty((len(labels), self.classes))
         by_l2 = np.empty((len(L2S), len(labels), self.classes))
         chosen = []
-        for train, test in folds:
-            basis = self._basis(features, train)
-            fits = self._fits(self._vectors(features, train, basis), labels[train])
-            z = self._vectors(features, test, basis)[:, 0]
-            for number, fit in enumerate(fits):
-                by_l2[number, test] = fit.probabilities(z)
-            chosen.append(best(fits).l2)
-            found[test] = by_l2[L2S.index(chosen[-1]), test]
+
+        def test(fold: Fold) -> tuple[float, list[np.ndarray]]:
+            basis = self._basis(features, fold[0])
+            fits = self._fits(self._vectors(features, fold[0], basis), labels[fold[0]])
+            z = self._vectors(features, fold[1], basis)[:, 0]
+            return best(fits).l2, [fit.probabilities(z) for fit in fits]
+
+        for (_, rows), (l2, answers) in zip(folds, side_by_side(test, folds, self._rows(features)), strict=True):
+            for number, probabilities in enumerate(answers):
+                by_l2[number, rows] = probabilities
+            chosen.append(l2)
+            found[rows] = by_l2[L2S.index(l2), rows]
             tick()
         curves = path_curves(L2S, by_l2, labels, tested_rows(folds))
         return CrossValidation.of(found, labels, folds, float(np.median(chosen)), curves)
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
         """Fit to all rows; leave-one-out chooses the penalty again."""
+
+        def fit_all(fold: Fold) -> tuple[Any, KernelFit]:
+            basis = self._basis(features, fold[0])
+            return basis, best(self._fits(self._vectors(features, fold[0], basis), labels))
+
         everything = np.arange(len(labels))
-        basis = self._basis(features, everything)
-        fit = best(self._fits(self._vectors(features, everything, basis), labels))
+        ((basis, fit),) = side_by_side(fit_all, [(everything, everything[:0])], self._rows(features))
         return Fitted(self._model(features.arrays[self.arrays[0]], basis, fit))
+
+    def _rows(self, features: Features) -> int:
+        """How many photos and copies of photos there are."""
+        copies = features.augmented.get(self.arrays[0])
+        return len(features) * (1 if copies is None else 1 + copies.shape[1])
 
     def _basis(self, features: Features, train: np.ndarray) -> Any:
         """What of the vectors has to be found from the photos `train` first; None: nothing."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ssclass.data.shards import Shard, read_shard
+from ssclass.data.shards import Shard, read_memo, read_shard
 from ssclass.data.split import TRAIN
 from ssclass.errors import FailedError, StoreError, WorkspaceError
 from ssclass.history.shards import forgotten_md5s, holdings
@@ -23,7 +23,7 @@ from ssclass.upkeep.verify.finding import REPAIR, Finding
 from ssclass.upkeep.verify.history import expected_tags
 from ssclass.workspace.dvc import CANDIDATE, DATA, outs
 from ssclass.workspace.objects import EMPTY_DIR, REMOTE, Tracked
-from ssclass.workspace.version import Version
+from ssclass.workspace.version import Version, memo_path
 from ssclass.workspace.workspace import Workspace
 
 
@@ -110,7 +110,7 @@ def shards(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _shard(workspace: Workspace, version: Version, tracked: Tracked, forgotten: bool) -> Iterator[Finding]:
-    memo = workspace.private / "shards" / f"{tracked.md5}.parquet"
+    memo = memo_path(workspace.private / "shards", tracked.md5)
     batch = tracked.name.removesuffix(".parquet")
     try:
         with workspace.objects.open(tracked.md5) as file:
@@ -138,7 +138,7 @@ def _shard(workspace: Workspace, version: Version, tracked: Tracked, forgotten: 
 
 def _same(memo: Path, shard: Shard) -> bool:
     try:
-        return read_shard(memo) == shard
+        return read_memo(memo) == shard
     except FailedError:
         return False
 

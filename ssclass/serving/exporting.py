@@ -1,0 +1,188 @@
+"""A champion as a file for a phone, a browser's runtime or another server, in LiteRT's, ONNX's or TensorFlow's format.
+
+An export takes one photo at a time, already decoded and squeezed to the model's size: `RESIZE` says how. Where the
+network itself resizes further, or multiplies by an einsum, the export has plain products of matrices instead: neither
+LiteRT nor ONNX Runtime has what TensorFlow does there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.errors import FailedError, InputError
+from ssclass.model.backbones import import_keras
+from ssclass.model.engine import constant_graph
+
+FORMATS = {"litert": "model.tflite", "onnx": "model.onnx", "savedmodel": "saved_model"}
+"""Formats, and the name of the file or folder of each."""
+DTYPES = ("float32", "float16", "int8")
+RESIZE = (
+    "upright by the EXIF orientation, colours by the ICC profile to sRGB, what is transparent on white; then the whole "
+    "picture squeezed to a square of this side, by the mean of whole blocks of pixels down to at most twice the side, "
+    "then bilinear with antialiasing (Pillow's BILINEAR)"
+)
+OPSET = 17
+_CANNOT = {
+    ("onnx", "float16"): "ONNX is exported in float32 only",
+    ("onnx", "int8"): "ONNX is exported in float32 only",
+    ("savedmodel", "float16"): "TensorFlow computes a SavedModel in float32",
+    ("savedmodel", "int8"): "TensorFlow computes a SavedModel in float32",
+}
+
+Runtime = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Probabilities [classes] of one image uint8 [size, size, 3]."""
+
+
+def check_choice(kind: str, dtype: str) -> None:
+    """InputError where a format is not to be had with these numbers."""
+    if (why := _CANNOT.get((kind, dtype))) is not None:
+        raise InputError(f"--format {kind} --dtype {dtype}: {why}; choose --dtype float32, or --format litert")
+
+
+def convert(model: Any, size: int, kind: str, dtype: str, folder: Path) -> Path:
+    """Write a Keras model of images in a format into a folder; the file. FailedError where it cannot be converted."""
+    path = folder / FORMATS[kind]
+    try:
+        plain = plain_products(model, size)
+        {"litert": _to_litert, "onnx": _to_onnx, "savedmodel": _to_saved}[kind](plain, size, dtype, path)
+    except (FailedError, InputError):
+        raise
+    except Exception as error:  # converters raise what they like
+        why = next(iter(str(error).strip().splitlines()), "")[:300]
+        raise FailedError(f"the model cannot be converted to {kind} ({type(error).__name__}: {why})") from error
+    return path
+
+
+def plain_products(model: Any, size: int) -> Any:
+    """The Keras model for images of one size, with the same weights and without resizes and einsums."""
+    keras = import_keras()
+    layers, ops = keras.layers, keras.ops
+
+    def call(layer: Any, *inputs: Any, **named: Any) -> Any:
+        (given, *_) = inputs
+        if isinstance(layer, keras.Model):
+            named.pop("training", None)
+            return _rebuilt(keras, layer, inputs, call)
+        if isinstance(layer, layers.Resizing):
+            return _resized(ops, given, layer)
+        if isinstance(layer, layers.EinsumDense):
+            return _product(ops, given, layer, lambda: layer(*inputs, **named))
+        return layer(*inputs, **named)
+
+    images = keras.Input((size, size, 3), batch_size=1, dtype="uint8", name="images")
+    return keras.Model(images, _rebuilt(keras, model, (images,), call), name="export")
+
+
+def _rebuilt(keras: Any, model: Any, inputs: tuple[Any, ...], call: Callable[..., Any]) -> Any:
+    """The outputs of a model on other inputs, each of its layers called by `call`."""
+    if not hasattr(model, "_run_through_graph"):
+        return model(*inputs)
+    given = inputs[0] if len(inputs) == 1 else list(inputs)
+    return model._run_through_graph(
+        given, operation_fn=lambda operation: lambda *args, **named: call(operation, *args, **named)
+    )
+
+
+def _resized(ops: Any, given: Any, layer: Any) -> Any:
+    """A resize as two products: along the height and along the width it is linear, each by its own matrix."""
+    _, height, width, _ = given.shape
+    if (height, width) == (layer.height, layer.width):
+        return given
+    rows, columns = _resize_matrix(layer, height, layer.height), _resize_matrix(layer, width, layer.width)
+    turned = ops.transpose(ops.cast(given, "float32"), (0, 3, 1, 2))
+    resized = ops.transpose(ops.matmul(ops.matmul(rows, turned), columns.T), (0, 2, 3, 1))
+    if "int" in str(given.dtype):  # Keras rounds then
+        return ops.cast(ops.clip(ops.round(resized), 0, 255), given.dtype)
+    return resized
+
+
+def _resize_matrix(layer: Any, before: int, after: int) -> NDArray[np.float32]:
+    """What TensorFlow's resize does along one side, float32 [after, before]."""
+    import tensorflow as tf
+
+    one = np.eye(before, dtype=np.float32)[None, :, :, None]
+    found = tf.image.resize(one, (after, before), method=layer.interpolation, antialias=layer.antialias)
+    return np.asarray(found)[0, :, :, 0]
+
+
+def _product(ops: Any, given: Any, layer: Any, as_it_is: Callable[[], Any]) -> Any:
+    """An einsum of the heads as a multiplication or a product of matrices."""
+    kernel = np.asarray(layer.kernel)
+    if layer.equation == "npd,p->npd":
+        found = ops.multiply(given, kernel[:, None])
+    elif layer.equation == "nab,bc->nac":
+        found = ops.matmul(given, kernel)
+    else:
+        return as_it_is()
+    return found if layer.bias is None else ops.add(found, np.asarray(layer.bias))
+
+
+def _to_litert(model: Any, size: int, dtype: str, path: Path) -> None:
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([constant_graph(model, size, photos=1)])
+    if dtype != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if dtype == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    path.write_bytes(converter.convert())
+
+
+def _to_onnx(model: Any, size: int, dtype: str, path: Path) -> None:
+    import tensorflow as tf
+
+    convert = _needed("tf2onnx.convert")
+    importlib.import_module("keras.src.export.tf2onnx_lib").patch_tf2onnx()
+    shape = tf.TensorSpec((1, size, size, 3), tf.uint8, name="images")
+    traced = tf.function(lambda images: model(images, training=False), input_signature=[shape])
+    made, _ = convert.from_function(traced, input_signature=[shape], opset=OPSET)
+    path.write_bytes(made.SerializeToString())
+
+
+def _to_saved(model: Any, size: int, dtype: str, path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    shape = tf.TensorSpec((1, size, size, 3), tf.uint8, name="images")
+    module.serve = tf.function(lambda images: {"probabilities": model(images, training=False)}, input_signature=[shape])
+    module.model = model  # its variables
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
+
+
+def open_export(path: Path, kind: str) -> Runtime:
+    """An export in the runtime that it is for, on one image at a time."""
+    if kind == "litert":
+        interpreter = _needed("ai_edge_litert.interpreter").Interpreter(model_path=str(path))
+        interpreter.allocate_tensors()
+        first, last = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+        def lite(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+            interpreter.set_tensor(first, image[None])
+            interpreter.invoke()
+            return np.asarray(interpreter.get_tensor(last)[0])
+
+        return lite
+    if kind == "onnx":
+        session = _needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda image: np.asarray(session.run(None, {name: image[None]})[0][0])
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    run = loaded.signatures["serving_default"]
+    return lambda image: np.asarray(run(images=tf.constant(image[None]))["probabilities"][0])
+
+
+def _needed(module: str) -> Any:
+    """A module of the extra `export`; InputError where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0].replace("_", "-")
+        raise InputError(f"{package} is not installed; run `pip install {package}`") from error

@@ -1,0 +1,31 @@
+"""A service of a workspace's champion, put together from its parts."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ssclass.params import IngestParams
+from ssclass.serving.champion import Champion, named, open_champion
+from ssclass.serving.following import Following
+from ssclass.serving.metrics import Metrics
+from ssclass.serving.service import Service
+from ssclass.settings import Settings
+from ssclass.tracking.client import Tracking
+from ssclass.workspace.workspace import Workspace
+
+
+def start(workspace: Workspace, settings: Settings, key: str | None) -> Service:
+    """The service of the champion of a workspace, which begins to follow the alias once it runs.
+
+    `settings` are the workspace's, with a patience that suits a poll. Photos keep to the limits that the workspace's
+    params.yaml sets for batches, but may be small.
+    """
+    tracking, metrics = Tracking(settings), Metrics()
+    ingest = workspace.at().params.ingest
+
+    def changed(champion: Champion) -> None:
+        metrics.switches.inc()
+
+    following = Following(partial(named, tracking), partial(open_champion, workspace, tracking), changed)
+    limits = IngestParams(max_bytes=ingest.max_bytes, max_pixels=ingest.max_pixels, min_side=1)
+    return Service(following, limits, metrics, key)
