@@ -34,9 +34,6 @@ COMPUTES = (
 """What the answers may depend on: decode, split, features, training, scoring, gate. A change elsewhere, to a command
 or a report, leaves decision keys as they are; tests/test_architecture.py holds the list against the imports."""
 
-ANSWERS = ("model/engine.py",)
-"""How a finished model answers whoever serves it: no decision rests on it."""
-
 
 @cache
 def code_digest() -> str:
@@ -50,9 +47,8 @@ def code_digest() -> str:
 
 
 def computing_files() -> list[Path]:
-    """The modules in `COMPUTES` but for those in `ANSWERS`, sorted."""
-    left_out = {PACKAGE / name for name in ANSWERS}
-    return sorted(path for pattern in COMPUTES for path in PACKAGE.glob(pattern) if path not in left_out)
+    """The modules in `COMPUTES`, sorted."""
+    return sorted(path for pattern in COMPUTES for path in PACKAGE.glob(pattern))
 
 
 def code_json() -> str:
