@@ -96,7 +96,11 @@ def make_extractor(spec: FeatureSpec | ModelSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
     if isinstance(spec, ModelSpec):
         return compiled(import_keras().Model(spec.model.input, {ANSWERS: spec.model.output}), spec.size)
-    return _feature_extractor(spec)
+    if spec.tuned_blocks is None:
+        return _feature_extractor(spec)
+    # In the two steps that the memo takes: one graph of both would round some activations between them otherwise.
+    frozen, tuned = _feature_extractor(spec.frozen_part), tuned_extractor(spec)
+    return lambda images: tuned(frozen(images))
 
 
 @lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
