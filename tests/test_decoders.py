@@ -32,9 +32,15 @@ def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
     return out.getvalue()
 
 
+_others: set[int] = set()
+"""Process ids of those that other tests of this process left running."""
+
+
 @pytest.fixture(autouse=True)
 def _none_of_other_tests() -> None:
     shared().close()
+    _others.clear()
+    _others.update(process.pid for process in working())
 
 
 @pytest.fixture
@@ -54,7 +60,8 @@ def slow() -> bytes:
 
 def working() -> list[psutil.Process]:
     """The processes of this one that inspect photos."""
-    return [each for each in psutil.Process().children() if "ssclass.data.decoder" in " ".join(command(each))]
+    mine = [each for each in psutil.Process().children() if each.pid not in _others]
+    return [each for each in mine if "ssclass.data.decoder" in " ".join(command(each))]
 
 
 def command(process: psutil.Process) -> list[str]:

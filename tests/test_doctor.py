@@ -131,7 +131,8 @@ def test_a_main_that_was_moved_back_is_told_and_the_pipeline_goes_on_from_there(
 def test_a_champions_tag_that_was_lost_is_told_and_found_without_it(workspace, s3, tmp_path) -> None:
     body = {"decision": "PROMOTED", "reason": "…", "key": "abc0123456789def", "data_version": "data/0", "batches": []}
     with workspace.transaction() as change:
-        event = Event.now("decision", **body, run_id="r", code="c", params="p", champion=None)
+        scores = {"candidate": {"right": 1}, "champion": None, "holdout": {"size": 2}}
+        event = Event.now("decision", **body, **scores, run_id="r", code="c", params="p")
         change.publish("PROMOTED abc0123456789def: …", [event], tags=["run/abc0123456789def"])
     commit = workspace.head
     workspace.git("push", "--quiet", "origin", ":refs/tags/run/abc0123456789def")

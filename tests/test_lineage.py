@@ -46,10 +46,11 @@ def decide(workspace: Workspace, decision: str) -> None:
         version = change.version
         key = pending_key(version)
         assert key is not None
-        champion = version.state.champion and {"key": version.state.champion}
+        champion = version.state.champion and {"key": version.state.champion, "right": 1}
         body = {"decision": decision, "reason": "…", "key": key, "data_version": version.data_version}
         body |= {"batches": version.state.undecided(), "run_id": "r", "code": "c", "champion": champion}
-        change.publish(decision, [Event.now("decision", **body, params="p")], tags=[f"run/{key}"])
+        scores = {"candidate": {"right": 1}, "holdout": {"size": 2}, "params": "p"}
+        change.publish(decision, [Event.now("decision", **body, **scores)], tags=[f"run/{key}"])
 
 
 def keys(found: list[dict[str, object]]) -> list[object]:
