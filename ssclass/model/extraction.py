@@ -96,11 +96,7 @@ def make_extractor(spec: FeatureSpec | ModelSpec) -> Extractor:
     """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
     if isinstance(spec, ModelSpec):
         return compiled(import_keras().Model(spec.model.input, {ANSWERS: spec.model.output}), spec.size)
-    if spec.tuned_blocks is None:
-        return _feature_extractor(spec)
-    # In the two steps that the memo takes: one graph of both would round some activations between them otherwise.
-    frozen, tuned = _feature_extractor(spec.frozen_part), tuned_extractor(spec)
-    return lambda images: tuned(frozen(images))
+    return _feature_extractor(spec)
 
 
 @lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
@@ -108,8 +104,12 @@ def _feature_extractor(spec: FeatureSpec) -> Extractor:
     """The network of ours as a graph with its weights as constants.
 
     TensorFlow then folds batch norms into the convolutions before them: means differ from those of the graph with
-    variables by 3e-6 of their size, maps by one step of float16 here and there.
+    variables by 3e-6 of their size, maps by one step of float16 here and there. A tuned network takes the two steps
+    that the memo takes: one graph of both would round some activations between them otherwise.
     """
+    if spec.tuned_blocks is not None:
+        frozen, tuned = _feature_extractor(spec.frozen_part), tuned_extractor(spec)
+        return lambda images: tuned(frozen(images))
     import tensorflow as tf
 
     keras = import_keras()

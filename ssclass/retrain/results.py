@@ -80,6 +80,19 @@ def fetch(workspace: Workspace, key: str) -> bool:
     return True
 
 
+def kept(workspace: Workspace, key: str) -> Result | None:
+    """A result as it was told, where this machine or S3 still has it whole; for who only shows it.
+
+    StoreError when S3 fails, DistrustedError as `fetch`.
+    """
+    if not fetch(workspace, key):
+        return None
+    try:
+        return Result.read(result_folder(workspace, key) / RESULT)
+    except BatchError:  # damaged
+        return None
+
+
 def confirm(workspace: Workspace, version: Version, key: str, progress: Progress = silent) -> None:
     """Ask a candidate that another machine trained, and the champion, on this machine; their answers are what counts.
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from ssclass import notices
 from ssclass.environment import private_folder
-from ssclass.errors import BatchError, DistrustedError, FailedError, StoreError, WorkspaceError
+from ssclass.errors import DistrustedError, FailedError, StoreError, WorkspaceError
 from ssclass.files import write_whole
 from ssclass.retrain import results
 from ssclass.retrain.decide import ask_gate
 from ssclass.retrain.predict import decided_classifier, result_folder
-from ssclass.retrain.result import RESULT, Result
+from ssclass.retrain.result import Result
 from ssclass.retrain.train import contact_sheet
 from ssclass.tracking.client import Tracking
 from ssclass.tracking.report import card, model_card
@@ -161,12 +161,8 @@ def _conclude_one(tracking: Tracking, event: Event, result: Result | None, decid
 
 
 def _result(workspace: Workspace, key: str) -> Result | None:
-    """The result of a decision, where this machine or S3 still has it."""
+    """The result of a decision; None where it cannot be had: a card less, the decision is told all the same."""
     try:
-        there = results.fetch(workspace, key)
-    except (StoreError, DistrustedError):  # a card less; the decision is told all the same
-        there = False
-    try:
-        return Result.read(result_folder(workspace, key) / RESULT) if there else None
-    except BatchError:  # damaged: a card less
+        return results.kept(workspace, key)
+    except (StoreError, DistrustedError):
         return None

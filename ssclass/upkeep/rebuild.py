@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ssclass.environment import temporary_folder
-from ssclass.errors import BatchError, NotFoundError, ParamsError, StoreError
+from ssclass.errors import NotFoundError, ParamsError, StoreError
 from ssclass.model.adopted import open_classifier
 from ssclass.retrain import results
-from ssclass.retrain.predict import Progress, answer, decided_classifier, memo_of, result_folder, silent
-from ssclass.retrain.result import RESULT, Result, make_result
+from ssclass.retrain.predict import Progress, answer, decided_classifier, memo_of, silent
+from ssclass.retrain.result import Result, make_result
 from ssclass.retrain.train import contact_sheet
 from ssclass.text import metric_word
 from ssclass.tracking import publish
@@ -59,7 +59,7 @@ def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
             run = tracking.run_of(event)
             has_run = run is not None and DECISION_TAG in run.data.tags
             if run is not None and has_run and run.info.status == "RUNNING":
-                tracking.conclude(event, kept_result(workspace, key), str(run.info.run_id))
+                tracking.conclude(event, results.kept(workspace, key), str(run.info.run_id))
             if has_run and (key not in state.champions or tracking.version_of(key) is not None):
                 if key in state.champions and (names := mend_models(workspace, tracking, event)):
                     note = f"{' and '.join(names)} of its run written anew"
@@ -110,7 +110,7 @@ def _recalled(
             yield version, None, None, f"no model: {error}"
             return
         try:
-            result = kept_result(workspace, key) or _answered(workspace, version, event, folder, progress)
+            result = results.kept(workspace, key) or _answered(workspace, version, event, folder, progress)
         except (StoreError, NotFoundError) as error:
             yield version, folder, None, f"no answers: {error}"
             return
@@ -118,16 +118,6 @@ def _recalled(
         told = event.body["candidate"]["right"], (event.body["champion"] or {}).get("right")
         note = "" if (ours, theirs) == told else f"{ours} and {theirs} right, by the ledger {told[0]} and {told[1]}"
         yield version, folder, result, note
-
-
-def kept_result(workspace: Workspace, key: str) -> Result | None:
-    """The result itself, where this machine or S3 still has it."""
-    if not results.fetch(workspace, key):
-        return None
-    try:
-        return Result.read(result_folder(workspace, key) / RESULT)
-    except BatchError:  # damaged: it can be made again
-        return None
 
 
 def _answered(workspace: Workspace, version: Version, event: Event, folder: Path, progress: Progress) -> Result:

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 from ssclass.errors import StoreError
+from ssclass.retrain import results
 from ssclass.tracking import publish
 from ssclass.tracking.client import ALIAS, CANDIDATE, DECISION_TAG, KEY_TAG, MODEL, Tracking
 from ssclass.upkeep.artifacts import damage, restore
-from ssclass.upkeep.rebuild import kept_result, rebuild
+from ssclass.upkeep.rebuild import rebuild
 from ssclass.upkeep.verify.finding import REPAIR, Finding
 from ssclass.workspace.dvc import CANDIDATE as FOLDER
 from ssclass.workspace.ledger import Event
@@ -78,7 +79,7 @@ def _run(workspace: Workspace, tracking: Tracking, event: Event, run: Any) -> It
             tracking.client.restore_run(run_id)
 
     def conclude() -> None:
-        tracking.conclude(event, kept_result(workspace, event.body["key"]), run_id)
+        tracking.conclude(event, results.kept(workspace, event.body["key"]), run_id)
 
     if run.info.lifecycle_stage == "deleted":
         yield Finding(thing, f"its MLflow run {run_id} is in the trash", REPAIR, restore_run)
