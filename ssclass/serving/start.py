@@ -6,6 +6,7 @@ from functools import partial
 
 from ssclass.params import IngestParams
 from ssclass.serving.champion import Champion, named, open_champion
+from ssclass.serving.collecting import Collector
 from ssclass.serving.following import Following
 from ssclass.serving.metrics import Metrics
 from ssclass.serving.service import Service
@@ -26,6 +27,14 @@ def start(workspace: Workspace, settings: Settings, key: str | None) -> Service:
     def changed(champion: Champion) -> None:
         metrics.switches.inc()
 
+    def count(outcome: str) -> None:
+        metrics.collected.labels(outcome).inc()
+
     following = Following(partial(named, tracking), partial(open_champion, workspace, tracking), changed)
     limits = IngestParams(max_bytes=ingest.max_bytes, max_pixels=ingest.max_pixels, min_side=1)
-    return Service(following, limits, metrics, key)
+    at = workspace.settings
+    collector = None
+    if at.collect_photos:
+        size = round(at.collect_megabytes * 1e6)
+        collector = Collector(workspace.store, at.collect_photos, size, at.collect_days, count)
+    return Service(following, limits, metrics, key, collector)
