@@ -109,6 +109,7 @@ def served(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     database = folder / "empty" / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it writes to what pytest has closed
         real = Tracking.log_model, Tracking.restore_model
         fake_head.patch_model(patch.setattr)
         patch.setattr(Tracking, "log_model", real[0])
@@ -314,7 +315,7 @@ def test_it_keeps_what_it_doubts_where_that_is_wanted_and_allowed(served: Served
         done = requests.post(f"{url}/predict", files=files, headers=asked, timeout=60)
         assert done.status_code == 200
         assert made.collector is not None
-        eventually("it is kept", lambda: list(collected(store)))
+        eventually("it is kept", lambda: list(collected(store)), 60)
         (photo,) = collected(store)
         assert read(store, photo) == unsure[0]
         assert 'ssclass_collected_total{outcome="kept"} 1.0' in requests.get(f"{url}/metrics", timeout=60).text

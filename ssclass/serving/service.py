@@ -26,6 +26,7 @@ from ssclass.serving.bodies import Bodies, Photo, Rejected
 from ssclass.serving.champion import Champion
 from ssclass.serving.collecting import Collector
 from ssclass.serving.following import Following
+from ssclass.serving.loop import Loop
 from ssclass.serving.metrics import Metrics
 
 MOST_WAITING = 256  # photos taken in and not answered yet
@@ -38,13 +39,17 @@ CONSENT = "x-collect-consent"
 
 @dataclass
 class Service:
-    """The parts of a running service. `limits`: what a photo must keep to; `collector`: keeps doubtful photos."""
+    """The parts of a running service. `limits`: what a photo must keep to; `collector`: keeps doubtful photos.
+
+    `loop`: tells how the loop does.
+    """
 
     following: Following
     limits: Limits
     metrics: Metrics
     key: str | None = None
     collector: Collector | None = None
+    loop: Loop | None = None
 
     def __post_init__(self) -> None:
         self.batcher = Batcher(self.metrics.batches.observe)
@@ -88,6 +93,8 @@ class Service:
         sure = None if champion.sure is None else bool(odds[best] >= champion.sure)
         self.metrics.photos.labels({None: "unknown", True: "sure", False: "unsure"}[sure]).inc()
         self.metrics.labels.labels(champion.classes[best]).inc()
+        if self.loop is not None:
+            self.loop.answered(champion.classes[best], sure)
         if sure is False and consent and self.collector is not None:
             self.collector.offer(photo.data)
         return Answer(
@@ -123,6 +130,8 @@ class Service:
         self.metrics.version.set(int(current.named.version) if current else 0)
         self.metrics.away.set(self.following.away is not None)
         self.metrics.refused.set(self.following.refused is not None)
+        if self.loop is not None:
+            self.loop.count(None if current is None else current.unsure_share)
         return self.metrics.text()
 
     def end(self) -> None:
@@ -131,6 +140,8 @@ class Service:
         self.batcher.end()
         if self.collector is not None:
             self.collector.end()
+        if self.loop is not None:
+            self.loop.end()
         self.pool.shutdown(wait=False, cancel_futures=True)
         self.decoders.close()
 
@@ -141,6 +152,8 @@ def application(service: Service, *, local: bool) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.following.start()
+        if service.loop is not None:
+            service.loop.start()
         yield
         await asyncio.to_thread(service.end)
 

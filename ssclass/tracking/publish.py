@@ -9,7 +9,7 @@ from ssclass import notices
 from ssclass.environment import private_folder
 from ssclass.errors import DistrustedError, FailedError, StoreError, WorkspaceError
 from ssclass.files import write_whole
-from ssclass.retrain import results
+from ssclass.retrain import health, results
 from ssclass.retrain.decide import ask_gate
 from ssclass.retrain.predict import decided_classifier, result_folder
 from ssclass.retrain.result import Result
@@ -17,7 +17,7 @@ from ssclass.retrain.train import contact_sheet
 from ssclass.tracking.client import Tracking
 from ssclass.tracking.report import card, model_card
 from ssclass.workspace.dvc import CANDIDATE
-from ssclass.workspace.ledger import PROMOTED, Event, State
+from ssclass.workspace.ledger import PROMOTED, Event, State, fold
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
@@ -148,16 +148,25 @@ def _conclude(workspace: Workspace, tracking: Tracking, state: State) -> dict[st
         result = _result(workspace, key)
         if result is not None and event.body["decision"] == PROMOTED:
             cards[key] = model_card(result, event, state.number_of(key))
-        _conclude_one(tracking, event, result, events[:place])
+        _conclude_one(workspace, tracking, event, result, events[:place])
     return cards
 
 
-def _conclude_one(tracking: Tracking, event: Event, result: Result | None, decided: Sequence[Event]) -> None:
+def _conclude_one(
+    workspace: Workspace, tracking: Tracking, event: Event, result: Result | None, decided: Sequence[Event]
+) -> None:
     from ssclass.tracking.client import DECISION_TAG
 
     run = tracking.run_of(event)
     if run is not None and (DECISION_TAG not in run.data.tags or run.info.status == "RUNNING"):
-        tracking.conclude(event, result, str(run.info.run_id), decided)
+        tracking.conclude(event, result, str(run.info.run_id), decided, numbers_at(workspace, event))
+
+
+def numbers_at(workspace: Workspace, event: Event) -> dict[str, float]:
+    """How the loop did when a decision was made, as metrics of its run (`ssclass.retrain.health.numbers`)."""
+    events = workspace.at().events
+    place = next((at for at, each in enumerate(events) if each.body.get("key") == event.body["key"]), len(events))
+    return health.numbers(fold(events[:place]))
 
 
 def _result(workspace: Workspace, key: str) -> Result | None:

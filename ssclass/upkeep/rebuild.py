@@ -59,7 +59,8 @@ def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
             run = tracking.run_of(event)
             has_run = run is not None and DECISION_TAG in run.data.tags
             if run is not None and has_run and run.info.status == "RUNNING":
-                tracking.conclude(event, results.kept(workspace, key), str(run.info.run_id))
+                numbers = publish.numbers_at(workspace, event)
+                tracking.conclude(event, results.kept(workspace, key), str(run.info.run_id), (), numbers)
             if has_run and (key not in state.champions or tracking.version_of(key) is not None):
                 if key in state.champions and (names := mend_models(workspace, tracking, event)):
                     note = f"{' and '.join(names)} of its run written anew"
@@ -89,7 +90,7 @@ def _log(
         tracking.log_result(run_id, result, params, folder, _digest(version), _figures(version))
     else:
         tracking.log_numbers(run_id, _numbers(version, event), params)
-    tracking.conclude(event, result, run_id)
+    tracking.conclude(event, result, run_id, (), publish.numbers_at(workspace, event))
 
 
 @contextmanager
