@@ -34,6 +34,9 @@ from ssclass.serving import bodies, following, service
 from ssclass.serving.collected import collected, read
 from ssclass.serving.service import Service, application
 from ssclass.serving.start import start
+from ssclass.settings import load_settings
+from ssclass.stack.parts import is_well, parts
+from ssclass.stack.plan import Plan
 from ssclass.stack.serving import server
 from ssclass.tracking.client import CANDIDATE, MODEL, Tracking
 from ssclass.upkeep.artifacts import mend_models
@@ -505,7 +508,11 @@ def test_the_command_serves_a_workspace_without_a_champion_and_ends_on_request(
         assert done.returncode == 2
         assert "choose another port" in done.stderr
     port = free_port()
-    process = subprocess.Popen([*command, str(port)], env=environment)
+    settings = load_settings(tmp_path / "w").model_copy(update={"serve_listen": f"127.0.0.1:{port}"})
+    folder = settings.private / "stack"
+    (part,) = (each for each in parts(settings, Plan.of(folder), folder) if each.name == "serve")
+    assert not is_well(part)
+    process = subprocess.Popen(part.command, env=environment | part.environment)
     statuses: list[int] = []
 
     def answers() -> bool:
@@ -523,6 +530,7 @@ def test_the_command_serves_a_workspace_without_a_champion_and_ends_on_request(
     try:
         eventually("it answers", answers)
         assert statuses == [503, 503, 200]
+        assert is_well(part), "as the supervisor of `ssclass up` asks it"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
