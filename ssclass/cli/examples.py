@@ -32,6 +32,7 @@ EXAMPLES = {
     "listen": ["listen", "listen --webhook 8099"],
     "predict": ["predict photo.jpg", "predict --model 2 a.jpg b.jpg"],
     "rebuild": ["rebuild"],
+    "report": ["report", "report 2 --out champion-2.html"],
     "retrain": ["retrain"],
     "rollback": ["rollback", "rollback 2"],
     "serve": ["serve", "serve --listen 127.0.0.1:8000"],

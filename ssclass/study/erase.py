@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from ssclass.retrain.result import RESULT
 from ssclass.study.experiment import StudyRuns
 from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
+from ssclass.tracking.runs import REPORT, REPORT_TAG
 from ssclass.workspace.workspace import Workspace
 
 SHEET = "figures/augmentation.png"
@@ -50,6 +51,27 @@ def erase_sheets(workspace: Workspace, keys: Collection[str], asked: str | None)
             key, decided = run.data.tags.get(KEY_TAG), DECISION_TAG in run.data.tags
             if (key in keys or (not decided and key != asked)) and tracking.erase(run, SHEET):
                 erased.append(f"run {run.info.run_id}: {SHEET}")
+    return erased
+
+
+def erase_reports(workspace: Workspace, forgotten: Mapping[str, int]) -> list[str]:
+    """Delete reports in which a forgotten photo may be seen; `ssclass report --log` makes them anew without it.
+
+    `forgotten`: decision → the number of the data version in which photos that it learnt from, or was judged by, were
+    forgotten. A report that was made since shows none. Of runs that nobody decided on every older report goes.
+    """
+    tracking, erased = Tracking.of(workspace), []
+    newest = max(forgotten.values(), default=0)
+    with tracking.named():
+        if not forgotten or tracking.client.get_experiment_by_name(tracking.name) is None:
+            return []
+        for run in tracking.all_runs():
+            tags = run.data.tags
+            if REPORT_TAG not in tags:
+                continue
+            since = forgotten.get(tags.get(KEY_TAG, ""), 0 if DECISION_TAG in tags else newest)
+            if int(tags[REPORT_TAG].rpartition("/")[2]) < since and tracking.erase(run, REPORT):
+                erased.append(f"run {run.info.run_id}: {REPORT}")
     return erased
 
 

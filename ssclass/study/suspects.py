@@ -17,10 +17,10 @@ import numpy as np
 
 from ssclass.data.dataset import Dataset
 from ssclass.data.images import thumbnail
+from ssclass.pages.page import Page, Picture, jpeg
 from ssclass.retrain.predict import Progress, silent
 from ssclass.retrain.result import label_index
 from ssclass.study.measure import cross_validated, finished
-from ssclass.study.pages import Page, Picture, jpeg
 from ssclass.study.rows import DEFAULT, load_rows
 from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
