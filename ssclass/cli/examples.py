@@ -34,6 +34,7 @@ EXAMPLES = {
     "rebuild": ["rebuild"],
     "report": ["report", "report 2 --out champion-2.html"],
     "retrain": ["retrain"],
+    "review": ["review", "review --port 8010 --no-open"],
     "rollback": ["rollback", "rollback 2"],
     "serve": ["serve", "serve --listen 127.0.0.1:8000"],
     "status": ["status", "status --workspace demo/001"],

@@ -65,7 +65,7 @@ def calibration(probabilities: Probabilities, hit: NDArray[np.bool_], error: flo
 
 def over_time(decided: Sequence[Event]) -> Figure:
     """Candidates and champions, each pair on the same photos, decision by decision."""
-    figure, axes = _figure((6.2, 3.9))
+    figure, axes = _figure((5.2, 3.6))
     places = range(len(decided))
     sizes = [max(event.body["holdout"]["size"], 1) for event in decided]
     candidate = [event.body["candidate"]["right"] / size for event, size in zip(decided, sizes, strict=True)]

@@ -132,7 +132,7 @@ def _add_comparison(page: Page, result: Result) -> None:
     rows.append(row("calibration error", lambda scores: scores.calibration_error))
     for label in result.classes:
         rows.append(row(f"recall of {label}", lambda scores, at=label: scores.per_class[at].recall))
-    page.table(("", "candidate", "champion"), rows)
+    page.table(("measure", "candidate", "champion"), rows)
     shown = [_interval("candidate", ours), *([_interval("champion", theirs)] if theirs else [])]
     page.draw(charts.intervals(shown))
     page.text("Confusion: rows are what photos show, columns what the candidate calls them.")

@@ -6,12 +6,15 @@ import json
 import shutil
 from collections.abc import Collection, Mapping
 
+from ssclass.environment import write_private
 from ssclass.retrain.result import RESULT
 from ssclass.study.experiment import StudyRuns
 from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
 from ssclass.tracking.runs import REPORT, REPORT_TAG
 from ssclass.workspace.workspace import Workspace
 
+STEPS = "review/steps.json"
+"""In the private folder: what a person decided in `ssclass review` and has not sent yet."""
 SHEET = "figures/augmentation.png"
 PAGES, PAGES_TAG = "look", "look"
 """The folder of the pages that explain a run's model, and the tag of a run that has them: both have the name that
@@ -33,6 +36,26 @@ def clean_rows(workspace: Workspace, photos: Collection[str]) -> list[str]:
             shutil.rmtree(path.parent)
             deleted.append(f"study/{path.parent.name}")
     return deleted
+
+
+def clean_steps(workspace: Workspace, photos: Collection[str]) -> list[str]:
+    """Take photos that are none of these out of the steps of a review; what was rewritten.
+
+    Which photo was forgotten is not known here, so what was decided of photos of held batches goes too.
+    """
+    path = workspace.private / STEPS
+    try:
+        steps = json.loads(path.read_text(encoding="utf-8"))
+        kept = [step for step in steps if len(step["target"]) != 64 or step["target"] in photos]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError):  # not readable, so nobody can send it
+        path.unlink()
+        return [STEPS]
+    if kept == steps:
+        return []
+    write_private(path, json.dumps(kept))
+    return [STEPS]
 
 
 def erase_pages(workspace: Workspace) -> list[str]:
