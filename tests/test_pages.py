@@ -20,9 +20,12 @@ from ssclass.tracking import publish
 from ssclass.upkeep.finish import finish_forgetting
 from ssclass.upkeep.forget import forget
 from ssclass.workspace.workspace import Workspace
+from tests.support.browsing import PHONE, WIDE, fits, violations
 from tests.support.fake_head import patch_model, retrain_flow
 from tests.support.shops import Shop, empty_mlflow, pictures
 
+TEXT_SIZES = """Math.min(...[...document.querySelectorAll("svg text")].map(
+  (text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))"""
 EVIL = "<script>alert(1)</script> $x^2$ `a` \u202eabc"
 
 
@@ -169,6 +172,45 @@ def test_charts_follow_the_scheme_of_the_reader():
         assert not re.findall(r"#[0-9a-f]{6}\b", made.svg), "every colour has a value for dark pages too"
         assert made.words
         assert made.width < 480, "a phone shows it without making its text small"
+
+
+def test_the_report_is_clean_for_axe_wide_and_on_a_phone_in_light_and_dark(shop, tmp_path, chromium):
+    path = tmp_path / "report.html"
+    path.write_text(logged(shop, keys(shop)[1], tmp_path))
+    for size in (WIDE, PHONE):
+        for scheme in ("light", "dark"):
+            with chromium.page(size, scheme, bypass_csp=True) as page:
+                page.goto(path.as_uri())
+                chromium.shoot(page, f"report-{scheme}-{size[0]}")
+                assert violations(page) == []
+                assert fits(page)
+                paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+                smallest = page.evaluate(TEXT_SIZES)
+                assert smallest >= 8.5, "the text of charts is legible, in pixels on the screen"
+
+
+def test_whatever_is_too_wide_for_a_phone_is_reached_and_moved_by_keyboard(tmp_path, chromium):
+    """A page as `study`, `explain` and `data suspects` make them, with a table and a chart that are wide."""
+    from matplotlib.figure import Figure
+
+    page = Page("A page")
+    page.heading("Wide")
+    page.table([f"column {n}" for n in range(20)], [[f"value {n}" for n in range(20)]])
+    figure = Figure(figsize=(9, 3))
+    figure.subplots().plot([1, 2, 3])
+    page.draw(chart("wide", figure, "A chart", "It rises."))
+    (tmp_path / "page.html").write_text(page.html())
+    with chromium.page(PHONE, bypass_csp=True) as opened:
+        opened.goto((tmp_path / "page.html").as_uri())
+        assert violations(opened) == []
+        assert fits(opened)
+        for _ in range(2):
+            opened.keyboard.press("Tab")
+            region = opened.evaluate_handle("document.activeElement")
+            assert opened.evaluate("r => r.scrollWidth > r.clientWidth && r.scrollLeft === 0", region)
+            opened.keyboard.press("ArrowRight")
+            opened.wait_for_function("r => r.scrollLeft > 0", arg=region)
 
 
 def test_two_charts_are_the_same_when_made_again():

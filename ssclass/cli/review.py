@@ -22,7 +22,7 @@ def review(port: int, show: bool, folder: Path | None) -> None:
     The page is on this machine alone, and only the address that is printed opens it. Nothing is sent before you say so;
     what you decided stays when you close it.
     """
-    from ssclass.environment import free_port, temporary_folder
+    from ssclass.environment import free_port, temporary_folder, write_private
     from ssclass.errors import InputError
     from ssclass.review.application import application
     from ssclass.review.desk import Desk
@@ -40,10 +40,11 @@ def review(port: int, show: bool, folder: Path | None) -> None:
     with temporary_folder(workspace.settings) as scratch:
         desk = Desk(workspace, scratch)
         entry = application(desk)
-        address = f"http://127.0.0.1:{port}/?token={entry.token}"
+        address = f"http://127.0.0.1:{port}{entry.root}/"
         click.echo(address)
-        if show:
-            click.launch(address)
+        if show:  # by a file of ours: others on this machine see the arguments of a browser
+            write_private(page := scratch / "open.html", f'<meta http-equiv="refresh" content="0; url={address}">')
+            click.launch(page.as_uri())
         try:
             server(entry, "127.0.0.1", port).run()
         finally:

@@ -90,7 +90,7 @@ class Page:
         self._blocks.append({"kind": "pictures", "pictures": pictures})
 
     def draw(self, *charts: Chart) -> None:
-        """Add charts side by side. Markdown has what they say, in words."""
+        """Add charts side by side. Markdown names the files of those that have one."""
         self._blocks.append({"kind": "charts", "charts": charts, "name": self._name("charts")})
 
     def _name(self, what: str) -> str:
@@ -152,7 +152,7 @@ def _markdown(block: dict[str, Any]) -> list[str]:
             f"![{(picture.caption or name).splitlines()[0]}]({name}.{picture.kind})"
             for name, picture in block["pictures"].items()
         ]
-    return [f"*{chart.title}*: {chart.words}" for chart in block["charts"]]
+    return [f"![{chart.title}: {chart.words}]({chart.file})" for chart in block["charts"] if chart.file]
 
 
 def _table(block: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ def environment() -> Environment:
     """Jinja's environment: everything is escaped but what a template marks as safe, and a name that is not is an error.
 
     Filters: `code` makes a text whose backticks enclose code; `plain` spells out what moves a cursor or hides itself.
+    `many(2, "photo")` is "2 photos".
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -29,12 +30,19 @@ def environment() -> Environment:
     )
     made.filters["code"] = _code
     made.filters["plain"] = lambda value: "–" if value is None else printable(str(value))
+    made.globals["many"] = _many
     return made
 
 
 def render(template: str, **values: Any) -> str:
     """A page from a template of ``pages/templates``, by its name."""
     return environment().get_template(template).render(**values)
+
+
+def _many(count: int, word: str) -> str:
+    """A count with its word: "1 photo", "2 batches"."""
+    ending = "" if count == 1 else "es" if word.endswith("ch") else "s"
+    return f"{count} {word}{ending}"
 
 
 def _code(text: object) -> Markup:

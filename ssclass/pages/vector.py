@@ -39,13 +39,17 @@ _SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt" height="([\d.]+)pt"')
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of a page. `words`: what it shows, for whoever does not see it. `width`: its own, in CSS pixels."""
+    """A chart of a page. `words`: what it shows, for whoever does not see it. `width`: its own, in CSS pixels.
+
+    `file`: the picture beside the page's markdown that shows the same, where there is one.
+    """
 
     name: str
     title: str
     words: str
     svg: Markup
     width: int
+    file: str = ""
 
 
 def chart(name: str, figure: Figure, title: str, words: str) -> Chart:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -20,20 +20,19 @@ SCRIPT = Path(__file__).with_name("review.js")
 
 
 def application(desk: Desk) -> Entry:
-    """The application that serves a desk; its `token` is part of the address that opens it."""
+    """The application that serves a desk; its `root` is part of the address that opens it."""
     app = FastAPI(title="ssclass review", docs_url=None, redoc_url=None, openapi_url=None)
     entry = Entry(app)
 
     def page(template: str, title: str, status: int = 200, **values: Any) -> HTMLResponse:
         shared = {"title": title, "form": entry.form, "count": len(desk.steps), "classes": desk.classes}
+        shared |= {"root": entry.root, "said": desk.heard()}
         return HTMLResponse(render(f"review/{template}", **shared, **values), status)
 
     def done(request: Request, said: str, *, to: str = "") -> Response:
         """Back to where the form was, with a sentence on what was done."""
-        back = to or _path(request.headers.get("referer", ""))
-        response = RedirectResponse(back, 303)
-        response.set_cookie("ssclass_said", quote(said[:500]), max_age=30, httponly=True, samesite="strict")
-        return response
+        desk.said = said
+        return RedirectResponse(to or _back(request.headers.get("referer", ""), entry.root), 303)
 
     def changed(request: Request, step: Step | None, said: str) -> Response:
         """The answer to a step: JSON for the script, a redirect for a form."""
@@ -72,30 +71,26 @@ def application(desk: Desk) -> Entry:
         desk.refresh()
         queues = [(queue, len(desk.queue(name))) for name, queue in QUEUES.items()]
         suspicious = (desk.jobs.state(SUSPICIOUS), desk.jobs.said(SUSPICIOUS), len(desk.queue(SUSPICIOUS)))
-        about = {"held": desk.held(), "queues": queues, "suspicious": suspicious, "refused": desk.refused()}
-        return _said(page("first.html", "Review", **about, sent=desk.sent(), said=_heard(request)))
+        about: dict[str, Any] = {"held": desk.held(), "queues": queues, "suspicious": suspicious}
+        return page("first.html", "Review", **about, refused=desk.refused(), sent=desk.sent())
 
     @app.get("/held/{batch}")
     def held(request: Request, batch: str, at: int = 1) -> Response:
-        desk.begin_held(batch)
-        found = desk.held_batch(batch)
-        state, standing = desk.jobs.state(f"held {batch}"), desk.steps.standing().get(batch)
+        job, found = desk.begin_held(batch), desk.held_batch(batch)
+        standing = desk.steps.standing().get(batch)
         if found is None:
-            said = desk.jobs.said(f"held {batch}")
-            if state == "failed":
+            said = desk.jobs.said(job)
+            if desk.jobs.state(job) == "failed":
                 return page("message.html", f"{batch} cannot be looked into", 422, message=said)
             return page("waiting.html", f"Looking into {batch}", message=said)
         shown = desk.show(found.items, at, found)
-        return _said(
-            page(
-                "held.html",
-                f"Held: {batch}",
-                batch=found,
-                shown=shown,
-                decided=standing,
-                said=_heard(request),
-                back=f"/held/{quote(batch)}",
-            )
+        return page(
+            "held.html",
+            f"Held: {batch}",
+            batch=found,
+            shown=shown,
+            decided=standing,
+            back=f"/held/{quote(batch)}",
         )
 
     @app.get("/photos/{name}")
@@ -109,9 +104,7 @@ def application(desk: Desk) -> Entry:
         else:
             title, about = QUEUES[name].title, QUEUES[name].about
         shown = desk.show(items, at)
-        return _said(
-            page("photos.html", title, about=about, shown=shown, said=_heard(request), back=f"/photos/{quote(name)}")
-        )
+        return page("photos.html", title, about=about, shown=shown, back=f"/photos/{quote(name)}")
 
     @app.get("/refused/{batch}")
     def refused(batch: str) -> Response:
@@ -124,7 +117,7 @@ def application(desk: Desk) -> Entry:
         outbox = desk.outbox()
         wanted = [step.target for step in (*outbox.corrections, *outbox.waits, *outbox.kept)]
         pictures = desk.pictures.of_dataset(wanted[:200])
-        return _said(page("decided.html", "Decided", outbox=outbox, pictures=pictures, said=_heard(request)))
+        return page("decided.html", "Decided", outbox=outbox, pictures=pictures)
 
     @app.post("/step")
     def step(
@@ -151,32 +144,22 @@ def application(desk: Desk) -> Entry:
     def look(request: Request) -> Response:
         desk.jobs.drop(SUSPICIOUS)
         desk.begin_suspicious()
-        return RedirectResponse(f"/photos/{SUSPICIOUS}", 303)
+        return RedirectResponse(f"{entry.root}/photos/{SUSPICIOUS}", 303)
 
     @app.post("/send")
     def send(request: Request) -> Response:
-        return done(request, " ".join(desk.send()), to="/")
+        return done(request, " ".join(desk.send()), to=f"{entry.root}/")
 
     @app.post("/sent/{batch}/back")
     def back(request: Request, batch: str) -> Response:
-        return done(request, desk.take_back(batch), to="/")
+        return done(request, desk.take_back(batch), to=f"{entry.root}/")
 
     return entry
 
 
-def _path(referer: str) -> str:
-    """The path and query of the page that a form was on; the first page where that is not told."""
+def _back(referer: str, root: str) -> str:
+    """The page of ours that a form was on; the first page where that is not told."""
     parts = urlsplit(referer)
-    if not parts.path.startswith("/") or parts.path.startswith("//"):
-        return "/"
+    if not parts.path.startswith(f"{root}/"):
+        return f"{root}/"
     return f"{parts.path}?{parts.query}" if parts.query else parts.path
-
-
-def _heard(request: Request) -> str:
-    return unquote(request.cookies.get("ssclass_said", ""))
-
-
-def _said(response: HTMLResponse) -> HTMLResponse:
-    """A page that has said what was done: it is said once."""
-    response.delete_cookie("ssclass_said", httponly=True, samesite="strict")
-    return response

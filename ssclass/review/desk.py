@@ -43,6 +43,12 @@ class Desk:
         self.steps = Steps(workspace)
         self.jobs = Jobs()
         self.pictures = Pictures(workspace)
+        self.said = ""
+
+    def heard(self) -> str:
+        """What the last form did, in a sentence; it is said once."""
+        said, self.said = self.said, ""
+        return said
 
     def refresh(self) -> None:
         """Read what is new in origin; where a person's changes are in the folder's way, what is here counts."""
@@ -71,15 +77,22 @@ class Desk:
         unique = dict(found)
         return [(batch, refused) for batch, refused in reversed(unique.items()) if refused]
 
-    def begin_held(self, batch: str) -> None:
-        """Begin to read a held batch."""
-        name = f"held {batch}"
-        self.jobs.begin(name, lambda progress: read_held(self.workspace, batch, self.folder, progress))
+    def begin_held(self, batch: str) -> str:
+        """Begin to read a held batch, unless it is read; the name of the job."""
+        job = self._job(batch)
+        self.jobs.begin(job, lambda progress: read_held(self.workspace, batch, self.folder, progress))
+        return job
 
     def held_batch(self, batch: str) -> HeldBatch | None:
         """A held batch that has been read; None before that."""
-        found = self.jobs.result(f"held {batch}") if self.jobs.state(f"held {batch}") == "done" else None
+        job = self._job(batch)
+        found = self.jobs.result(job) if self.jobs.state(job) == "done" else None
         return found if isinstance(found, HeldBatch) else None
+
+    def _job(self, batch: str) -> str:
+        """The name of the job that reads a batch: under another marker it is another batch."""
+        etags = [etag for name, etag in self.workspace.at().state.held if name == batch]
+        return f"held {batch} {etags[0] if etags else 'no longer'}"
 
     def begin_suspicious(self) -> None:
         """Begin to look for suspicious labels among the training photos, by a cross-validation."""

@@ -1,18 +1,15 @@
 """Who may see the review: whoever has the address that the command printed; and no page of another site.
 
-The address holds a token that is changed into a cookie at once, so that it stays in no history of pages. A form has to
-bring a second secret, which only pages of the review know.
+The secret is part of every path, and not a cookie: browsers send cookies of 127.0.0.1 to every port of it, programs of
+other accounts included. A form has to bring a second secret, which only pages of the review know.
 """
 
 from __future__ import annotations
 
 import secrets
 from hmac import compare_digest
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers
-from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ssclass.serving.admission import Admission
@@ -29,15 +26,15 @@ CLOSED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Closed</
 
 
 class Entry:
-    """Stands before the application. `token` opens it, `form` is what forms bring, as their field or header."""
+    """Stands before the application. `root` begins every path of it, `form` is what forms bring."""
 
     def __init__(self, application: ASGIApp) -> None:
-        self.token, self.form, self._session = (secrets.token_urlsafe(32) for _ in range(3))
+        self.root, self.form = f"/{secrets.token_urlsafe(32)}", secrets.token_urlsafe(32)
         self._inside = application
         self._admission = Admission(self._known, None, local=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on, or answer 303 to who brings the token, 403 to all others."""
+        """Hand a request on whose path begins with the secret, answer 403 to all others."""
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -52,27 +49,11 @@ class Entry:
     async def _known(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._inside(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        name = f"ssclass_review_{(scope.get('server') or ('', 0))[1]}"  # cookies do not tell ports apart
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if given and compare_digest(given.encode(), self.token.encode()):
-            response = RedirectResponse(scope["path"], 303)
-            response.set_cookie(name, self._session, httponly=True, samesite="strict")
-            await response(scope, receive, send)
-        elif compare_digest(_cookie(headers, name).encode(), self._session.encode()):
-            await self._inside(scope, receive, send)
+        elif compare_digest(scope["path"].encode()[: len(self.root) + 1], f"{self.root}/".encode()):
+            await self._inside({**scope, "root_path": self.root}, receive, send)
         else:
             await HTMLResponse(CLOSED, 403)(scope, receive, send)
 
     def is_ours(self, form: str) -> bool:
         """Whether a form comes from a page of ours."""
         return compare_digest(form.encode(), self.form.encode())
-
-
-def _cookie(headers: Headers, name: str) -> str:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(name)
-    except CookieError:
-        return ""
-    return found.value if found else ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ssclass.data.batches import find_batches, read_batch
 from ssclass.data.build import build_shard
-from ssclass.data.shards import Refusal, Row, iter_photos, read_shard
+from ssclass.data.shards import Receipt, Refusal, Row, iter_photos, read_shard
 from ssclass.errors import BatchError, NotFoundError
 from ssclass.retrain.predict import Progress, decided_classifier, memo_of, silent
 from ssclass.retrain.result import Answers
@@ -24,7 +24,8 @@ from ssclass.workspace.workspace import Workspace
 class HeldBatch:
     """A held batch: its photos, those that the champion disagrees with first, and the files that would be refused.
 
-    `reason`: why it is held. `shard`: the file that has its photos. `unreadable`: why there are none.
+    `reason`: why it is held. `relabelled` and `removed`: photos of the data set that it would correct. `shard`: the
+    file that has its photos. `unreadable`: why there are none.
     """
 
     batch: str
@@ -33,6 +34,8 @@ class HeldBatch:
     refused: tuple[Refusal, ...]
     shard: Path
     duplicates: int = 0
+    relabelled: int = 0
+    removed: int = 0
     unreadable: str = ""
 
     @property
@@ -72,7 +75,11 @@ def read_held(workspace: Workspace, batch: str, folder: Path, progress: Progress
         )
         answers = Answers.of(champion, raw, shard.rows, params.dataset.classes)
     items = _worst_first(shard.rows, answers, batch)
-    return HeldBatch(batch, reason, tuple(items), receipt.refused, out, receipt.duplicates)
+    return HeldBatch(batch, reason, tuple(items), receipt.refused, out, receipt.duplicates, *_corrections(receipt))
+
+
+def _corrections(receipt: Receipt) -> tuple[int, int]:
+    return len(receipt.relabel), len(receipt.remove)
 
 
 def _worst_first(rows: Sequence[Row], answers: Answers | None, batch: str) -> list[Item]:

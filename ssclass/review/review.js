@@ -4,7 +4,7 @@ const FORM = document.body.dataset.form;
 const status = document.getElementById("status");
 
 async function post(path, fields) {
-  const answer = await fetch(path, {
+  const answer = await fetch(document.body.dataset.root + path, {
     method: "POST",
     headers: { "X-Form": FORM, "Accept": "application/json" },
     body: new URLSearchParams(fields),

@@ -101,8 +101,8 @@ def page(workspace: Workspace, found: Sequence[Suspect], of: int) -> Page:
     shown.text(
         f"Most suspicious first; {marked} of them are marked `issue`: the label is probably wrong, not merely "
         "unlikely. The number is the probability of the given label by models that have not seen the photo. A person "
-        "decides: take what is right out of the manifest (`ssclass data suspects --manifest FILE`), and submit the "
-        "rest (`ssclass submit FILE`)."
+        "decides: `ssclass review` has these photos, a key each. Or write the corrections to a manifest (`ssclass data "
+        "suspects --manifest FILE`), take out those that are not right, and send the rest (`ssclass submit FILE`)."
     )
     pictures = dict(photos_of(workspace.at(), {suspect.sha256 for suspect in found}))
     shown.show(
