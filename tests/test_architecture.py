@@ -16,7 +16,7 @@ from ssclass.settings import CHECKOUT, PACKAGE
 
 FLOORS = (
     "root", "data", "workspace", "model", "retrain", "pages", "tracking", "history", "serving", "study", "upkeep",
-    "stack", "demo", "cli", "tasks", "flows",
+    "review", "stack", "demo", "cli", "tasks", "flows",
 )  # fmt: skip
 """From the ground up; a file may import from its own floor and from those below."""
 ABOVE = {"cli", "demo"}

@@ -25,7 +25,7 @@ from tests.support.fake_head import patch_model, retrain_flow
 from tests.support.shops import Shop, empty_mlflow, pictures
 
 TEXT_SIZES = """Math.min(...[...document.querySelectorAll("svg text")].map(
-  (text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))"""
+  (text) => parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)))"""
 EVIL = "<script>alert(1)</script> $x^2$ `a` \u202eabc"
 
 

@@ -63,9 +63,9 @@ def calibration(probabilities: Probabilities, hit: NDArray[np.bool_], error: flo
     return figure
 
 
-def over_time(decided: Sequence[Event]) -> Figure:
-    """Candidates and champions, each pair on the same photos, decision by decision."""
-    figure, axes = _figure((5.2, 3.6))
+def over_time(decided: Sequence[Event], size: tuple[float, float] = (7, 4), marked: int = MARKED) -> Figure:
+    """Candidates and champions, each pair on the same photos, decision by decision; `marked` of them are named."""
+    figure, axes = _figure(size)
     places = range(len(decided))
     sizes = [max(event.body["holdout"]["size"], 1) for event in decided]
     candidate = [event.body["candidate"]["right"] / size for event, size in zip(decided, sizes, strict=True)]
@@ -77,7 +77,7 @@ def over_time(decided: Sequence[Event]) -> Figure:
     axes.plot(places, candidate, "o-", color=CANDIDATE, label="candidate")
     promoted = [place for place, event in enumerate(decided) if event.body["decision"] == PROMOTED_DECISION]
     axes.plot(promoted, [candidate[place] for place in promoted], "*", color=PROMOTED, ms=13, label="promoted")
-    step = -(-len(decided) // MARKED)
+    step = -(-len(decided) // marked)
     at = [place for place in places if (len(decided) - 1 - place) % step == 0]
     labels = [f"{decided[place].body['data_version']}\n{decided[place].body['holdout']['size']}" for place in at]
     axes.set_xticks(at, labels, fontsize=8)
@@ -94,7 +94,7 @@ def over_time_chart(decided: Sequence[Event]) -> Chart:
         f"{last['candidate']['right']} of {last['holdout']['size']}"
         + (f", champion {last['champion']['right']}." if last["champion"] else ".")
     )
-    return chart("over-time", over_time(decided), "Candidate and champion over time", words)
+    return chart("over-time", over_time(decided, (4.4, 3.6), 6), "Candidate and champion over time", words)
 
 
 def intervals(rows: Sequence[tuple[str, float, float, float]]) -> Chart:

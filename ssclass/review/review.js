@@ -18,12 +18,11 @@ function say(text) { status.textContent = text; }
 
 function show(answer) {
   for (const count of document.querySelectorAll("[data-count]")) count.textContent = answer.count;
+  document.getElementById("undo").disabled = !answer.count;
   const photo = document.getElementById("photo-" + answer.target);
   if (!photo) return null;
   photo.dataset.kind = answer.kind;
   photo.querySelector(".decided").textContent = answer.words;
-  const undo = photo.querySelector(".undecided");
-  if (undo) undo.hidden = !answer.kind;
   return photo;
 }
 
@@ -74,7 +73,6 @@ document.addEventListener("submit", (event) => {
   if (!photo || !event.submitter) return;
   event.preventDefault();
   const fields = new FormData(form, event.submitter);
-  if (form.dataset.undo !== undefined) return;
   step(photo, fields.get("kind"), fields.get("label"));
 });
 
