@@ -190,6 +190,7 @@ class GateParams(_Section):
     min_net_wins: Annotated[int, Field(ge=1)] = 1
     floor_margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
     max_recall_loss: Annotated[float, Field(ge=0, le=1)] | None = None
+    guard_groups: bool = False
 
 
 class Params(_Section):
@@ -210,8 +211,12 @@ class Params(_Section):
         `ingest` has had its say by then, and what `dataset.sources` says is in the data set's digest.
         """
         said = self.model_dump(mode="json", exclude={"ingest": True, "dataset": {"sources"}})
-        if self.gate.max_recall_loss is None:  # a field that came later, and says nothing, changes no digest
-            del said["gate"]["max_recall_loss"]
+        for name in (
+            "max_recall_loss",
+            "guard_groups",
+        ):  # fields that came later: one that says nothing changes no digest
+            if said["gate"][name] in (None, False):
+                del said["gate"][name]
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

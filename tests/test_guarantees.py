@@ -113,11 +113,11 @@ def broken(returncode: int = 128, stderr: str = "fatal: unable to write new inde
 @pytest.mark.parametrize("times", [1, 2])
 def test_dvc_push_fails_and_no_photo_is_lost(shop: Shop, times: int):
     """A1: the retry found its own shard, called every photo a duplicate, and replaced the shard by an empty one."""
+    from dvc.data_cloud import DataCloud
     from dvc.exceptions import UploadError
-    from dvc.repo import Repo
 
     photos = shop.first()
-    with failing(Repo, "push", lambda: UploadError(1), times):
+    with failing(DataCloud, "push", lambda: UploadError(1), times):
         try:
             shop.retrain()
         except FailedError:
@@ -131,15 +131,15 @@ def test_dvc_push_fails_and_no_photo_is_lost(shop: Shop, times: int):
 
 
 def test_dvc_push_fails_and_no_correction_is_lost(shop: Shop):
+    from dvc.data_cloud import DataCloud
     from dvc.exceptions import UploadError
-    from dvc.repo import Repo
 
     photos = shop.first()
     shop.retrain()
     wrong = photos[-1]
     label = next(name for name in CLASSES if name != shop.labels()[wrong])
     shop.mark("fix", relabel=[{"sha256": wrong, "label": label}], remove=[{"sha256": photos[-2]}])
-    with failing(Repo, "push", lambda: UploadError(1)):
+    with failing(DataCloud, "push", lambda: UploadError(1)):
         shop.retrain()
     assert shop.labels()[wrong] == label
     assert photos[-2] not in shop.labels()

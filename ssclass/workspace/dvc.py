@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -108,12 +108,11 @@ def add_shards(settings: Settings, objects: Objects, shards: Iterable[Path]) -> 
     with repository(settings) as repo:
         for path in paths:
             repo.add(path)
-    with repository(settings) as repo:
-        targets = list(paths)
+        after = tracked_shards(root, objects)
+        md5s = [after[name] for name in names] + [md5 for _, md5 in outs((root / "data.dvc").read_text(), DATA)]
         if EMPTY_DIR in (root / "dvc.lock").read_text():  # nothing trained yet: the empty candidate/ must be pullable
-            targets.append(f"{root / 'dvc.yaml'}:train")
-        repo.push(targets=targets)
-    after = tracked_shards(root, objects)
+            md5s.append(EMPTY_DIR)
+        _push(repo, md5s)
     if set(after) != set(before) | set(names) or any(after[name] != before[name] for name in set(before) - set(names)):
         raise WorkspaceError(f"{root / 'data.dvc'}: adding {', '.join(names)} changed other entries; try again")
     return {name: after[name] for name in names}
@@ -154,7 +153,6 @@ def commit_stages(settings: Settings) -> None:
 
     The hash of data/ is taken from data.dvc, not from the disk: shards that are not here count as they should.
     """
-    root = settings.workspace
     with repository(settings) as repo:
         (data,) = (out for stage in repo.index.stages for out in stage.outs if out.def_path == DATA)
         stages = [stage for stage in repo.index.stages if stage.is_data_source is False]
@@ -169,7 +167,27 @@ def commit_stages(settings: Settings) -> None:
                 out.commit()
             stage.md5 = stage.compute_md5()
             stage.dump(update_pipeline=False)
-        repo.push(targets=[f"{root / 'dvc.yaml'}:train"])
+        _push(repo, [md5 for stage in stages for out in stage.outs if out.use_cache for md5 in _objects_of(out)])
+
+
+def _objects_of(out: Any) -> Iterator[str]:
+    """Names of the objects that DVC keeps an output as: of a folder, its files and their listing."""
+    if out.hash_info.isdir:
+        yield from (entry.value for _, _, entry in out.obj)
+    yield out.hash_info.value
+
+
+def _push(repo: Any, md5s: Sequence[str]) -> None:
+    """Copy objects of the local cache to the remote; DVC's UploadError unless all are there then.
+
+    `repo.push` of one file asks the remote for each object of the data set: it would cost more from batch to batch.
+    """
+    from dvc.exceptions import UploadError
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    done = repo.cloud.push([HashInfo("md5", md5) for md5 in md5s])
+    if done.failed:
+        raise UploadError(len(done.failed))
 
 
 def configure(settings: Settings) -> None:

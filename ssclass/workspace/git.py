@@ -43,6 +43,7 @@ _MOVED = (
     "cannot lock ref",
     "failed to update ref",
     "incorrect old value",
+    "(already exists)",  # a tag: somebody pushed it alone
 )
 """Words by which git says that origin has moved: another writer pushed first."""
 

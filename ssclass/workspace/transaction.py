@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssclass.code import code_json
 from ssclass.environment import sweep
-from ssclass.errors import FailedError, WorkspaceError
+from ssclass.errors import FailedError, LostRaceError, WorkspaceError
 from ssclass.settings import Settings
 from ssclass.store import Store
 from ssclass.workspace import dvc, ledger
@@ -36,8 +36,11 @@ WRITTEN = ("data.dvc", "dvc.lock", "metrics.json", "code.json", "ledger.jsonl")
 
 FETCHED = tuple(
     f"+refs/{ref}"
-    for ref in ("heads/main:refs/remotes/origin/main", "tags/data/*:refs/tags/data/*", "tags/run/*:refs/tags/run/*")
+    for ref in ("tags/data/*:refs/tags/data/*", "tags/run/*:refs/tags/run/*", "heads/main:refs/remotes/origin/main")
 )
+"""What a fetch brings. Main is last: where a fetch ends half done, the next one begins again."""
+LOOSE_TAGS = 200
+"""Tags in files of their own from which on they are packed into one: git opens each of them at every push."""
 STALE_LOCK = 30.0
 """Seconds after which a lock file in .git that a killed transaction may have left is taken for one."""
 
@@ -104,11 +107,15 @@ class Change:
         git("commit", "--quiet", "--message", message)
         commit = git("rev-parse", "HEAD")
         leases, refs = self._tags(names, commit)
-        git.remote("push", "--quiet", "--atomic", *leases, "origin", f"{commit}:refs/heads/main", *refs)
+        try:
+            git.remote("push", "--quiet", "--atomic", *leases, "origin", f"{commit}:refs/heads/main", *refs)
+        except LostRaceError:  # by main, or by a tag alone, which the next transaction would not see
+            git.remote("fetch", "--quiet", "--prune", "origin", *FETCHED)
+            raise
         self.commit = commit
-        git("update-ref", "refs/remotes/origin/main", commit)
         for name in names:
             git("tag", "--force", name, commit)
+        git("update-ref", "refs/remotes/origin/main", commit)  # last: until then, the next transaction fetches
         return self.workspace.at(commit)
 
     def _tags(self, names: Sequence[str], commit: str) -> tuple[list[str], list[str]]:
@@ -148,7 +155,7 @@ def begin(settings: Settings, git: Git, objects: Objects, versions: Versions) ->
         restore(settings, git, objects, killed=not _alive(_told(settings).get("pid")))
     root = settings.workspace
     _no_uncommitted_changes(root, git)
-    git.remote("fetch", "--quiet", "--prune", "origin", *FETCHED)
+    fetch(git, root)
     ours = git("log", "--format=%ae %h %s", "origin/main..HEAD").splitlines()
     if any(not line.startswith(AUTHOR) for line in ours):
         raise WorkspaceError(
@@ -162,6 +169,19 @@ def begin(settings: Settings, git: Git, objects: Objects, versions: Versions) ->
     version = versions.at("HEAD")
     _note(settings, [])
     return version
+
+
+def fetch(git: Git, root: Path) -> None:
+    """Bring origin's main and tags here, where main has moved: git would compare every tag at each fetch.
+
+    FailedError when origin cannot be reached.
+    """
+    there = git.remote("ls-remote", "origin", "refs/heads/main").split()
+    if there and there[0] == git("rev-parse", "--verify", "--quiet", "refs/remotes/origin/main", check=False):
+        return
+    git.remote("fetch", "--quiet", "--prune", "origin", *FETCHED)
+    if sum(1 for _ in (root / ".git" / "refs" / "tags").glob("*/*")) > LOOSE_TAGS:
+        git("pack-refs", "--all")
 
 
 def end(settings: Settings) -> None:
@@ -178,7 +198,7 @@ def restore(settings: Settings, git: Git, objects: Objects, *, killed: bool = Fa
     """
     root = settings.workspace
     if killed:
-        for name in (".git/index.lock", ".git/HEAD.lock", ".git/refs/heads/main.lock"):
+        for name in (".git/index.lock", ".git/HEAD.lock", ".git/refs/heads/main.lock", ".git/packed-refs.lock"):
             _free(root / name)
         (root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
     shutil.rmtree(settings.private / "scratch", ignore_errors=True)

@@ -29,7 +29,7 @@ GIT = {
     "reset": "git reset",
     "checkout": "git checkout",
 }
-GIT_READ = {"fetch": "git fetch"}
+GIT_READ = {"fetch": "git fetch", "ls-remote": "git ls-remote"}
 S3 = {"PutObject": "S3 put", "CopyObject": "S3 copy", "DeleteObject": "S3 delete"}
 S3_READ = {"GetObject": "S3 get", "ListObjectsV2": "S3 list", "HeadObject": "S3 head"}
 MLFLOW = (
@@ -164,11 +164,12 @@ def _s3(points: Points, named: dict[str, str]) -> None:
 
 
 def _dvc(points: Points) -> None:
+    from dvc.data_cloud import DataCloud
     from dvc.exceptions import UploadError
     from dvc.repo import Repo
 
-    for name, error in (("add", _full), ("push", lambda: UploadError(1))):
-        _wrap(points, Repo, name, f"DVC {name}", error)
+    _wrap(points, Repo, "add", "DVC add", _full)
+    _wrap(points, DataCloud, "push", "DVC push", lambda: UploadError(1))
 
 
 def _mlflow(points: Points, names: tuple[str, ...]) -> None:
