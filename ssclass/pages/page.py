@@ -90,7 +90,7 @@ class Page:
         self._blocks.append({"kind": "pictures", "pictures": pictures})
 
     def draw(self, *charts: Chart) -> None:
-        """Add charts side by side. Markdown names the files of those that have one."""
+        """Add charts side by side. Markdown names them as files beside it."""
         self._blocks.append({"kind": "charts", "charts": charts, "name": self._name("charts")})
 
     def _name(self, what: str) -> str:
@@ -115,9 +115,12 @@ class Page:
         return render("page.html", title=self.title, blocks=self._blocks, headings=headings)
 
     def write_pictures(self, folder: Path) -> None:
-        """Write each picture as a file."""
+        """Write each picture as a file, and each chart as a PNG."""
         for name, picture in self.pictures.items():
             (folder / f"{name}.{picture.kind}").write_bytes(picture.data)
+        for block in self._blocks:
+            for chart in block.get("charts", ()):
+                chart.figure.savefig(folder / f"{chart.name}.png", dpi=110)
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
@@ -152,7 +155,7 @@ def _markdown(block: dict[str, Any]) -> list[str]:
             f"![{(picture.caption or name).splitlines()[0]}]({name}.{picture.kind})"
             for name, picture in block["pictures"].items()
         ]
-    return [f"![{chart.title}: {chart.words}]({chart.file})" for chart in block["charts"] if chart.file]
+    return [f"![{chart.title}: {chart.words}]({chart.name}.png)" for chart in block["charts"]]
 
 
 def _table(block: dict[str, Any]) -> str:

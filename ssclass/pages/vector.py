@@ -39,17 +39,14 @@ _SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt" height="([\d.]+)pt"')
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of a page. `words`: what it shows, for whoever does not see it. `width`: its own, in CSS pixels.
-
-    `file`: the picture beside the page's markdown that shows the same, where there is one.
-    """
+    """A chart of a page. `words`: what it shows, for whoever does not see it. `width`: its own, in CSS pixels."""
 
     name: str
     title: str
     words: str
     svg: Markup
     width: int
-    file: str = ""
+    figure: Figure
 
 
 def chart(name: str, figure: Figure, title: str, words: str) -> Chart:
@@ -72,4 +69,4 @@ def chart(name: str, figure: Figure, title: str, words: str) -> Chart:
     used = set(re.findall(r"[\"(]#([^\")]+)[\")]", text))
     text = _NAMED.sub(lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
     text = re.sub(r"([\"(])#([^\")]+)([\")])", rf"\1#{name}-\2\3", text)
-    return Chart(name, title, words, Markup(text), width)
+    return Chart(name, title, words, Markup(text), width, figure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ssclass.data.dataset import Dataset
 
 LEVEL = 0.05
-PICTURE = "study.png"
-"""The chart of the report, beside its markdown."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def page(found: Study) -> Page:
             f"{figures.row} {figures.scores.accuracy:.3f} held out, {figures.cv[0]:.3f} cross-validated"
             for figures in measured
         )
-        shown.draw(replace(chart("study", figure(found), "Accuracy of each row", words), file=PICTURE))
+        shown.draw(chart("study", figure(found), "Accuracy of each row", words))
     shown.heading("Cost")
     shown.table(
         (

@@ -15,7 +15,7 @@ from ssclass.errors import BatchError, WeightsError
 from ssclass.retrain.predict import Progress, silent
 from ssclass.study.experiment import StudyRuns
 from ssclass.study.measure import Measured, finished, folder_of, measure
-from ssclass.study.report import PICTURE, Study, figure, pairs
+from ssclass.study.report import Study, pairs
 from ssclass.study.report import page as report
 from ssclass.study.rows import StudyRow, choose, load_rows
 from ssclass.workspace.dvc import CANDIDATE
@@ -86,7 +86,7 @@ def write(workspace: Workspace, found: Study) -> Path:
     made = report(found)
     (folder / "study.md").write_text(made.markdown(), encoding="utf-8")
     (folder / "study.html").write_text(made.html(), encoding="utf-8")
-    figure(found).savefig(folder / PICTURE, dpi=110)
+    made.write_pictures(folder)
     return folder
 
 
