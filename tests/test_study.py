@@ -124,7 +124,8 @@ def test_the_report_has_every_row_and_says_which_were_not_run(studied: Workspace
     assert "| default | not run yet |" in text
     assert "| bought | " in text, "photos of each source"
     assert "dvc exp run -S features.crops=none -S 'features.sizes=[64]'" in text
-    assert "data:image/png;base64," in html
+    assert "<svg" in html
+    assert "](study.png)" in text
     assert "<script" not in html
     assert 'src="http' not in html
 

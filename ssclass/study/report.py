@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass.code import code_digest
+from ssclass.pages.page import Page
+from ssclass.pages.vector import CANDIDATE, CHAMPION, GRID, chart
 from ssclass.retrain.scores import Comparison, compare
 from ssclass.study.measure import Measured
-from ssclass.study.pages import Page, Picture, drawn
 from ssclass.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -170,7 +171,11 @@ def page(found: Study) -> Page:
         "cross-validation."
     )
     if measured:
-        shown.show({"study": Picture(drawn(figure(found)), width=860)}, charts=True)
+        words = "; ".join(
+            f"{figures.row} {figures.scores.accuracy:.3f} held out, {figures.cv[0]:.3f} cross-validated"
+            for figures in measured
+        )
+        shown.draw(chart("study", figure(found), "Accuracy of each row", words))
     shown.heading("Cost")
     shown.table(
         (
@@ -230,21 +235,21 @@ def figure(found: Study) -> Figure:
     from matplotlib.figure import Figure
 
     measured = list(found.measured.values())
-    drawing = Figure(figsize=(9, 1.4 + 0.42 * len(measured)), layout="constrained")
+    drawing = Figure(figsize=(6.6, 1.4 + 0.42 * len(measured)), layout="constrained")
     axes = drawing.subplots()
     for place, figures in enumerate(measured):
         scores, (mean, sd) = figures.scores, figures.cv
         low, high = scores.accuracy_interval.low, scores.accuracy_interval.high
-        axes.plot([low, high], [place + 0.16] * 2, color="#8aa8c8", linewidth=2)
-        axes.plot(scores.accuracy, place + 0.16, "o", color="#2f5f8f", label=None if place else "held out, 95 %")
-        axes.plot([mean - sd, mean + sd], [place - 0.16] * 2, color="#d9a35b", linewidth=5)
-        axes.plot(mean, place - 0.16, "o", color="#9a5b00", label=None if place else "cross-validated ± sd")
+        axes.plot([low, high], [place + 0.16] * 2, color=CANDIDATE, linewidth=2, alpha=0.6)
+        axes.plot(scores.accuracy, place + 0.16, "o", color=CANDIDATE, label=None if place else "held out, 95 %")
+        axes.plot([mean - sd, mean + sd], [place - 0.16] * 2, color=CHAMPION, linewidth=5, alpha=0.5)
+        axes.plot(mean, place - 0.16, "o", color=CHAMPION, label=None if place else "cross-validated ± sd")
     study = [(row.study / 100, place) for place, name in enumerate(found.measured) if (row := found.rows[name]).study]
     if study:
         axes.plot([x for x, _ in study], [y for _, y in study], "x", color="black", label="original study")
     axes.set(yticks=range(len(measured)), yticklabels=[figures.row for figures in measured], xlabel="accuracy")
     axes.set(ylim=(len(measured) - 0.5, -0.5))
-    axes.grid(axis="x", color="#e4e4e4")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     drawing.legend(loc="outside lower center", ncols=3, frameon=False)
     return drawing
