@@ -6,10 +6,10 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssclass.errors import ParamsError
 from ssclass.files import decoded, read_text
@@ -115,6 +115,15 @@ class FeatureParams(_Section):
     sizes: Annotated[tuple[Annotated[int, Field(ge=32, le=1024)], ...], Field(min_length=1, max_length=8)] | None = None
     crops: Literal["none", "five"] = "none"
     flip: bool = False
+    shape: Literal["square", "own"] = "square"
+
+    @model_validator(mode="after")
+    def _one_view(self) -> Self:
+        if self.shape == "own" and self.crops != "none":
+            raise ValueError("shape own sees the whole photo; crops are cut out of a square: crops: none")
+        if self.shape == "own" and self.sizes is not None and len(self.sizes) > 1:
+            raise ValueError("shape own has one size; name one in sizes")
+        return self
 
     @field_validator("sizes")
     @classmethod
@@ -203,6 +212,21 @@ class Params(_Section):
     train: TrainParams = TrainParams()
     gate: GateParams = GateParams()
 
+    @model_validator(mode="after")
+    def _own_shape(self) -> Self:
+        if self.features.shape == "own":
+            heads = [self.model.head, *(head for _, head in self.model.pairs)]
+            if "T2.0" in heads:
+                raise ValueError(
+                    "features.shape own: T2.0 has a weight for each place of a square map; choose another head, or "
+                    "shape: square"
+                )
+            if self.train.unfreeze_blocks:
+                raise ValueError(
+                    "features.shape own: blocks are tuned on squares; unfreeze_blocks: 0, or shape: square"
+                )
+        return self
+
     @property
     def result_digest(self) -> str:
         """sha256 (hex, 64) over the params that a decision depends on.
@@ -210,8 +234,11 @@ class Params(_Section):
         `ingest` has had its say by then, and what `dataset.sources` says is in the data set's digest.
         """
         said = self.model_dump(mode="json", exclude={"ingest": True, "dataset": {"sources"}})
-        if self.gate.max_recall_loss is None:  # a field that came later, and says nothing, changes no digest
+        # A field that came later, and says what was done before it was there, changes no digest.
+        if self.gate.max_recall_loss is None:
             del said["gate"]["max_recall_loss"]
+        if self.features.shape == "square":
+            del said["features"]["shape"]
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

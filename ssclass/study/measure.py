@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.data.dataset import Dataset
+from ssclass.data.shapes import Size, fitted
 from ssclass.files import write_whole
 from ssclass.model import compute
 from ssclass.retrain.predict import Progress, answer, memo_of, silent
@@ -210,11 +211,12 @@ def device() -> str:
     return f"CPU, {cores} core{'s' if cores > 1 else ''}"
 
 
-def milliseconds(model: Any, photos: int, size: int) -> float:
-    """Measure a whole model, pixels to probabilities: milliseconds a photo, with `photos` of size x size in a call."""
+def milliseconds(model: Any, photos: int, size: Size) -> float:
+    """Measure a whole model, pixels to probabilities: milliseconds a photo, with `photos` of one shape in a call."""
     import tensorflow as tf
 
-    images = tf.constant(np.random.default_rng(0).integers(0, 256, (photos, size, size, 3), dtype=np.uint8))
+    width, height = fitted(size, 4, 3)
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, (photos, height, width, 3), dtype=np.uint8))
     run = tf.function(lambda images: model(images, training=False))
     run(images)
     seconds = []
