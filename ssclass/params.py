@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ssclass.errors import ParamsError
 from ssclass.files import decoded, read_text
+from ssclass.presets import Preset, with_preset
 from ssclass.text import composed, folded, printable, quoted, shown
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -154,8 +155,12 @@ HeadName = Literal["auto", "linear", "T1", "T2.0", "T2.1", "rbf", "bilinear"]
 
 
 class ModelParams(_Section):
-    """What is trained: `head` on `features.backbone`, or, where there are members, those and not that."""
+    """What is trained: `head` on `features.backbone`, or, where there are members, those and not that.
 
+    `preset` decides all of these and of `features` (`ssclass.presets`).
+    """
+
+    preset: Preset | None = None
     head: HeadName = "auto"
     members: tuple[str, ...] | None = None
     combine: Literal["mean", "vote"] = "mean"
@@ -212,6 +217,11 @@ class Params(_Section):
     train: TrainParams = TrainParams()
     gate: GateParams = GateParams()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return with_preset(values) if isinstance(values, dict) else values
+
     @model_validator(mode="after")
     def _own_shape(self) -> Self:
         if self.features.shape == "own":
@@ -239,6 +249,7 @@ class Params(_Section):
             del said["gate"]["max_recall_loss"]
         if self.features.shape == "square":
             del said["features"]["shape"]
+        del said["model"]["preset"]  # what it decided is there by value
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,0 +1,312 @@
+"""What the presets give and cost, on class folders: `python -m benchmarks presets DIR [SEEDS [SPLITS]]`; else 4 and 5.
+
+It prints markdown tables, in this order, and goes on from what it has in `$SSCLASS_HOME/benchmark`:
+
+1. grouped cross-validation of one network and two, of squares and own shapes, and of the presets, SEEDS times with other
+   folds: accuracy and log loss; the pooled out-of-fold answers (mean over the seeds) with their 95 % interval, by
+   source, and against the default's by exact McNemar;
+2. the ceiling: photos that either network of `best` has right, and those that both have wrong, by name;
+3. photos of a source that was left out of training, where the others have two classes;
+4. 160 photos held back, SPLITS times: how many `light`, its int8 export, `default` and `best` have right;
+5. the price: milliseconds a photo, one core and one photo at a time, the presets by turns; megabytes; seconds of a
+   training with its cross-validation, features apart. Run it on a machine that does nothing else.
+
+Sources are those of the column `original_dataset` of DIR/provenance.tsv, where there is one. `auto` of the default is
+raced in (5) alone: elsewhere it is bilinear, which it took whenever it was raced (docs/models.md).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.accuracy import grouped, held_back, seeded
+from ssclass.data.images import decode, inspect
+from ssclass.model.classifier import Classifier
+from ssclass.model.engine import open_engine
+from ssclass.model.extraction import extract, make_extractor
+from ssclass.model.features import FeatureMemo, Features
+from ssclass.model.spec import FeatureSpec
+from ssclass.model.training import plan, train, train_planned
+from ssclass.params import Params, load_params
+from ssclass.retrain.statistics import clopper_pearson, mcnemar_exact
+from ssclass.settings import home
+from ssclass.study.rows import changed
+from ssclass.workspace.create import template_file
+
+Member = tuple[str, int, str]  # backbone, size, shape
+MOBILENET, LITE2 = "mobilenet", "efficientnet_lite2"
+ROWS: dict[str, tuple[Member, ...]] = {
+    "default": ((MOBILENET, 320, "square"),),
+    "light": ((MOBILENET, 288, "square"),),
+    "best": ((MOBILENET, 320, "own"), (LITE2, 320, "own")),
+    "own shape": ((MOBILENET, 320, "own"),),
+    "two networks": ((MOBILENET, 320, "square"), (LITE2, 320, "square")),
+    "Lite0": (("efficientnet_lite0", 320, "square"),),
+    "Lite1": (("efficientnet_lite1", 320, "square"),),
+    "Lite2": ((LITE2, 320, "square"),),
+    "Lite2, own shape": ((LITE2, 320, "own"),),
+    "MobileNet 256": ((MOBILENET, 256, "square"),),
+    "MobileNet 224": ((MOBILENET, 224, "square"),),
+}
+PRESETS = ("light", "default", "best")
+TIMED = 24  # photos, of which each preset answers one after the other, by turns
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Labelled photos: (sha256, bytes) each, labels int [n], near-duplicate groups, sources, names of the files."""
+
+    listed: list[tuple[str, bytes]]
+    labels: NDArray[np.int64]
+    groups: list[str]
+    sources: NDArray[np.str_]
+    names: list[str]
+    params: Params
+
+    @classmethod
+    def of(cls, folder: Path) -> Photos:
+        """The photos of class folders."""
+        shipped = load_params(template_file("params.yaml"))
+        classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        params = Params.model_validate(shipped.model_dump() | {"dataset": {"classes": classes}})
+        paths = [(label, path) for label, name in enumerate(classes) for path in sorted((folder / name).iterdir())]
+        table = folder / "provenance.tsv"
+        rows = list(csv.DictReader(table.open(), delimiter="\t")) if table.exists() else []
+        source = {row["file"]: row["original_dataset"].split(" (")[0] for row in rows}
+        names = [f"{path.parent.name}/{path.name}" for _, path in paths]
+        data = [path.read_bytes() for _, path in paths]
+        return cls(
+            [(hashlib.sha256(each).hexdigest(), each) for each in data],
+            np.array([label for label, _ in paths]),
+            grouped([inspect(each, params.ingest) for each in data], params),
+            np.array([source.get(name, "one") for name in names]),
+            names,
+            params,
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """The name of these photos in the memo of features."""
+        return hashlib.sha256(" ".join(sha256 for sha256, _ in self.listed).encode()).hexdigest()
+
+    def features(self, spec: FeatureSpec) -> Features:
+        """Their features, remembered."""
+        memo, sha256s = FeatureMemo(home() / "benchmark", None), tuple(sha256 for sha256, _ in self.listed)
+        if (found := memo.get(spec, self.digest, sha256s)) is None:
+            found = Features(*extract(spec, self.listed, make_extractor(spec)))
+            memo.put(spec, self.digest, found)
+        return found
+
+    def of_member(self, member: Member, head: str = "bilinear") -> Params:
+        """params.yaml for one network and head."""
+        backbone, size, shape = member
+        one = {"features.backbone": backbone, "features.sizes": [size], "features.shape": shape, "model.head": head}
+        return changed(self.params, one)
+
+    def of_preset(self, name: str) -> Params:
+        """params.yaml with a preset."""
+        return changed(self.params, {"model.preset": name})
+
+    def answers(self, member: Member, learn: NDArray[np.integer], judge: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Probabilities of the photos `judge` by a member that is fitted to the photos `learn`."""
+        params = self.of_member(member)
+        ((spec, _),) = plan(params)
+        features = self.features(spec)
+        groups = [self.groups[row] for row in learn]
+        trained = train(features.rows(learn), self.labels[learn], groups, spec, params)
+        return trained.classifier.members[0].predict(features.rows(judge))
+
+    def out_of_fold(self, member: Member, seeds: int) -> NDArray[np.float64]:
+        """Out-of-fold probabilities of each seed, float64 [seeds, n, classes], remembered."""
+        params = self.of_member(member)
+        ((spec, _),) = plan(params)
+        about = f"{spec.fingerprint} {self.digest} {' '.join(self.groups)} {params.result_digest}"
+        kept = home() / "benchmark" / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
+        found: NDArray[np.float64] = np.load(kept) if kept.exists() else np.empty((0, len(self.labels), 2))
+        if len(found) < seeds:
+            features = self.features(spec)
+            more = [
+                train(features, self.labels, self.groups, spec, seeded(params, seed)).cv["bilinear"].probabilities
+                for seed in range(len(found), seeds)
+            ]
+            found = np.concatenate([found.reshape(-1, *more[0].shape), more])
+            np.save(kept, found)
+        return found[:seeds]
+
+
+def main(folder: Path, seeds: int = 4, splits: int = 5) -> None:
+    """Print the tables."""
+    photos = Photos.of(folder)
+    by_row = cross_validation(photos, seeds)
+    ceiling(photos, by_row["own shape"], by_row["Lite2, own shape"])
+    left_out(photos)
+    held_back_photos(photos, splits)
+    price(photos)
+
+
+def cross_validation(photos: Photos, seeds: int) -> dict[str, NDArray[np.float64]]:
+    """Print the rows by cross-validation; their pooled out-of-fold probabilities."""
+    sources = sorted(set(photos.sources))
+    print(f"\n## Cross-validated, {seeds} times, {len(photos.labels)} photos\n")
+    print("| row | accuracy | log loss | pooled, 95 % | only it / only `default` right | p |", end="")
+    print("".join(f" {source} |" for source in sources))
+    print("|---" * (6 + len(sources)) + "|")
+    pooled: dict[str, NDArray[np.float64]] = {}
+    for name, members in ROWS.items():
+        each = np.mean([photos.out_of_fold(member, seeds) for member in members], axis=0)
+        accuracy = (each.argmax(axis=2) == photos.labels).mean(axis=1)
+        spread = f" ± {accuracy.std(ddof=1):.4f}" if seeds > 1 else ""
+        pooled[name] = each.mean(axis=0)
+        right = pooled[name].argmax(axis=1) == photos.labels
+        versus = against(right, pooled["default"].argmax(axis=1) == photos.labels) if name != "default" else " | "
+        print(
+            f"| {name} | {accuracy.mean():.4f}{spread} | {log_loss(each, photos.labels):.3f} | {interval(right)} "
+            f"| {versus} |" + "".join(f" {interval(right[photos.sources == source])} |" for source in sources),
+            flush=True,
+        )
+    return pooled
+
+
+def ceiling(photos: Photos, one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
+    """Print what the two networks of `best` could have right together, and what neither has."""
+    first, second = (answers.argmax(axis=1) == photos.labels for answers in (one, other))
+    print("\n## The ceiling\n")
+    print(f"Either network right: {interval(first | second)}; both wrong:")
+    print(", ".join(sorted(name for name, wrong in zip(photos.names, ~(first | second), strict=True) if wrong)))
+
+
+def left_out(photos: Photos) -> None:
+    """Print how the rows do on photos of a source that none was trained on."""
+    for source in sorted(set(photos.sources)):
+        judge = np.flatnonzero(photos.sources == source)
+        learn = np.flatnonzero(photos.sources != source)
+        kept = set(photos.groups[row] for row in judge)
+        learn = np.array([row for row in learn if photos.groups[row] not in kept], dtype=int)
+        if len(set(photos.labels[learn])) < 2:
+            print(f"\n{source} left out: the others have photos of fewer than two classes.")
+            continue
+        print(f"\n## {source}: {len(judge)} photos, left out of training ({len(learn)} others)\n")
+        print("| row | right, 95 % | only it / only `default` right | p |\n|---|---|---|---|")
+        default = None
+        for name in ("default", "own shape", "two networks", "best", "light"):
+            answers = np.mean([photos.answers(member, learn, judge) for member in ROWS[name]], axis=0)
+            right = answers.argmax(axis=1) == photos.labels[judge]
+            default = right if default is None else default
+            print(f"| {name} | {interval(right)} | {against(right, default)} |", flush=True)
+
+
+def held_back_photos(photos: Photos, splits: int) -> None:
+    """Print how many of 160 photos that were held back each preset has right."""
+    print(f"\n## Held back: {splits} times 160 photos, whole groups\n")
+    print(
+        "| row | right of 160, each time | mean ± sd | only it / only `default` right, in all | p |\n|---|---|---|---|---|"
+    )
+    counts: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in ("default", "best", "light", "light, int8")}
+    for seed in range(splits):
+        judge = held_back(photos.groups, seed)
+        learn = np.setdiff1d(np.arange(len(photos.labels)), judge)
+        for name in ("default", "best"):
+            answers = np.mean([photos.answers(member, learn, judge) for member in ROWS[name]], axis=0)
+            counts[name].append(answers.argmax(axis=1) == photos.labels[judge])
+        light = fitted(photos, "light", learn)
+        engine = open_engine(light.whole(), light.size)
+        images = [decode(photos.listed[row][1], light.size) for row in judge]
+        counts["light"].append(engine.predict(images).argmax(axis=1) == photos.labels[judge])
+        whole = in_int8(light, images)
+        counts["light, int8"].append(whole.argmax(axis=1) == photos.labels[judge])
+    for name, each in counts.items():
+        right = [int(one.sum()) for one in each]
+        together = np.concatenate(each), np.concatenate(counts["default"])
+        spread = f" ± {np.std(right, ddof=1):.1f}" if splits > 1 else ""
+        listed = ", ".join(map(str, right))
+        print(f"| {name} | {listed} | {np.mean(right):.1f}{spread} | {against(*together)} |", flush=True)
+    lost = against(np.concatenate(counts["light, int8"]), np.concatenate(counts["light"]))
+    print(f"\n`light` in int8 against `light`: {lost.replace('|', 'right, p =')}")
+
+
+def fitted(photos: Photos, preset: str, learn: NDArray[np.integer]) -> Classifier:
+    """The classifier of a preset, fitted to some photos."""
+    params = photos.of_preset(preset)
+    groups = [photos.groups[row] for row in learn]
+    planned = plan(params)
+    given = {spec: photos.features(spec).rows(learn) for spec, _ in planned}
+    return train_planned(given.__getitem__, photos.labels[learn], groups, planned, params).classifier
+
+
+def in_int8(classifier: Classifier, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """What the LiteRT export of a classifier in int8 answers."""
+    from ssclass.serving.exporting import convert, open_export
+
+    assert isinstance(classifier.size, int)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = convert(classifier.whole(), classifier.size, "litert", "int8", Path(scratch))
+        run = open_export(path, "litert")
+        return np.stack([run(image) for image in images])
+
+
+def price(photos: Photos) -> None:
+    """Print what each preset costs."""
+    engines, sizes, seconds, megabytes = {}, {}, {}, {}
+    everything = np.arange(len(photos.labels))
+    for name in PRESETS:
+        for spec, _ in plan(photos.of_preset(name)):
+            photos.features(spec)  # apart from the training
+        began = time.perf_counter()
+        made = fitted(photos, name, everything)
+        seconds[name] = time.perf_counter() - began
+        with tempfile.TemporaryDirectory() as scratch:
+            made.export(Path(scratch) / "model.keras")
+            megabytes[name] = (Path(scratch) / "model.keras").stat().st_size / 1e6
+        engines[name], sizes[name] = open_engine(made.whole(), made.size), made.size
+    draw = np.random.default_rng(0).choice(len(photos.labels), TIMED, replace=False)
+    times: dict[str, list[float]] = {name: [] for name in PRESETS}
+    for turn, row in enumerate([*draw, *draw]):
+        for name in PRESETS:
+            image = decode(photos.listed[row][1], sizes[name])[None]
+            began = time.perf_counter()
+            engines[name].predict(image)
+            if turn >= TIMED:  # the first round warms up: every shape is planned once
+                times[name].append(1000 * (time.perf_counter() - began))
+    base = {name: float(np.median(each)) for name, each in times.items()}
+    print("\n## The price\n")
+    print(
+        "| preset | ms a photo | of `default`'s | MB, exported | training, s | of `default`'s |\n|---|---|---|---|---|---|"
+    )
+    for name in PRESETS:
+        print(
+            f"| {name} | {base[name]:.0f} | {base[name] / base['default']:.2f} | {megabytes[name]:.1f} "
+            f"| {seconds[name]:.1f} | {seconds[name] / seconds['default']:.2f} |"
+        )
+
+
+def interval(right: NDArray[np.bool_]) -> str:
+    """Right of all, their share, and its 95 % interval."""
+    span = clopper_pearson(int(right.sum()), len(right))
+    return f"{right.sum()} of {len(right)}, {right.mean():.4f} ({span.low:.3f}–{span.high:.3f})"
+
+
+def against(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> str:
+    """Only the one right / only the other, and p of exact McNemar, as two cells."""
+    wins, losses = int((right & ~other).sum()), int((~right & other).sum())
+    return f"{wins} / {losses} | {mcnemar_exact(wins, losses):.2g}"
+
+
+def log_loss(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Mean over seeds and photos, nats."""
+    own = probabilities[:, np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(own, 1e-12)).mean())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:4]))
