@@ -1,8 +1,8 @@
 """Presets: a name in params.yaml, `model.preset`, instead of the switches that choose photos, network and head.
 
 A preset decides each of the fields that `PRESETS` lists, and no other. One rule holds for a switch beside it: what
-stands there as params.yaml is shipped follows the preset; what says something else is refused, and named. docs/models.md
-has what each preset costs and gives.
+stands there as params.yaml is shipped follows the preset; what says something else is refused, and named.
+docs/models.md has what each preset costs and gives.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PRESETS: dict[str, Values] = {
 
 def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of params.yaml with those of its preset; ValueError names a switch that says something else."""
-    found = {name: value for name, value in values.items()}
+    found = dict(values)
     name = _section(found, "model").get("preset")
     if not isinstance(name, str) or name not in PRESETS:
         return found  # none, or one that the check of the field refuses
@@ -52,7 +52,7 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of params.yaml without their preset and the fields that it decided, which have their defaults then."""
-    found = {name: value for name, value in values.items()}
+    found = dict(values)
     if _section(found, "model").get("preset") is None:
         return found
     for section, fields in PRESETS["default"].items():

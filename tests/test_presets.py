@@ -1,4 +1,4 @@
-"""Presets: each decides its fields and no other, old params.yaml mean what they meant, and nothing is overridden silently."""
+"""Presets: each decides its fields and no other, old params.yaml keep their key, nothing is overridden silently."""
 
 from __future__ import annotations
 
