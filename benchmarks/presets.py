@@ -2,8 +2,8 @@
 
 It prints markdown tables, in this order, and goes on from what it has in `$SSCLASS_HOME/benchmark`:
 
-1. grouped cross-validation of one network and two, of squares and own shapes, and of the presets, SEEDS times with other
-   folds: accuracy and log loss; the pooled out-of-fold answers (mean over the seeds) with their 95 % interval, by
+1. grouped cross-validation of one network and two, of squares and own shapes, and of the presets, SEEDS times with
+   other folds: accuracy and log loss; the pooled out-of-fold answers (mean over the seeds) with their 95 % interval, by
    source, and against the default's by exact McNemar;
 2. the ceiling: photos that either network of `best` has right, and those that both have wrong, by name;
 3. photos of a source that was left out of training, where the others have two classes;
@@ -133,14 +133,16 @@ class Photos:
         ((spec, _),) = plan(params)
         about = f"{spec.fingerprint} {self.digest} {' '.join(self.groups)} {params.result_digest}"
         kept = home() / "benchmark" / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
-        found: NDArray[np.float64] = np.load(kept) if kept.exists() else np.empty((0, len(self.labels), 2))
+        found: NDArray[np.float64] = (
+            np.load(kept) if kept.exists() else np.empty((0, len(self.labels), len(params.dataset.classes)))
+        )
         if len(found) < seeds:
             features = self.features(spec)
             more = [
                 train(features, self.labels, self.groups, spec, seeded(params, seed)).cv["bilinear"].probabilities
                 for seed in range(len(found), seeds)
             ]
-            found = np.concatenate([found.reshape(-1, *more[0].shape), more])
+            found = np.concatenate([found, more])
             np.save(kept, found)
         return found[:seeds]
 
@@ -191,7 +193,7 @@ def left_out(photos: Photos) -> None:
     for source in sorted(set(photos.sources)):
         judge = np.flatnonzero(photos.sources == source)
         learn = np.flatnonzero(photos.sources != source)
-        kept = set(photos.groups[row] for row in judge)
+        kept = {photos.groups[row] for row in judge}
         learn = np.array([row for row in learn if photos.groups[row] not in kept], dtype=int)
         if len(set(photos.labels[learn])) < 2:
             print(f"\n{source} left out: the others have photos of fewer than two classes.")
@@ -209,9 +211,8 @@ def left_out(photos: Photos) -> None:
 def held_back_photos(photos: Photos, splits: int) -> None:
     """Print how many of 160 photos that were held back each preset has right."""
     print(f"\n## Held back: {splits} times 160 photos, whole groups\n")
-    print(
-        "| row | right of 160, each time | mean ± sd | only it / only `default` right, in all | p |\n|---|---|---|---|---|"
-    )
+    print("| row | right of 160, each time | mean ± sd | only it / only `default` right, in all | p |")
+    print("|---" * 5 + "|")
     counts: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in ("default", "best", "light", "light, int8")}
     for seed in range(splits):
         judge = held_back(photos.groups, seed)
@@ -280,9 +281,8 @@ def price(photos: Photos) -> None:
                 times[name].append(1000 * (time.perf_counter() - began))
     base = {name: float(np.median(each)) for name, each in times.items()}
     print("\n## The price\n")
-    print(
-        "| preset | ms a photo | of `default`'s | MB, exported | training, s | of `default`'s |\n|---|---|---|---|---|---|"
-    )
+    print("| preset | ms a photo | of `default`'s | MB, exported | training, s | of `default`'s |")
+    print("|---" * 6 + "|")
     for name in PRESETS:
         print(
             f"| {name} | {base[name]:.0f} | {base[name] / base['default']:.2f} | {megabytes[name]:.1f} "
