@@ -21,7 +21,7 @@ from ssclass.workspace.workspace import Workspace
 FILE = "study.yaml"
 DEFAULT = "default"
 """The row that is params.yaml as it is; the others are compared with it."""
-VERSION = 1  # of how a row is measured: a change makes every row new
+VERSION = 2  # of how a row is measured: a change makes every row new
 
 
 class _RowEntry(BaseModel):
@@ -62,6 +62,12 @@ class StudyRow:
         """The command that does this row alone, as an experiment of DVC."""
         options = "".join(f" -S {_quoted(name, value)}" for name, value in self.changes.items())
         return f"dvc exp run{options}"
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The networks that it needs, each once."""
+        members = [backbone for backbone, _ in self.params.model.pairs]
+        return tuple(dict.fromkeys(members or [self.params.features.backbone]))
 
     def with_sources(self, dataset: Dataset) -> Dataset:
         """Apply this row's choice of sources to the data set."""
