@@ -204,6 +204,7 @@ class GateParams(_Section):
     min_net_wins: Annotated[int, Field(ge=1)] = 1
     floor_margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
     max_recall_loss: Annotated[float, Field(ge=0, le=1)] | None = None
+    guard_groups: bool = False
 
 
 class Params(_Section):
@@ -245,8 +246,9 @@ class Params(_Section):
         """
         said = self.model_dump(mode="json", exclude={"ingest": True, "dataset": {"sources"}})
         # A field that came later, and says what was done before it was there, changes no digest.
-        if self.gate.max_recall_loss is None:
-            del said["gate"]["max_recall_loss"]
+        for name in ("max_recall_loss", "guard_groups"):
+            if said["gate"][name] in (None, False):
+                del said["gate"][name]
         if self.features.shape == "square":
             del said["features"]["shape"]
         del said["model"]["preset"]  # what it decided is there by value
