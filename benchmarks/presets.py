@@ -6,8 +6,9 @@ It prints markdown tables, in this order, and goes on from what it has in `$SSCL
    other folds: accuracy and log loss; the pooled out-of-fold answers (mean over the seeds) with their 95 % interval, by
    source, and against the default's by exact McNemar;
 2. the ceiling: photos that either network of `best` has right, and those that both have wrong, by name;
-3. photos of a source that was left out of training, where the others have two classes;
-4. 160 photos held back, SPLITS times: how many `default`, `best`, `light` and its int8 export have right;
+3. 160 photos held back, SPLITS times: how many `default`, `best`, `light` and its int8 export have right; the first
+   split once more by `ssclass evaluate` on exported models;
+4. photos of a source that was left out of training, where the others have two classes;
 5. the price: milliseconds a photo, one core and one photo at a time, the presets by turns; megabytes; seconds of a
    training with its cross-validation, features apart. Run it on a machine that does nothing else.
 
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +35,7 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy import grouped, held_back, seeded
 from ssclass.data.images import decode, inspect
+from ssclass.data.shapes import about_size
 from ssclass.model.classifier import Classifier
 from ssclass.model.classifier import Member as Trained
 from ssclass.model.engine import open_engine
@@ -172,8 +176,12 @@ def main(folder: Path, seeds: int = 4, splits: int = 5) -> None:
     photos = Photos.of(folder)
     by_row = cross_validation(photos, seeds)
     ceiling(photos, by_row["own shape"], by_row["Lite2, own shape"])
+    parts = [split_of(photos, seed) for seed in range(splits)]
+    held_back_photos(photos, parts)
     left_out(photos)
-    held_back_photos(photos, splits)
+    if parts:
+        in_whole_numbers(photos, parts)
+        from_outside(photos, parts[0])
     price(photos)
 
 
@@ -221,7 +229,179 @@ def left_out(photos: Photos) -> None:
         print(f"\n## {source}: {len(judge)} photos, left out of training ({len(learn)} others)\n")
         print("| row | right, 95 % | only it / only `default` right | p |\n|---|---|---|---|")
         default = None
-        for name in ("default", "own shape", "two networks", "best", "light"):
+        for name in ("default", "own shape", "best", "two networks", "light"):
+            answers = photos.answers(name, learn, judge)
+            right = answers.argmax(axis=1) == photos.labels[judge]
+            default = right if default is None else default
+            print(f"| {name} | {interval(right)} | {against(right, default)} |", flush=True)
+
+
+def split_of(photos: Photos, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row numbers to learn from, and of 160 photos held back, whole groups."""
+    judge = held_back(photos.groups, seed)
+    return np.setdiff1d(np.arange(len(photos.labels)), judge), judge
+
+
+def held_back_photos(photos: Photos, parts: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]) -> None:
+    """Print how many of 160 photos that were held back each preset has right."""
+    print(f"\n## Held back: {len(parts)} times 160 photos, whole groups\n")
+    print("| row | right of 160, each time | mean ± sd | only it / only `default` right, in all | p |")
+    print("|---" * 5 + "|")
+    default = None
+    for name in ("default", "best", "own shape", "light") if parts else ():
+        each = [photos.answers(name, *part).argmax(axis=1) == photos.labels[part[1]] for part in parts]
+        default = np.concatenate(each) if default is None else default
+        right = [int(one.sum()) for one in each]
+        spread = f" ± {np.std(right, ddof=1):.1f}" if len(parts) > 1 else ""
+        listed = ", ".join(map(str, right))
+        versus = against(np.concatenate(each), default)
+        print(f"| {name} | {listed} | {np.mean(right):.1f}{spread} | {versus} |", flush=True)
+
+
+def in_whole_numbers(photos: Photos, parts: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]) -> None:
+    """Print what `light` loses as a LiteRT file in int8, on the photos that were held back."""
+    whole, plain = [], []
+    for learn, judge in parts:
+        light = photos.fitted(ROWS["light"][0], learn)
+        assert isinstance(light.size, int)
+        images = [decode(photos.listed[row][1], light.size) for row in judge]
+        whole.append(in_int8(light, images).argmax(axis=1) == photos.labels[judge])
+        plain.append(photos.answers("light", learn, judge).argmax(axis=1) == photos.labels[judge])
+        print(f"\n`light` in int8: {whole[-1].sum()} right, `light` {plain[-1].sum()}", flush=True)
+    lost = against(np.concatenate(whole), np.concatenate(plain)).replace("|", "right, p =")
+    print(f"\nOnly in int8 / only `light` itself right, in all: {lost}", flush=True)
+
+
+def from_outside(photos: Photos, part: tuple[NDArray[np.intp], NDArray[np.intp]]) -> None:
+    """Print what `ssclass evaluate` says of `default` and `best`, exported, on class folders of photos held back."""
+    print("\n## The first of these, by `ssclass evaluate`\n")
+    learn, judge = part
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("default", "best"):
+            members = tuple(photos.fitted(member, learn).members[0] for member in ROWS[name])
+            made, folder = Classifier(photos.params.dataset.classes, members), Path(scratch) / name
+            folder.mkdir()
+            made.export(folder / "model.keras")
+            about = {"classes": list(made.classes)} | about_size(made.size)
+            (folder / "model.json").write_text(json.dumps(about), encoding="utf-8")
+        for row in judge:
+            target = Path(scratch) / "photos" / photos.names[row]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(photos.listed[row][1])
+        command = [sys.executable, "-m", "ssclass", "evaluate", "photos", "--models", "default,best"]
+        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=True)
+        print(done.stdout, flush=True)
+
+
+def of_preset(self, name: str) -> Params:
+        """params.yaml with a preset."""
+        return changed(self.params, {"model.preset": name})
+
+    def fitted(self, member: Member, learn: NDArray[np.integer]) -> Classifier:
+        """The classifier of a member, fitted to the photos `learn` as a retrain fits it, without cross-validation."""
+        params = self.of_member(member)
+        ((spec, head),) = plan(params)
+        classes = params.dataset.classes
+        found = HEADS[head](max(spec.sizes), len(classes), params.train)
+        features = replace(self.features(spec).rows(learn), groups=tuple(self.groups[row] for row in learn))
+        nothing = CrossValidation((), np.empty((0, len(classes))))  # its fit asks nothing of one
+        return Classifier(classes, (Trained(spec, head, found.fit(features, self.labels[learn], nothing).model),))
+
+    def answers(self, row: str, learn: NDArray[np.integer], judge: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Probabilities of the photos `judge` by a row that is fitted to the photos `learn`."""
+        made = []
+        for member in ROWS[row]:
+            name = f"{member} {learn.tobytes()!r} {judge.tobytes()!r}"
+            if name not in self.asked:
+                one = self.fitted(member, learn).members[0]
+                self.asked[name] = one.predict(self.features(one.spec).rows(judge))
+            made.append(self.asked[name])
+        return np.mean(made, axis=0)
+
+    @cached_property
+    def asked(self) -> dict[str, NDArray[np.float64]]:
+        """The answers so far: rows share members."""
+        return {}
+
+    def out_of_fold(self, member: Member, seeds: int) -> NDArray[np.float64]:
+        """Out-of-fold probabilities of each seed, float64 [seeds, n, classes], remembered."""
+        params = self.of_member(member)
+        ((spec, _),) = plan(params)
+        about = f"{spec.fingerprint} {self.digest} {' '.join(self.groups)} {params.result_digest}"
+        kept = home() / "benchmark" / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
+        found: NDArray[np.float64] = (
+            np.load(kept) if kept.exists() else np.empty((0, len(self.labels), len(params.dataset.classes)))
+        )
+        if len(found) < seeds:
+            features = self.features(spec)
+            more = [
+                train(features, self.labels, self.groups, spec, seeded(params, seed)).cv["bilinear"].probabilities
+                for seed in range(len(found), seeds)
+            ]
+            found = np.concatenate([found, more])
+            np.save(kept, found)
+        return found[:seeds]
+
+
+def main(folder: Path, seeds: int = 4, splits: int = 5) -> None:
+    """Print the tables."""
+    photos = Photos.of(folder)
+    by_row = cross_validation(photos, seeds)
+    ceiling(photos, by_row["own shape"], by_row["Lite2, own shape"])
+    parts = [split_of(photos, seed) for seed in range(splits)]
+    held_back_photos(photos, parts)
+    left_out(photos)
+    if parts:
+        in_whole_numbers(photos, parts)
+        from_outside(photos, parts[0])
+    price(photos)
+
+
+def cross_validation(photos: Photos, seeds: int) -> dict[str, NDArray[np.float64]]:
+    """Print the rows by cross-validation; their pooled out-of-fold probabilities."""
+    sources = sorted(set(photos.sources))
+    print(f"\n## Cross-validated, {seeds} times, {len(photos.labels)} photos\n")
+    print("| row | accuracy | log loss | pooled, 95 % | only it / only `default` right | p |", end="")
+    print("".join(f" {source} |" for source in sources))
+    print("|---" * (6 + len(sources)) + "|")
+    pooled: dict[str, NDArray[np.float64]] = {}
+    for name, members in ROWS.items():
+        each = np.mean([photos.out_of_fold(member, seeds) for member in members], axis=0)
+        accuracy = (each.argmax(axis=2) == photos.labels).mean(axis=1)
+        spread = f" ± {accuracy.std(ddof=1):.4f}" if seeds > 1 else ""
+        pooled[name] = each.mean(axis=0)
+        right = pooled[name].argmax(axis=1) == photos.labels
+        versus = against(right, pooled["default"].argmax(axis=1) == photos.labels) if name != "default" else " | "
+        print(
+            f"| {name} | {accuracy.mean():.4f}{spread} | {log_loss(each, photos.labels):.3f} | {interval(right)} "
+            f"| {versus} |" + "".join(f" {interval(right[photos.sources == source])} |" for source in sources),
+            flush=True,
+        )
+    return pooled
+
+
+def ceiling(photos: Photos, one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
+    """Print what the two networks of `best` could have right together, and what neither has."""
+    first, second = (answers.argmax(axis=1) == photos.labels for answers in (one, other))
+    print("\n## The ceiling\n")
+    print(f"Either network right: {interval(first | second)}; both wrong:")
+    print(", ".join(sorted(name for name, wrong in zip(photos.names, ~(first | second), strict=True) if wrong)))
+
+
+def left_out(photos: Photos) -> None:
+    """Print how the rows do on photos of a source that none was trained on."""
+    for source in sorted(set(photos.sources)):
+        judge = np.flatnonzero(photos.sources == source)
+        learn = np.flatnonzero(photos.sources != source)
+        kept = {photos.groups[row] for row in judge}
+        learn = np.array([row for row in learn if photos.groups[row] not in kept], dtype=int)
+        if len(set(photos.labels[learn])) < 2:
+            print(f"\n{source} left out: the others have photos of fewer than two classes.")
+            continue
+        print(f"\n## {source}: {len(judge)} photos, left out of training ({len(learn)} others)\n")
+        print("| row | right, 95 % | only it / only `default` right | p |\n|---|---|---|---|")
+        default = None
+        for name in ("default", "own shape", "best", "two networks", "light"):
             answers = photos.answers(name, learn, judge)
             right = answers.argmax(axis=1) == photos.labels[judge]
             default = right if default is None else default

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 Preset = Literal["light", "default", "best"]
 Values = dict[str, dict[str, Any]]
 
@@ -69,7 +71,7 @@ def is_decided(dotted: str) -> bool:
 
 def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     given = values.get(name)
-    if hasattr(given, "model_dump"):
+    if isinstance(given, BaseModel):
         return dict(given.model_dump(mode="json", exclude_unset=True))
     return dict(given) if isinstance(given, Mapping) else {}
 
