@@ -102,7 +102,6 @@ def test_a_preset_that_there_is_not_is_refused(name: Any) -> None:
 def test_a_row_of_the_study_takes_another_preset_or_none() -> None:
     light = parsed(shipped(model__preset="light"))
     best = changed(light, {"model.preset": "best"})
-    assert best.features.shape == "own"
     assert best.model.members
     rbf = changed(light, {"model.preset": None, "features.crops": "five", "model.head": "rbf"})
     assert (rbf.model.preset, rbf.model.head, rbf.features.crops, rbf.features.sizes) == (None, "rbf", "five", None)
@@ -141,5 +140,5 @@ def test_a_plan_is_made_of_each() -> None:
     needed_weights("efficientnet_lite2")
     plans = {name: plan(parse_params(f"{BASE}model: {{preset: {name}}}", "params.yaml")) for name in PRESETS}
     assert [(spec.backbone, head) for spec, head in plans["light"]] == [("mobilenet", "bilinear")]
-    assert [spec.own_shape for spec, _ in plans["best"]] == [True, True]
+    assert [spec.backbone for spec, _ in plans["best"]] == ["mobilenet", "efficientnet_lite2"]
     assert max(plans["light"][0][0].sizes) < max(plans["default"][0][0].sizes)
