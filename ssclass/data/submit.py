@@ -58,9 +58,14 @@ def submit_corrections(store: Store, path: Path, batch_id: str) -> int:
             data = file.read(MANIFEST_LIMIT + 1)
     except OSError as error:
         raise BatchError(f"{path}: {error.strerror}; name a folder, or a manifest that can be read") from error
-    manifest = parse_manifest(data, str(path), "correct it there (format: docs/formats.md)")
+    return send_corrections(store, data, batch_id, str(path))
+
+
+def send_corrections(store: Store, data: bytes, batch_id: str, name: str) -> int:
+    """Send a manifest, which messages call `name`, that holds corrections alone; see `submit_corrections`."""
+    manifest = parse_manifest(data, name, "correct it there (format: docs/formats.md)")
     if manifest.photos or not (manifest.relabel or manifest.remove):
-        raise BatchError(f"{path}: not a manifest of corrections alone (relabel, remove); submit photos as a folder")
+        raise BatchError(f"{name}: not a manifest of corrections alone (relabel, remove); submit photos as a folder")
     key = f"{INCOMING}/{batch_id}/{MANIFEST}"
     there = store.get(key, limit=MANIFEST_LIMIT)
     if there is not None and there != data:

@@ -9,6 +9,7 @@ from ssclass import notices
 from ssclass.environment import private_folder
 from ssclass.errors import DistrustedError, FailedError, StoreError, WorkspaceError
 from ssclass.files import write_whole
+from ssclass.pages.report import report
 from ssclass.retrain import health, results
 from ssclass.retrain.decide import ask_gate
 from ssclass.retrain.predict import decided_classifier, result_folder
@@ -159,6 +160,7 @@ def _conclude_one(
 
     run = tracking.run_of(event)
     if run is not None and (DECISION_TAG not in run.data.tags or run.info.status == "RUNNING"):
+        log_report(workspace, tracking, event, result, str(run.info.run_id))
         tracking.conclude(event, result, str(run.info.run_id), decided, numbers_at(workspace, event))
 
 
@@ -167,6 +169,12 @@ def numbers_at(workspace: Workspace, event: Event) -> dict[str, float]:
     events = workspace.at().events
     place = next((at for at, each in enumerate(events) if each.body.get("key") == event.body["key"]), len(events))
     return health.numbers(fold(events[:place]))
+
+
+def log_report(workspace: Workspace, tracking: Tracking, event: Event, result: Result | None, run_id: str) -> None:
+    """Put the report of a decision among the artifacts of its run, with the photos that may be shown now."""
+    version = workspace.at()
+    tracking.log_report(run_id, report(version, event, result).html(), version.data_version)
 
 
 def _result(workspace: Workspace, key: str) -> Result | None:
