@@ -282,18 +282,3 @@ def told_by(state: State, dataset: Dataset, batch: str) -> list[str]:
     )
     known = {source for source, each in running(before).items() if each.alarming}
     return told + [each.told(source) for source, each in now.running.items() if each.alarming and source not in known]
-
-
-def numbers(state: State) -> dict[str, float]:
-    """The champions' running accuracy as metrics of a run, all sources together; none before they were asked."""
-    tests = [
-        event.body["champion_test"]
-        for batch, event in state.ingested.items()
-        if batch not in state.revoked and event.body.get("champion_test") and event.body["champion_test"]["n"]
-    ]
-    if not tests:
-        return {}
-    found = _running(tests[-RECENT:])
-    told = {"running_accuracy": found.accuracy, "running_accuracy_low": found.interval.low}
-    told |= {"running_accuracy_high": found.interval.high, "running_accuracy_usual": found.expected / found.n}
-    return {name: round(value, 4) for name, value in told.items()}
