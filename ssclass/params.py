@@ -115,6 +115,7 @@ class FeatureParams(_Section):
     sizes: Annotated[tuple[Annotated[int, Field(ge=32, le=1024)], ...], Field(min_length=1, max_length=8)] | None = None
     crops: Literal["none", "five"] = "none"
     flip: bool = False
+    engine: Literal["auto", "tensorflow", "openvino", "litert", "onnxruntime"] = "auto"
 
     @field_validator("sizes")
     @classmethod
@@ -212,6 +213,7 @@ class Params(_Section):
         said = self.model_dump(mode="json", exclude={"ingest": True, "dataset": {"sources"}})
         if self.gate.max_recall_loss is None:  # a field that came later, and says nothing, changes no digest
             del said["gate"]["max_recall_loss"]
+        del said["features"]["engine"]  # a decision depends on what it means on this machine (`ssclass.retrain.key`)
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
