@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from ssclass.errors import BatchError, InputError
 
@@ -26,13 +25,18 @@ UNPACKED = 64_000_000  # bytes that a zip file of any size may unpack to
 RATIO = 100  # beyond that: bytes for each byte of it; what we write shrinks to a tenth at most
 
 
-def check_unpacked(file: Path | BinaryIO, most: int) -> None:
+def check_unpacked(file: Path, most: int) -> None:
     """ValueError where a zip file would unpack to over `most` bytes, or to far more than honest content does.
 
     Also BAD_ZIP and OSError, where it is none.
     """
     with zipfile.ZipFile(file) as source:
-        members = source.infolist()
+        check_members(source, most)
+
+
+def check_members(source: zipfile.ZipFile, most: int) -> None:
+    """ValueError where an open zip file would unpack to over `most` bytes, or to far more than honest content does."""
+    members = source.infolist()
     unpacked, packed = sum(each.file_size for each in members), sum(each.compress_size for each in members)
     if unpacked > min(most, UNPACKED + RATIO * packed):
         raise ValueError(f"it would unpack to {unpacked:,} bytes")

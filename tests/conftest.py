@@ -16,6 +16,7 @@ from ssclass.demo.drawings import draw
 from ssclass.params import DatasetParams, Params
 from ssclass.settings import CHECKOUT, Settings, home
 from ssclass.store import Store
+from tests.support.browsing import Browser, browser
 from tests.support.models import needed_weights
 from tests.support.moto import s3_server
 from tests.support.pipelines import CLASSES, REAL, Command, Pipeline, real_photos
@@ -168,3 +169,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.make()
     yield running
     running.cli("down")
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser; tests that need it are skipped where there is none."""
+    with browser(tmp_path_factory.mktemp("screenshots")) as opened:
+        yield opened

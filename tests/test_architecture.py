@@ -15,8 +15,8 @@ from ssclass.code import computing_files
 from ssclass.settings import CHECKOUT, PACKAGE
 
 FLOORS = (
-    "root", "data", "workspace", "model", "retrain", "tracking", "history", "serving", "study", "upkeep", "stack",
-    "demo", "cli", "tasks", "flows",
+    "root", "data", "workspace", "model", "retrain", "pages", "tracking", "history", "serving", "study", "upkeep",
+    "review", "stack", "demo", "cli", "tasks", "flows",
 )  # fmt: skip
 """From the ground up; a file may import from its own floor and from those below."""
 ABOVE = {"cli", "demo"}
@@ -133,7 +133,7 @@ def test_the_code_digest_is_of_what_computes_and_of_nothing_that_reports():
     assert listed - {path for path in listed if path.name == "__init__.py"} <= reached, (
         "listed, but nothing computes by it"
     )
-    for folder in ("tracking", "history", "serving", "upkeep", "study", "stack", "demo", "cli"):
+    for folder in ("pages", "tracking", "history", "serving", "upkeep", "study", "stack", "demo", "cli"):
         assert not any(path.is_relative_to(PACKAGE / folder) for path in listed)
     assert {path.parent.name for path in listed} >= {"model", "heads"}, "its sub-folders too"
 

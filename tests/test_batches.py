@@ -131,7 +131,7 @@ def test_names_of_macos_are_the_classes_they_show(s3: Store, tmp_path: Path) -> 
             assert all(s3.head(f"incoming/{ref.id}/{entry.key}") for entry in batch.entries), "keys are as they came"
         assert set(batch.relabel.values()) <= set(classes)
     assert {file.label for file in labelled_files(folder, classes, only=True)} == set(classes)
-    assert {file.label for file in find_files(folder, classes)} == set(classes)
+    assert {file.label for file in find_files(folder, classes, tmp_path)} == set(classes)
 
 
 def test_one_rule_for_hidden_files_whoever_reads(s3: Store, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_one_rule_for_hidden_files_whoever_reads(s3: Store, tmp_path: Path) -> N
     (other,) = list_batches(s3, known={"b1"})
     assert {entry.key for entry in read_batch(s3, other, CLASSES).entries} == seen
     assert {file.key for file in labelled_files(folder, CLASSES, only=True)} == seen
-    assert {file.key for file in find_files(folder, CLASSES)} == seen
+    assert {file.key for file in find_files(folder, CLASSES, tmp_path)} == seen
     found = {path.relative_to(folder).as_posix() for inside in class_folders(folder) for path in files_in(inside)}
     assert found == seen
 

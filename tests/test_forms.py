@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssclass.data.batches import list_batches
 from ssclass.data.lists import read_list
-from ssclass.data.submit import import_folder, submit, submit_corrections
+from ssclass.data.submit import find_files, import_folder, submit, submit_corrections
 from ssclass.demo.drawings import draw
 from ssclass.errors import BatchError
 from ssclass.history.export import export
@@ -145,7 +145,23 @@ def test_every_form_is_the_data_set_as_it_is_in_force(
             found[row["sha256"]] = (row["class"], path.stem)
     assert found == corrected
 
+    assert export(workspace, tmp_path / "described", kind="croissant") == (15, 0)
+    about = json.loads((tmp_path / "described" / "croissant.json").read_text())
+    for each in about["distribution"]:
+        file = tmp_path / "described" / each["contentUrl"]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == each["sha256"]
+    classes, *records = about["recordSet"]
+    assert [each["classes/name"] for each in classes["data"]] == list(CLASSES)
+    assert {each["@id"] for each in records} == {side for _, side in corrected.values()}
+    for each in records:
+        columns = pq.read_schema(tmp_path / "described" / f"{each['@id']}.parquet").names
+        assert {one["source"]["extract"]["column"] for one in each["field"]} <= set(columns)
+
     assert export(workspace, tmp_path / "tars", kind="webdataset") == (15, 0)
+    again = find_files(tmp_path / "tars", CLASSES, tmp_path)
+    assert {hashlib.sha256(f.path.read_bytes()).hexdigest(): f.label for f in again} == {
+        sha256: label for sha256, (label, _) in corrected.items()
+    }
     classes = json.loads((tmp_path / "tars" / "classes.json").read_text())
     found = {}
     for path in (tmp_path / "tars").glob("*.tar"):

@@ -112,6 +112,23 @@ def test_a_perfect_first_candidate_is_over_any_floor(majority, others, margin):
     assert judge(labels, labels, None, GateParams(floor_margin=margin)).promote is (others > 0)
 
 
+def test_one_dish_in_many_photos_does_not_outvote_the_others_where_groups_are_guarded():
+    labels = np.zeros(96, dtype=int)
+    groups = ["one dish"] * 61 + [f"dish {number}" for number in range(35)]
+    champion, candidate = labels.copy(), labels.copy()
+    champion[:10] = 1  # 51 of 61 views of one dish, and all others
+    candidate[61:70] = 1  # all views of one dish, and 26 of 35 others
+    assert judge(labels, candidate, champion, GateParams()).promote, "the rule: strictly more photos right"
+    verdict = judge(labels, candidate, champion, GateParams(guard_groups=True), groups=groups)
+    assert not verdict.promote
+    assert verdict.reason == (
+        "candidate 87/96, champion 86/96, with one vote for each group of near-copies 27.0/36, champion 35.8/36 "
+        "(gate.guard_groups)"
+    )
+    alone = [f"dish {number}" for number in range(96)]
+    assert judge(labels, candidate, champion, GateParams(guard_groups=True), groups=alone).promote
+
+
 def test_a_class_may_be_guarded_and_is_not_by_default():
     labels = np.array([0] * 90 + [1] * 10)
     champion, candidate = labels.copy(), labels.copy()

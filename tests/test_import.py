@@ -99,6 +99,6 @@ def test_a_set_in_s3_is_imported_by_the_command(s3, divided, tmp_path, ssclass: 
 def test_a_folder_without_classes_is_refused_by_name(tmp_path) -> None:
     (tmp_path / "train" / "cats").mkdir(parents=True)
     with pytest.raises(BatchError, match="no class folders"):
-        find_files(tmp_path, CLASSES)
+        find_files(tmp_path, CLASSES, tmp_path)
     with pytest.raises(BatchError, match="no such folder"):
-        find_files(tmp_path / "none", CLASSES)
+        find_files(tmp_path / "none", CLASSES, tmp_path)

@@ -239,6 +239,16 @@ def test_it_says_what_it_takes_gives_and_needs(logged: Path) -> None:
     assert model.metadata["decision_key"] == "k" * 16
 
 
+def test_opening_it_warns_of_no_type_hints(logged: Path) -> None:
+    """What comes in is checked by the model itself; MLflow's own filter of warnings shows them whatever ours says."""
+    import mlflow
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        mlflow.pyfunc.load_model(str(logged))
+    assert [str(each.message) for each in told if "type hint" in str(each.message).lower()] == []
+
+
 def test_a_changed_file_is_not_what_was_logged(logged: Path, tmp_path: Path) -> None:
     import shutil
 

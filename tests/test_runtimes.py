@@ -160,7 +160,7 @@ def test_what_it_cannot_take_is_left_to_tensorflow_and_other_faults_are_told(mon
     monkeypatch.setattr(runtimes, "chosen", lambda engine: "litert")
     monkeypatch.setitem(runtimes.WRITERS, "litert", cannot)
     assert open_runtime("auto", "e" * 64, SIZE, network) is None
-    with pytest.raises(FailedError, match="litert cannot compute this network .*no such operation.*choose auto"):
+    with pytest.raises(FailedError, match=r"litert cannot compute this network .*no such operation.*choose auto"):
         open_runtime("litert", "e" * 64, SIZE, network)
     with pytest.raises(WeightsError):
         open_runtime("auto", "d" * 64, SIZE, no_weights)
@@ -178,7 +178,7 @@ def test_auto_is_the_first_that_is_installed_and_tensorflow_on_a_gpu(monkeypatch
     assert chosen("auto") == "tensorflow"
     assert chosen("litert") == "litert"
     there.clear()
-    monkeypatch.setattr(runtimes, "share_gpus", lambda: [])
+    monkeypatch.setattr(runtimes, "share_gpus", list)
     assert chosen("auto") == "tensorflow"
     for name, extra in (("openvino", "openvino"), ("litert", "export"), ("onnxruntime", "export")):
         with pytest.raises(ParamsError, match=rf"{name} is not installed; run `pip install 'ssclass\[{extra}\]'`"):

@@ -17,6 +17,7 @@ from ssclass.cli import (
     demo,
     examples,
     models,
+    review,
     services,
     serving,
     stack,
@@ -42,7 +43,7 @@ def cli(debug: bool) -> None:
         os.environ["SSCLASS_DEBUG"] = "1"
 
 
-for module in (workspace, batches, data, models, serving, study, weights, services, upkeep, demo, stack, stage):
+for module in (workspace, batches, review, data, models, serving, study, weights, services, upkeep, demo, stack, stage):
     for command in module.COMMANDS:
         cli.add_command(command)
 

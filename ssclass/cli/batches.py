@@ -35,20 +35,20 @@ from_source = click.option(
 def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None, as_json: bool) -> None:
     """Upload SOURCE as a batch: class folders, or a list of photos (SOURCE.csv or .jsonl: path, label, split).
 
-    SOURCE.json is a manifest of corrections.
+    Exports of Roboflow, Label Studio, CVAT and WebDataset are taken as they are (docs/data.md). A manifest of
+    corrections (SOURCE.json) is sent as it is.
     """
     import re
     from datetime import UTC, datetime
 
     from ssclass import progress
-    from ssclass.data.lists import is_list
+    from ssclass.data.submit import is_photos, submit_corrections
     from ssclass.data.submit import submit as upload
-    from ssclass.data.submit import submit_corrections
 
     workspace = workspace_at(folder)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().name.removesuffix(".json")).strip("-") or "batch"
     batch = batch_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name[:60]}"
-    if source.is_file() and not is_list(source):
+    if source.is_file() and not is_photos(source):
         count = submit_corrections(workspace.store, source, batch)
         if as_json:
             print_json({"batch": batch, "corrections": count})
@@ -83,7 +83,8 @@ def submit(source: Path, batch_id: str | None, kind: str, folder: Path | None, a
 def import_(source: str, name: str | None, size: int, kind: str, folder: Path | None, as_json: bool) -> None:
     """Send a data set as batches: class folders, on disk or at s3://…, or a list (SOURCE.csv or .jsonl).
 
-    Folders train/ and test/, and the list's column split, keep photos on their sides.
+    Folders train/ and test/, and the list's column split, keep photos on their sides. Exports of Roboflow, Label
+    Studio, CVAT and WebDataset are taken as they are (docs/data.md).
     """
     import re
 

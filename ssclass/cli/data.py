@@ -21,7 +21,7 @@ from ssclass.cli.common import FILE, FOLDER, as_json, in_workspace, print_json, 
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["folders", "parquet", "webdataset"]),
+    type=click.Choice(["folders", "parquet", "webdataset", "croissant"]),
     default="folders",
     show_default=True,
     help="Class folders, Parquet for Hugging Face datasets, pandas and DuckDB, or tars for WebDataset.",

@@ -1,4 +1,4 @@
-"""Commands of the study: study, explain."""
+"""Commands that make pages: study, explain, report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from ssclass.cli.common import (
+    FILE,
     FOLDER,
     as_json,
     in_workspace,
     print_json,
+    print_line,
     print_table,
     settings_at,
     settings_for,
@@ -108,8 +110,35 @@ def _explaining(name: str, *, hidden: bool = False) -> click.Command:
     return command
 
 
+@click.command()
+@click.argument("name", metavar="[RUN|VERSION]", required=False)
+@click.option("--out", type=FILE, help="The file; default: report-KEY.html in this folder.")
+@click.option("--log", "log_it", is_flag=True, help="Put it on the MLflow run too, in the place of the one there.")
+@in_workspace
+@as_json
+def report(name: str | None, out: Path | None, log_it: bool, folder: Path | None, as_json: bool) -> None:
+    """Write the report of a decision as one HTML file (default: of the last decision).
+
+    RUN is a decision key or an MLflow run, VERSION a champion's number or `champion`. The page says whether the new
+    model is better, why, and what went into it. Every decision's run in MLflow has it, as report.html.
+    """
+    from ssclass import progress
+    from ssclass.upkeep.reports import log, write
+
+    workspace = workspace_at(folder)
+    with progress.shown():
+        made = write(workspace, name, out, progress.report)
+    if as_json:
+        print_json({"key": made.key, "decision": made.decision, "file": str(made.path)})
+    else:
+        print_line(str(made.path))
+    if log_it:
+        print_line(f"on run {log(workspace, made)}", err=as_json)
+
+
 COMMANDS = (
     study,
+    report,
     _explaining("explain"),
     _explaining("look", hidden=True),  # the name that it had up to 0.1; to be dropped after the next release
 )

@@ -18,11 +18,15 @@ from ssclass.text import composed, shown
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A file in a class folder; `key` is its path in the folder around it, fit for S3, and begins with the class."""
+    """A photo's file: its key in the batch, fit for S3, its label, and the side that its sender wants it on, if any.
+
+    Of a file in a class folder, the key is its path in the folder around it, and begins with the class.
+    """
 
     path: Path
     key: str
     label: str
+    split: str | None = None
 
 
 def hidden(key: str) -> bool:

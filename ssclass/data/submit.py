@@ -7,17 +7,21 @@ batches by their content, so that each batch is a fair sample, and the same tree
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ssclass.data.batches import INCOMING, MANIFEST, REQUESTS, SUCCESS, Progress, check_id, check_source
-from ssclass.data.folders import class_folders, labelled_files
+from ssclass.data.folders import LabelledFile, class_folders, labelled_files
+from ssclass.data.foreign import is_foreign, read_foreign
 from ssclass.data.lists import SIDES, is_list, read_list
 from ssclass.data.manifest import MAIN, MANIFEST_LIMIT, parse_manifest
+from ssclass.environment import temporary_folder
 from ssclass.errors import BatchError
 from ssclass.files import file_sha256
 from ssclass.settings import Settings
@@ -25,16 +29,8 @@ from ssclass.store import Store
 from ssclass.text import composed, quoted
 
 BATCH = 5000  # photos in a batch
-
-
-@dataclass(frozen=True)
-class File:
-    """A file to be sent: its key in the batch, its label, and the side that its sender wants it on, if any."""
-
-    path: Path
-    key: str
-    label: str
-    split: str | None = None
+_DATE = re.compile(r"([A-Za-z_]+=)?\d[\d-]*")
+"""A folder of a date: 2026, 11, 2026-11-28, 20261128, day=28."""
 
 
 def submit(
@@ -45,21 +41,13 @@ def submit(
     progress: Progress | None = None,
     source: str = MAIN,
 ) -> int:
-    """Upload class folders, or the photos of a list, as a batch, its manifest last; the number of files in it.
+    """Upload photos as a batch, its manifest last; the number of files in it. `find_files` says what `folder` may be.
 
     The same batch again is a no-op; another content under an id in use is a BatchError. Every file of a folder
     counts, whatever it is called: what is no photo is refused by name at ingest. Hidden files are left out.
     """
-    files = _listed(folder, classes) if is_list(folder) else _files(folder, classes)
-    return upload(store, files, batch_id, progress, source)
-
-
-def _files(folder: Path, classes: Sequence[str]) -> list[File]:
-    return [File(file.path, file.key, file.label) for file in labelled_files(folder, classes)]
-
-
-def _listed(path: Path, classes: Sequence[str]) -> list[File]:
-    return [File(*each) for each in read_list(path, classes)]
+    with _scratch(store, folder) as scratch:
+        return upload(store, find_files(folder, classes, scratch), batch_id, progress, source)
 
 
 def submit_corrections(store: Store, path: Path, batch_id: str) -> int:
@@ -70,9 +58,14 @@ def submit_corrections(store: Store, path: Path, batch_id: str) -> int:
             data = file.read(MANIFEST_LIMIT + 1)
     except OSError as error:
         raise BatchError(f"{path}: {error.strerror}; name a folder, or a manifest that can be read") from error
-    manifest = parse_manifest(data, str(path), "correct it there (format: docs/formats.md)")
+    return send_corrections(store, data, batch_id, str(path))
+
+
+def send_corrections(store: Store, data: bytes, batch_id: str, name: str) -> int:
+    """Send a manifest, which messages call `name`, that holds corrections alone; see `submit_corrections`."""
+    manifest = parse_manifest(data, name, "correct it there (format: docs/formats.md)")
     if manifest.photos or not (manifest.relabel or manifest.remove):
-        raise BatchError(f"{path}: not a manifest of corrections alone (relabel, remove); submit photos as a folder")
+        raise BatchError(f"{name}: not a manifest of corrections alone (relabel, remove); submit photos as a folder")
     key = f"{INCOMING}/{batch_id}/{MANIFEST}"
     there = store.get(key, limit=MANIFEST_LIMIT)
     if there is not None and there != data:
@@ -83,7 +76,7 @@ def submit_corrections(store: Store, path: Path, batch_id: str) -> int:
 
 
 def upload(
-    store: Store, files: Sequence[File], batch_id: str, progress: Progress | None = None, source: str = MAIN
+    store: Store, files: Sequence[LabelledFile], batch_id: str, progress: Progress | None = None, source: str = MAIN
 ) -> int:
     """Send files as a batch, its manifest last; see `submit`."""
     check_id(batch_id)
@@ -104,7 +97,7 @@ def upload(
         if there is not None:
             raise BatchError(f"s3://{store.place}/{prefix}: there already, with another content; choose another --id")
 
-    def send(file: File) -> None:
+    def send(file: LabelledFile) -> None:
         with file.path.open("rb") as body:
             store.put(prefix + file.key, body)
 
@@ -116,25 +109,48 @@ def upload(
     return len(files)
 
 
-def find_files(folder: Path, classes: Sequence[str]) -> list[File]:
-    """Every file of a data set in class folders or of a list, with its side where that is said.
+def _scratch(store: Store, source: Path) -> AbstractContextManager[Path]:
+    """A folder for what is unpacked; of other sources nothing is, and none is made."""
+    return temporary_folder(store.settings) if is_foreign(source) else nullcontext(source)
 
-    BatchError when it is neither.
+
+def is_photos(path: Path) -> bool:
+    """Whether a file lists photos, or holds them; a manifest of corrections does not."""
+    return is_list(path) or is_foreign(path)
+
+
+def find_files(source: Path, classes: Sequence[str], scratch: Path) -> list[LabelledFile]:
+    """Every labelled file of class folders, of a list, or of another tool's data set; with its side where one is said.
+
+    Class folders may be in train/ and test/, and in folders of dates (2026-11-28/, 2026/11/28/, day=28/). Photos of a
+    tar are unpacked into the folder `scratch`. BatchError when it is none of these.
     """
-    if is_list(folder):
-        return _listed(folder, classes)
-    inside = class_folders(folder, classes)
-    sides = [path for path in inside if path.name in SIDES]
-    if not sides or any(composed(path.name) in classes for path in inside):
-        return _files(folder, classes)
-    return [
-        File(file.path, f"{side.name}/{file.key}", file.label, SIDES[side.name])
-        for side in sides
-        for file in labelled_files(side, classes)
-    ]
+    if is_list(source):
+        return read_list(source, classes)
+    if not source.is_dir() and is_foreign(source):
+        return read_foreign(source, classes, scratch)
+    inside = class_folders(source, classes)
+    if any(composed(path.name) in classes for path in inside):
+        return labelled_files(source, classes)
+    if is_foreign(source):
+        return read_foreign(source, classes, scratch)
+    if sides := [path for path in inside if path.name in SIDES]:
+        return [
+            replace(file, key=f"{side.name}/{file.key}", split=SIDES[side.name])
+            for side in sides
+            for file in labelled_files(side, classes)
+        ]
+    if inside and all(_DATE.fullmatch(path.name) for path in inside):
+        return [
+            replace(file, key=f"{date.name}/{file.key}")
+            for date in inside
+            if class_folders(date)
+            for file in find_files(date, classes, scratch)
+        ]
+    return labelled_files(source, classes)
 
 
-def batches_of(files: Sequence[File], name: str, size: int) -> Iterator[tuple[str, list[File]]]:
+def batches_of(files: Sequence[LabelledFile], name: str, size: int) -> Iterator[tuple[str, list[LabelledFile]]]:
     """(batch id, its files): one batch called `name`, or, of more than `size` files, `name-001`, `name-002`, …"""
     if len(files) <= size:
         yield name, list(files)
@@ -157,8 +173,9 @@ def import_folder(
     """Send a data set as batches; batch id → files. Again changes nothing."""
     check_id(name)
     sent = {}
-    for batch, files in batches_of(find_files(folder, classes), name, size):
-        sent[batch] = upload(store, files, batch, progress, source)
+    with _scratch(store, folder) as scratch:
+        for batch, files in batches_of(find_files(folder, classes, scratch), name, size):
+            sent[batch] = upload(store, files, batch, progress, source)
     return sent
 
 

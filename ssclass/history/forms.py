@@ -1,4 +1,4 @@
-"""The forms in which a data set leaves: class folders, Parquet as Hugging Face has it, tars as WebDataset has them.
+"""The forms in which a data set leaves: class folders, Parquet as Hugging Face has it, WebDataset's tars, Croissant.
 
 The held-out photos are the split `test` in each, as the tools that read them expect it.
 """
@@ -15,8 +15,9 @@ from typing import Any, Protocol
 from ssclass.data.shards import Row
 from ssclass.data.split import HOLDOUT
 from ssclass.errors import WorkspaceError
+from ssclass.files import file_sha256
 
-FORMS = ("folders", "parquet", "webdataset")
+FORMS = ("folders", "parquet", "webdataset", "croissant")
 TOGETHER = 100  # photos in a row group of Parquet
 SHARD_BYTES = 500_000_000  # of photos in a tar, about
 
@@ -38,7 +39,12 @@ class Form(Protocol):
 
 def form(kind: str, folder: Path, classes: Sequence[str]) -> Form:
     """What writes an export of a kind into a folder; the number of a label is its place in `classes`."""
-    makers: dict[str, Any] = {"folders": Folders, "parquet": Parquet, "webdataset": WebDataset}
+    makers: dict[str, Any] = {
+        "folders": Folders,
+        "parquet": Parquet,
+        "webdataset": WebDataset,
+        "croissant": Croissant,
+    }
     made: Form = makers[kind](folder, classes)
     return made
 
@@ -125,6 +131,91 @@ class Parquet:
                 self._flush(split)
         for writer in self.writers.values():
             writer.close()
+
+
+class Croissant(Parquet):
+    """The same Parquet files, and ``croissant.json``: what is in them, in MLCommons' Croissant 1.0 (JSON-LD)."""
+
+    def close(self) -> None:
+        """End the files, and describe them."""
+        super().close()
+        path = self.folder / "croissant.json"
+        try:
+            path.write_text(json.dumps(self._described(), ensure_ascii=False, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise _no_room(path, error) from error
+
+    def _described(self) -> dict[str, Any]:
+        files = [f"{split}.parquet" for split in sorted(self.writers)]
+        return {
+            "@context": {
+                "@language": "en",
+                "@vocab": "https://schema.org/",
+                "sc": "https://schema.org/",
+                "cr": "http://mlcommons.org/croissant/",
+                "dct": "http://purl.org/dc/terms/",
+                "conformsTo": "dct:conformsTo",
+                "recordSet": "cr:recordSet",
+                "field": "cr:field",
+                "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+                "source": "cr:source",
+                "fileObject": "cr:fileObject",
+                "extract": "cr:extract",
+                "column": "cr:column",
+                "transform": "cr:transform",
+                "jsonPath": "cr:jsonPath",
+                "key": "cr:key",
+                "references": "cr:references",
+                "data": {"@id": "cr:data", "@type": "@json"},
+            },
+            "@type": "sc:Dataset",
+            "conformsTo": "http://mlcommons.org/croissant/1.0",
+            "name": self.folder.resolve().name,
+            "description": f"Photos labelled {', '.join(self.classes)}; exported by ssclass.",
+            "distribution": [
+                {
+                    "@type": "cr:FileObject",
+                    "@id": name,
+                    "name": name,
+                    "contentUrl": name,
+                    "encodingFormat": "application/x-parquet",
+                    "sha256": file_sha256(self.folder / name),
+                }
+                for name in files
+            ],
+            "recordSet": [
+                {
+                    "@type": "cr:RecordSet",
+                    "@id": "classes",
+                    "name": "classes",
+                    "key": {"@id": "classes/name"},
+                    "field": [
+                        {"@type": "cr:Field", "@id": "classes/name", "name": "classes/name", "dataType": "sc:Text"}
+                    ],
+                    "data": [{"classes/name": name} for name in self.classes],
+                },
+                *(self._records(name) for name in files),
+            ],
+        }
+
+    @staticmethod
+    def _records(name: str) -> dict[str, Any]:
+        """The records of one file: picture, class, sha256."""
+        split = name.removesuffix(".parquet")
+
+        def field(column: str, kind: str, **more: Any) -> dict[str, Any]:
+            source: dict[str, Any] = {"fileObject": {"@id": name}, "extract": {"column": column}}
+            if kind == "sc:ImageObject":
+                source["transform"] = {"jsonPath": "bytes"}
+            at = f"{split}/{column}"
+            return {"@type": "cr:Field", "@id": at, "name": at, "dataType": kind, "source": source, **more}
+
+        fields = [
+            field("image", "sc:ImageObject"),
+            field("class", "sc:Text", references={"field": {"@id": "classes/name"}}),
+            field("sha256", "sc:Text"),
+        ]
+        return {"@type": "cr:RecordSet", "@id": split, "name": split, "field": fields}
 
 
 class WebDataset:

@@ -28,7 +28,7 @@ def lineage(workspace: Workspace, name: str) -> dict[str, Any]:
     A sha256 may be cut to its first 8 digits or more. NotFoundError when it is none of them.
     """
     state = workspace.at().state
-    if key := _key(name, state):
+    if key := decision_key(name, state):
         return of_model(workspace, key)
     if re.fullmatch(r"data/\d+", name):
         return of_version(workspace, name)
@@ -42,7 +42,8 @@ def lineage(workspace: Workspace, name: str) -> dict[str, Any]:
     )
 
 
-def _key(name: str, state: State) -> str | None:
+def decision_key(name: str, state: State) -> str | None:
+    """The decision that a name is of: a champion's number, ``champion``, a key or a run of MLflow's; None for none."""
     if name == "champion" and state.champion:
         return state.champion
     if name.isdecimal() and len(name) < 8:
@@ -52,7 +53,9 @@ def _key(name: str, state: State) -> str | None:
             )
         return state.champions[int(name) - 1]
     key = name.removeprefix("run/")
-    return key if key in state.decisions else None
+    if key in state.decisions:
+        return key
+    return next((key for key, event in state.decisions.items() if event.body["run_id"] == name), None)
 
 
 def of_model(workspace: Workspace, key: str) -> dict[str, Any]:

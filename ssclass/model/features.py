@@ -8,7 +8,9 @@ Arrays are named ``<size>.<layer>.<moment>``: ``224.out.mean`` is the spatial me
 for views of 224 x 224 pixels, ``square`` the spatial mean of its squares. Each is float32 [photos, views, channels]: a
 photo, or five crops of it (corners and centre, each three quarters of its width and height), then the mirror images.
 ``224.out.map`` is the map itself, float16 [photos, views, h, w, channels], made of the largest size for the heads that
-need it: of MobileNet 100 kB a view at 224, 200 kB at 320, and a quarter of that in the memo.
+need it: of MobileNet 100 kB a view at 224, 200 kB at 320, and a quarter of that in the memo. Of photos in their own
+shape it is [photos, views, places, channels], filled up to the most places that a shape has, and ``320.out.place``,
+float32 [photos, views, places, 2], says where each place is.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ import logging
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssclass.errors import StoreError
-from ssclass.files import check_unpacked, write_whole
+from ssclass.files import check_members, write_whole
 from ssclass.model.extraction import Extractor, extract, make_extractor, tuned_extractor
 from ssclass.model.spec import FeatureSpec, Spec
 from ssclass.store import Store
@@ -183,12 +186,29 @@ def _pack(features: Features) -> bytes:
     return buffer.getvalue()
 
 
+def _array(data: bytes) -> np.ndarray:
+    """The array of an .npy file, read-only, without a copy. Raises anything where it is none.
+
+    Shards have few shapes: their headers, which NumPy reads as Python, are read once.
+    """
+    start = 10 + int.from_bytes(data[8:10], "little")
+    if data[:8] != b"\x93NUMPY\x01\x00":
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    shape, fortran, dtype = _header(data[8:start])
+    return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
+
+
+@lru_cache(256)
+def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    return np.lib.format.read_array_header_1_0(io.BytesIO(data))
+
+
 def _unpack(packed: bytes, sha256s: tuple[str, ...]) -> Features | None:
     """Features of exactly these photos, or None: a damaged or foreign file is a miss (zip checks its own sums)."""
     try:
-        check_unpacked(io.BytesIO(packed), len(sha256s) * MOST_OF_A_PHOTO)
-        with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with zipfile.ZipFile(io.BytesIO(packed)) as file:
+            check_members(file, len(sha256s) * MOST_OF_A_PHOTO)
+            arrays = {name.removesuffix(".npy"): _array(file.read(name)) for name in file.namelist()}
         found = tuple(str(sha256) for sha256 in arrays.pop("sha256s"))
     except Exception:  # NumPy parses a header as Python: a damaged one makes it raise anything
         return None

@@ -83,5 +83,3 @@ def _product(ops: Any, given: Any, layer: Any, as_it_is: Callable[[], Any]) -> A
     else:
         return as_it_is()
     return found if layer.bias is None else ops.add(found, np.asarray(layer.bias))
-
-

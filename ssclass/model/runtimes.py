@@ -3,10 +3,10 @@
 A runtime takes one photo at a time on one thread, and as many threads as there are cores take photos side by side:
 faster on a CPU than a batch on all cores, and a photo's features are then the same bits in whatever company it comes.
 
-What a runtime reads is made once by TensorFlow and kept in ssclass's folder, under the fingerprint of the features, with
-TensorFlow's own answers on two probe images. Each time it is opened, it answers on those first: where a value is further
-from TensorFlow's than `APART` allows, it is not used. So the runtime is no part of the fingerprint. A later process
-needs neither Keras nor TensorFlow.
+What a runtime reads is made once by TensorFlow and kept in ssclass's folder, under the fingerprint of the features,
+with TensorFlow's own answers on two probe images. Each time it is opened, it answers on those first: where a value is
+further from TensorFlow's than `APART` allows, it is not used. So the runtime is no part of the fingerprint. A later
+process needs neither Keras nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssclass.errors import FailedError, ParamsError, SsclassError
+from ssclass.errors import FailedError, ParamsError
 from ssclass.files import whole
 from ssclass.model.backbones import without_chatter
 from ssclass.model.compute import gpu_possible, share_gpus
@@ -115,30 +115,30 @@ def described(name: str) -> str:
         return ""
 
 
-def open_runtime(
-    engine: str, fingerprint: str, size: int, network: Callable[[], Any], *, made: bool = True
-) -> Runtime | None:
+def open_runtime(engine: str, fingerprint: str, size: int, network: Callable[[], Any]) -> Runtime | None:
     """The runtime that ``features.engine`` means, with the network of a fingerprint; None: TensorFlow is to compute.
 
-    `network` makes the Keras model, uint8 [n, h, w, 3] to a dict of arrays, where it is not kept yet; `made` False:
-    then it is not made either. FailedError where a runtime that `engine` names cannot take the network, or is too far
-    from TensorFlow; where ``auto`` chose it, TensorFlow takes its place, and the log says so.
+    `network` makes the Keras model, uint8 [n, h, w, 3] to a dict of arrays, where it is not kept yet. FailedError where
+    a runtime that `engine` names cannot take the network, or is too far from TensorFlow; where ``auto`` chose it,
+    TensorFlow takes its place, and the log says so.
     """
     if (name := chosen(engine)) == TENSORFLOW:
         return None
     said = " ".join([described(name), version(TENSORFLOW), fingerprint, str(size), str(LAYOUT)])
     folder = home() / "engines" / f"{name}-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
     try:
-        if (opened := _kept(name, folder)) is not None or not made:
+        if (opened := _kept(name, folder)) is not None:
             return opened
-        shutil.rmtree(folder, ignore_errors=True)
-        _keep(name, network(), size, folder)
-        if (opened := _kept(name, folder)) is None:
-            raise FailedError("what was made for it cannot be read again")
-        return opened
-    except SsclassError as error:
-        if not isinstance(error, FailedError):  # there are no weights, say
-            raise
+    except FailedError as error:  # damaged since, or else it says so again
+        log.info("%s: %s; it is made again", folder, error)
+    model = network()
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _keep(name, model, size, folder)
+        if (opened := _kept(name, folder)) is not None:
+            return opened
+        why = "what was made for it cannot be read"
+    except FailedError as error:
         why = str(error)
     except Exception as error:  # converters and runtimes raise what they like
         why = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')[:200]}"

@@ -99,6 +99,7 @@ def preconditions(version: Version, result: Result) -> list[Precondition]:
 
 def ask_gate(version: Version, result: Result) -> Verdict:
     """The gate's verdict on a result, against the ledger of a version."""
+    group_of = {row.sha256: row.group for row in version.dataset.holdout}
     return judge(
         result.candidate.labels,
         result.candidate.predicted,
@@ -106,6 +107,7 @@ def ask_gate(version: Version, result: Result) -> Verdict:
         version.params.gate,
         preconditions(version, result),
         result.classes,
+        [group_of.get(sha256, sha256) for sha256 in result.holdout],
     )
 
 

@@ -41,14 +41,16 @@ def judge(
     params: GateParams,
     preconditions: Sequence[Precondition] = (),
     classes: Sequence[str] = (),
+    groups: Sequence[str] = (),
 ) -> Verdict:
     """Promote if and only if the candidate has more held-out photos right, and every precondition holds.
 
     `labels`, `candidate`, `champion`: int [n], one held-out photo a place, class indices; -1 in a prediction
     is "no known class" and never right. `champion` is None only when the ledger knows none: then the
     candidate must beat the majority class by `params.floor_margin`, or by half of what is left above it where that is
-    less. With `params.max_recall_loss`, no class's recall may fall by more than that below the champion's. `classes`
-    names the classes in the reason, else their indices do.
+    less. With `params.max_recall_loss`, no class's recall may fall by more than that below the champion's. With
+    `params.guard_groups`, the candidate may not be behind where each group of near-copies has one vote, shared by its
+    photos: `groups` has a group a photo. `classes` names the classes in the reason, else their indices do.
     """
     n = len(labels)
     if len(candidate) != n or (champion is not None and len(champion) != n):
@@ -78,6 +80,15 @@ def judge(
                     f"recall of {name}: {ours} of {of.sum()} right, the champion {theirs}; falls by more than "
                     f"{params.max_recall_loss:g} (gate.max_recall_loss)",
                 )
+    if params.guard_groups:
+        _, group, size = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+        once, before = (float(((answers == labels) / size[group]).sum()) for answers in (candidate, champion))
+        if once < before - 1e-9:
+            return Verdict(
+                False,
+                f"candidate {right}/{n}, champion {champion_right}/{n}, with one vote for each group of near-copies "
+                f"{once:.1f}/{len(size)}, champion {before:.1f}/{len(size)} (gate.guard_groups)",
+            )
     net = right - champion_right
     missing = params.min_net_wins - net
     said = f"needs at least {missing} more" if missing > 0 else f"{net} more right"

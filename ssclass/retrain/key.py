@@ -37,7 +37,7 @@ def training_key(version: Version) -> str:
 
 def runtime_of(params: Params) -> list[str]:
     """The runtime that computes features here, with its version, where it is not TensorFlow."""
-    name = chosen(params.features.engine)
+    name = TENSORFLOW if params.features.shape == "own" else chosen(params.features.engine)
     return [] if name == TENSORFLOW else [described(name)]
 
 

@@ -23,6 +23,7 @@ from ssclass.data.shards import Row
 from ssclass.errors import BatchError
 from ssclass.model.runtimes import TENSORFLOW
 from ssclass.params import AugmentParams, Params
+from ssclass.retrain.key import runtime_of
 from ssclass.retrain.predict import (
     HeldOut,
     Progress,
@@ -32,7 +33,6 @@ from ssclass.retrain.predict import (
     result_folder,
     silent,
 )
-from ssclass.retrain.key import runtime_of
 from ssclass.retrain.race import last_winner
 from ssclass.retrain.result import RESULT, Answers, Result, label_index, make_result
 from ssclass.retrain.statistics import sure_above

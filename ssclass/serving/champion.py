@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ssclass.data.shapes import Size
 from ssclass.errors import NotFoundError, SsclassError, TrackingError
 from ssclass.model.engine import Engine, open_engine, probe_images
 from ssclass.serving.model import open_folder
@@ -41,8 +42,8 @@ class Champion:
     sure: float | None
 
     @property
-    def size(self) -> int:
-        """Side of its images, pixels."""
+    def size(self) -> Size:
+        """What photos are decoded to."""
         return self.engine.size
 
 

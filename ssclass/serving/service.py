@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from ssclass import __version__
 from ssclass.data.decoders import Decoders
 from ssclass.data.images import Limits, Refused
+from ssclass.data.shapes import Size
 from ssclass.serving.admission import Admission
 from ssclass.serving.answers import BODY, STATUSES, Answer, Answers, ServedModel
 from ssclass.serving.batching import Batcher
@@ -92,7 +93,7 @@ class Service:
             probabilities={name: float(value) for name, value in zip(champion.classes, odds, strict=True)},
         )
 
-    def _decode(self, data: bytes, size: int) -> NDArray[np.uint8]:
+    def _decode(self, data: bytes, size: Size) -> NDArray[np.uint8]:
         return self.decoders.decode(data, size, self.limits)
 
     def state(self) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from ssclass.data.images import decode, thumbnail
 from ssclass.errors import NotFoundError
+from ssclass.pages import charts
+from ssclass.pages.page import Page, Picture, jpeg, png
 from ssclass.retrain.predict import Progress, silent
 from ssclass.retrain.scores import score
 from ssclass.serving.model import Model
 from ssclass.study.answers import Answers, Photos, answer_photos, out_of_fold, threshold
-from ssclass.study.charts import charts
-from ssclass.study.pages import Page, Picture, jpeg, png
 from ssclass.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def explain(model: Model, photos: Photos, workspace: Workspace | None, progress:
     maps = channels = None
     if mapped and rows:
         progress("maps", 0, len(rows))
-        images = np.stack([decode(pictures[answers.names[at]], model.size) for at in rows])
+        images = [decode(pictures[answers.names[at]], model.size) for at in rows]
         # All at once, as `contributions` compares a place with the mean place of the photos that it is given.
         places, channels, _ = mapped.contributions(images, answers.predicted[rows])
         maps = mapped.photo_maps(places, SIDE)
@@ -84,7 +84,7 @@ def explain(model: Model, photos: Photos, workspace: Workspace | None, progress:
     page.show({f"right-{number:03}": picture for number, picture in enumerate(made[len(shown) :], 1)})
 
     page.heading("How sure it is, and should be")
-    page.show(charts(model, answers, scores.calibration_error), charts=True)
+    page.draw(*charts.of_answers(model.classes, answers.labels, {"model": answers.probabilities}))
     _add_threshold(page, model, answers, workspace, progress)
 
     if mapped and channels is not None:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssclass.code import code_digest
+from ssclass.pages.page import Page
+from ssclass.pages.vector import CANDIDATE, CHAMPION, GRID, chart
 from ssclass.retrain.scores import Comparison, compare
+from ssclass.retrain.statistics import clopper_pearson
 from ssclass.study.measure import Measured
-from ssclass.study.pages import Page, Picture, drawn
 from ssclass.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ def as_dict(found: Study) -> dict[str, Any]:
                 "significant": two.verdict,
             }
         )
-    rows = []
+    rows, sources = [], by_source(found)
     for name, row in found.rows.items():
         measured = found.measured.get(name)
         common: dict[str, Any] = {"row": name, "about": row.about, "set": dict(row.changes), "study": row.study}
@@ -125,6 +128,12 @@ def as_dict(found: Study) -> dict[str, Any]:
                 "milliseconds": measured.milliseconds,
                 "device": measured.device,
                 "compared": compared.get(name, []),
+                "by_source": [
+                    {"source": one.source, "out_of_fold": one.out_of_fold, "holdout": one.holdout}
+                    | {"left_out": one.left_out, "left_out_against": one.against and _numbers(one.against)}
+                    for one in sources
+                    if one.row == name
+                ],
             }
         )
     return {"data_version": found.data_version, "best": found.best, "rows": rows}
@@ -170,7 +179,11 @@ def page(found: Study) -> Page:
         "cross-validation."
     )
     if measured:
-        shown.show({"study": Picture(drawn(figure(found)), width=860)}, charts=True)
+        words = "; ".join(
+            f"{figures.row} {figures.scores.accuracy:.3f} held out, {figures.cv[0]:.3f} cross-validated"
+            for figures in measured
+        )
+        shown.draw(chart("study", figure(found), "Accuracy of each row", words))
     shown.heading("Cost")
     shown.table(
         (
@@ -212,6 +225,8 @@ def page(found: Study) -> Page:
     if missing:
         shown.heading("Not run")
         shown.table(("row", "why"), missing)
+    if len(counts) > 1:
+        _add_sources(shown, found)
     shown.heading("How to do one row again")
     shown.table(
         ("row", "command", "as an experiment"),
@@ -225,26 +240,104 @@ def page(found: Study) -> Page:
     return shown
 
 
+@dataclass(frozen=True)
+class OfSource:
+    """How a row does on the photos of one source: out of fold, held out, and when the source was left out of training.
+
+    Each is right, photos in all; None where there are none. `against`: left out, beside the row that it names.
+    """
+
+    row: str
+    source: str
+    out_of_fold: tuple[int, int] | None
+    holdout: tuple[int, int] | None
+    left_out: tuple[int, int] | None
+    against: Comparison | None
+
+
+def by_source(found: Study) -> list[OfSource]:
+    """Each row's answers by the source of the photos."""
+    made = []
+    for name, measured in found.measured.items():
+        other = found.measured.get(found.rows[name].against)
+        train = [found.dataset.source_of(sha256) for sha256 in measured.train]
+        holdout = [found.dataset.source_of(sha256) for sha256 in measured.result.holdout]
+        for source in sorted({*train, *holdout}):
+            answers, against = measured.left_out.get(source, {}), None
+            if other is not None and other.row != name and (theirs := other.left_out.get(source, {})) and answers:
+                ours, others = (np.array(list(one.values())) for one in (answers, theirs))
+                against = _common(tuple(answers), ours, tuple(theirs), others)
+            made.append(
+                OfSource(
+                    name,
+                    source,
+                    _right(measured.cv_correct[[one == source for one in train]]),
+                    _right(measured.correct[[one == source for one in holdout]]),
+                    _right(np.array(list(answers.values()), dtype=bool)),
+                    against,
+                )
+            )
+    return made
+
+
+def _right(correct: NDArray[np.bool_]) -> tuple[int, int] | None:
+    return (int(correct.sum()), len(correct)) if len(correct) else None
+
+
+def _add_sources(shown: Page, found: Study) -> None:
+    """Add the table of rows by source."""
+    shown.heading("By source")
+    lines = []
+    for one in by_source(found):
+        versus = one.against and f"{one.against.wins} / {one.against.losses}, p = {one.against.mcnemar_p:.3g}"
+        cells = [_share(part) for part in (one.out_of_fold, one.holdout, one.left_out)]
+        lines.append((one.row, one.source, *cells, versus))
+    shown.table(
+        (
+            "row",
+            "source",
+            "out of fold",
+            "held out",
+            "left out of training",
+            "left out: only it / only the row that it names right",
+        ),
+        lines,
+    )
+    shown.text(
+        "Right, share, and the 95 % interval of Clopper and Pearson. Left out of training: answers of a model that was "
+        "trained on the other sources alone, on all photos of this one that are nearly none of theirs; a dash where "
+        "the others have photos of one class only. That, not the cross-validation, is what to expect of photos from "
+        "elsewhere."
+    )
+
+
+def _share(part: tuple[int, int] | None) -> str | None:
+    if part is None:
+        return None
+    span = clopper_pearson(*part)
+    return f"{part[0]} of {part[1]}, {part[0] / part[1]:.4f} ({span.low:.3f}–{span.high:.3f})"
+
+
 def figure(found: Study) -> Figure:
     """Draw the accuracies of the rows, with those of the original study beside them."""
     from matplotlib.figure import Figure
 
     measured = list(found.measured.values())
-    drawing = Figure(figsize=(9, 1.4 + 0.42 * len(measured)), layout="constrained")
+    drawing = Figure(figsize=(6.6, 1.4 + 0.42 * len(measured)), layout="constrained")
     axes = drawing.subplots()
     for place, figures in enumerate(measured):
         scores, (mean, sd) = figures.scores, figures.cv
         low, high = scores.accuracy_interval.low, scores.accuracy_interval.high
-        axes.plot([low, high], [place + 0.16] * 2, color="#8aa8c8", linewidth=2)
-        axes.plot(scores.accuracy, place + 0.16, "o", color="#2f5f8f", label=None if place else "held out, 95 %")
-        axes.plot([mean - sd, mean + sd], [place - 0.16] * 2, color="#d9a35b", linewidth=5)
-        axes.plot(mean, place - 0.16, "o", color="#9a5b00", label=None if place else "cross-validated ± sd")
+        axes.plot([low, high], [place + 0.16] * 2, color=CANDIDATE, linewidth=2, alpha=0.6)
+        axes.plot(scores.accuracy, place + 0.16, "o", color=CANDIDATE, label=None if place else "held out, 95 %")
+        axes.plot([mean - sd, mean + sd], [place - 0.16] * 2, color=CHAMPION, linewidth=5, alpha=0.5)
+        axes.plot(mean, place - 0.16, "o", color=CHAMPION, label=None if place else "cross-validated ± sd")
     study = [(row.study / 100, place) for place, name in enumerate(found.measured) if (row := found.rows[name]).study]
     if study:
         axes.plot([x for x, _ in study], [y for _, y in study], "x", color="black", label="original study")
     axes.set(yticks=range(len(measured)), yticklabels=[figures.row for figures in measured], xlabel="accuracy")
     axes.set(ylim=(len(measured) - 0.5, -0.5))
-    axes.grid(axis="x", color="#e4e4e4")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     drawing.legend(loc="outside lower center", ncols=3, frameon=False)
     return drawing

@@ -17,10 +17,10 @@ import numpy as np
 
 from ssclass.data.dataset import Dataset
 from ssclass.data.images import thumbnail
+from ssclass.pages.page import Page, Picture, jpeg
 from ssclass.retrain.predict import Progress, silent
 from ssclass.retrain.result import label_index
 from ssclass.study.measure import cross_validated, finished
-from ssclass.study.pages import Page, Picture, jpeg
 from ssclass.study.rows import DEFAULT, load_rows
 from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
@@ -101,8 +101,8 @@ def page(workspace: Workspace, found: Sequence[Suspect], of: int) -> Page:
     shown.text(
         f"Most suspicious first; {marked} of them are marked `issue`: the label is probably wrong, not merely "
         "unlikely. The number is the probability of the given label by models that have not seen the photo. A person "
-        "decides: take what is right out of the manifest (`ssclass data suspects --manifest FILE`), and submit the "
-        "rest (`ssclass submit FILE`)."
+        "decides: `ssclass review` has these photos, a key each. Or write the corrections to a manifest (`ssclass data "
+        "suspects --manifest FILE`), take out those that are not right, and send the rest (`ssclass submit FILE`)."
     )
     pictures = dict(photos_of(workspace.at(), {suspect.sha256 for suspect in found}))
     shown.show(

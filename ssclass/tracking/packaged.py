@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ssclass.data.shapes import about_size
 from ssclass.files import file_sha256
 from ssclass.settings import PACKAGE
 
@@ -40,33 +41,33 @@ SUM_TAG = "files_sha256"
 SCRIPT = '''"""Photos in, answers by class name out; made by ssclass."""
 
 import os
-import warnings
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import mlflow
 
+from {package}.data.shapes import read_size
 from {package}.model.engine import open_engine
 from {package}.tracking.photo_model import PhotoModel
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that no type hint says what comes in: it is checked here
+class Classifier(mlflow.pyfunc.PythonModel):
+    """`predict` takes photos as bytes, paths, base64 or pixels, one or many; a DataFrame comes back."""
 
-    class Classifier(mlflow.pyfunc.PythonModel):
-        """`predict` takes photos as bytes, paths, base64 or pixels, one or many; a DataFrame comes back."""
+    # No type hint says all that may come in, and it is checked here. Without this MLflow warns of it each time.
+    _skip_type_hint_validation = True
 
-        def load_context(self, context):
-            """Open the network."""
-            import keras
+    def load_context(self, context):
+        """Open the network."""
+        import keras
 
-            about = context.model_config
-            network = keras.models.load_model(context.artifacts["model"], compile=False)
-            self.model = PhotoModel(open_engine(network, about["size"]), about["classes"])
+        about = context.model_config
+        network = keras.models.load_model(context.artifacts["model"], compile=False)
+        self.model = PhotoModel(open_engine(network, read_size(about)), about["classes"])
 
-        def predict(self, context, model_input, params=None):
-            """Say what is on each photo."""
-            return self.model.answer(model_input)
+    def predict(self, context, model_input, params=None):
+        """Say what is on each photo."""
+        return self.model.answer(model_input)
 
 
 mlflow.models.set_model(Classifier())
@@ -81,7 +82,7 @@ def write_model(folder: Path, classifier: Classifier | Adopted, metadata: dict[s
     import mlflow
     import pandas as pd
 
-    about = {"classes": list(classifier.classes), "size": classifier.size}
+    about = {"classes": list(classifier.classes)} | about_size(classifier.size)
     with TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network, code = Path(scratch) / "model.keras", Path(scratch) / "code"

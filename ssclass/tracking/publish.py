@@ -9,6 +9,7 @@ from ssclass import notices
 from ssclass.environment import private_folder
 from ssclass.errors import DistrustedError, FailedError, StoreError, WorkspaceError
 from ssclass.files import write_whole
+from ssclass.pages.report import report
 from ssclass.retrain import results
 from ssclass.retrain.decide import ask_gate
 from ssclass.retrain.predict import decided_classifier, result_folder
@@ -148,16 +149,25 @@ def _conclude(workspace: Workspace, tracking: Tracking, state: State) -> dict[st
         result = _result(workspace, key)
         if result is not None and event.body["decision"] == PROMOTED:
             cards[key] = model_card(result, event, state.number_of(key))
-        _conclude_one(tracking, event, result, events[:place])
+        _conclude_one(workspace, tracking, event, result, events[:place])
     return cards
 
 
-def _conclude_one(tracking: Tracking, event: Event, result: Result | None, decided: Sequence[Event]) -> None:
+def _conclude_one(
+    workspace: Workspace, tracking: Tracking, event: Event, result: Result | None, decided: Sequence[Event]
+) -> None:
     from ssclass.tracking.client import DECISION_TAG
 
     run = tracking.run_of(event)
     if run is not None and (DECISION_TAG not in run.data.tags or run.info.status == "RUNNING"):
+        log_report(workspace, tracking, event, result, str(run.info.run_id))
         tracking.conclude(event, result, str(run.info.run_id), decided)
+
+
+def log_report(workspace: Workspace, tracking: Tracking, event: Event, result: Result | None, run_id: str) -> None:
+    """Put the report of a decision among the artifacts of its run, with the photos that may be shown now."""
+    version = workspace.at()
+    tracking.log_report(run_id, report(version, event, result).html(), version.data_version)
 
 
 def _result(workspace: Workspace, key: str) -> Result | None:

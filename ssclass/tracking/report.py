@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ssclass.pages.charts import calibration, over_time
 from ssclass.retrain.result import Result
 from ssclass.retrain.scores import METRICS, slices
 from ssclass.retrain.statistics import Interval
 from ssclass.text import chart_word, markdown_word, metric_word
 from ssclass.tracking.score import compared
-from ssclass.workspace.ledger import PROMOTED
 
 __all__ = ["card", "compared", "figures", "metrics", "model_card", "over_time", "run_name"]
-MARKED = 12
-"""Decisions that the plot over time names at most."""
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,31 +61,6 @@ def run_name(event: Event) -> str:
     against = "no champion" if champion is None else f"champion {champion['right']}"
     ours = f"{body['candidate']['right']}/{body['holdout']['size']}"
     return f"{body['decision']} {ours} · {against} · {body['data_version']} · {body['head']}"
-
-
-def over_time(decided: Sequence[Event]) -> Figure | None:
-    """Candidates and champions, each pair on the same photos, decision by decision."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(decided))
-    candidate = [event.body["candidate"]["right"] / max(event.body["holdout"]["size"], 1) for event in decided]
-    champion = [
-        event.body["champion"]["right"] / max(event.body["holdout"]["size"], 1) if event.body["champion"] else np.nan
-        for event in decided
-    ]
-    axes.plot(places, champion, "s--", color="grey", label="champion")
-    axes.plot(places, candidate, "o-", color="steelblue", label="candidate")
-    promoted = [place for place, event in enumerate(decided) if event.body["decision"] == PROMOTED]
-    axes.plot(promoted, [candidate[place] for place in promoted], "*", color="darkorange", ms=14, label="promoted")
-    shown = decided if len(decided) <= MARKED else decided[:: -(-len(decided) // MARKED)]
-    at = [decided.index(event) for event in shown]
-    labels = [f"{event.body['data_version']}\n{event.body['holdout']['size']} photos" for event in shown]
-    axes.set_xticks(at, labels, fontsize=8)
-    axes.set(ylabel="share right", title="candidate and champion, each time on the same held-out photos")
-    axes.legend()
-    return figure
 
 
 def card(result: Result, event: Event) -> str:
@@ -253,34 +224,6 @@ def figures(result: Result) -> dict[str, Figure]:
         axes.text(0.01, place, f"{a} of {n}", va="center", color="white")
     axes.set(xlim=(0, 1), xlabel="share right", title="held-out photos by batch")
     return drawn
-
-
-def calibration(probabilities: NDArray[np.floating], hit: NDArray[np.bool_], error: float) -> Figure:
-    """Confidence against the share right; probabilities [n, classes], `hit` bool [n], `error` for the title."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5, 4), layout="constrained")
-    axes = figure.subplots()
-    confidence = probabilities.max(axis=1)
-    bins = np.linspace(1 / probabilities.shape[1], 1, 6)
-    of = np.clip(np.digitize(confidence, bins) - 1, 0, len(bins) - 2)
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-    shown = [
-        (confidence[of == i].mean(), hit[of == i].mean(), int((of == i).sum()))
-        for i in range(len(bins) - 1)
-        if (of == i).any()
-    ]
-    axes.plot([each[0] for each in shown], [each[1] for each in shown], "o-")
-    for x, y, n in shown:
-        axes.annotate(f"n={n}", (x, y), textcoords="offset points", xytext=(4, -12), fontsize=8)
-    axes.set(
-        xlim=(0, 1.02),
-        ylim=(0, 1.05),
-        xlabel="mean confidence",
-        ylabel="share right",
-        title=f"calibration error {error:.3f}",
-    )
-    return figure
 
 
 def _of_folds(result: Result) -> Figure:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ssclass.retrain.result import Result
 
 DECISION_TAG, OWNER_TAG = "decision", "clone"
+REPORT, REPORT_TAG = "report.html", "report"
+"""The report among a run's artifacts, and the tag of a run that has one: the data version whose photos it shows."""
 CANDIDATE, MODEL = "candidate", "model"
 """Names of the logged models of a run: what was trained, of every candidate; the whole, of what is promoted."""
 
@@ -242,6 +244,12 @@ class Runs(Connection):
             [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'", max_results=20
         )
         return {each.name: each for each in logged if str(each.status) == "READY"}
+
+    def log_report(self, run_id: str, html: str, data_version: str) -> None:
+        """Put the report of a decision on its run; `data_version`: the one whose photos it shows, for `forget`."""
+        with self.named():
+            self.client.set_tag(run_id, REPORT_TAG, data_version)  # first: `ssclass forget` finds the report by it
+            self.client.log_text(run_id, html, REPORT)
 
     def conclude(self, event: Event, result: Result | None, run_id: str, decided: Sequence[Event] = ()) -> None:
         """Put a pushed decision on its run, and end it; with the card where the result is at hand.

@@ -23,7 +23,7 @@ from ssclass.errors import FailedError, StoreError
 from ssclass.files import write_whole
 from ssclass.retrain.key import key_of
 from ssclass.store import Store
-from ssclass.study.erase import clean_rows, erase_pages, erase_sheets
+from ssclass.study.erase import clean_rows, clean_steps, erase_pages, erase_reports, erase_sheets
 from ssclass.upkeep.leftovers import blank_results, erase_features, erase_shards
 from ssclass.upkeep.traces import Traces, known_shards
 from ssclass.workspace.ledger import Event
@@ -66,9 +66,12 @@ def finish_forgetting(workspace: Workspace, *, alone: bool = False) -> Finished:
     photos = {row.sha256 for shard in shards for row in shard.rows}
     done.objects += blank_results(workspace, photos)
     done.objects += clean_rows(workspace, photos)
+    done.objects += clean_steps(workspace, photos)
     models = {str(key) for event in pending for key in event.body.get("models", ())}
     asked = key_of(version) if version.dataset.used else None
     done.objects += erase_sheets(workspace, models, asked)
+    seen = {str(key): int(event.body["sequence"]) for event in pending for key in event.body.get("models", ())}
+    done.objects += erase_reports(workspace, seen)
     if alone:
         for folder in workspace.private.glob("ingest-*"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -59,13 +59,15 @@ def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
             run = tracking.run_of(event)
             has_run = run is not None and DECISION_TAG in run.data.tags
             if run is not None and has_run and run.info.status == "RUNNING":
-                tracking.conclude(event, results.kept(workspace, key), str(run.info.run_id))
+                kept = results.kept(workspace, key)
+                publish.log_report(workspace, tracking, event, kept, str(run.info.run_id))
+                tracking.conclude(event, kept, str(run.info.run_id))
             if has_run and (key not in state.champions or tracking.version_of(key) is not None):
                 if key in state.champions and (names := mend_models(workspace, tracking, event)):
                     note = f"{' and '.join(names)} of its run written anew"
                     made.append(Rebuilt(key, event.body["decision"], note))
                 continue
-            with _recalled(workspace, event, progress) as (version, folder, result, note):
+            with recalled(workspace, event, progress) as (version, folder, result, note):
                 if not has_run:
                     _log(workspace, tracking, version, event, folder, result)
                     made.append(Rebuilt(key, event.body["decision"], note))
@@ -89,11 +91,12 @@ def _log(
         tracking.log_result(run_id, result, params, folder, _digest(version), _figures(version))
     else:
         tracking.log_numbers(run_id, _numbers(version, event), params)
+    publish.log_report(workspace, tracking, event, result, run_id)
     tracking.conclude(event, result, run_id)
 
 
 @contextmanager
-def _recalled(
+def recalled(
     workspace: Workspace, event: Event, progress: Progress
 ) -> Iterator[tuple[Version, Path | None, Result | None, str]]:
     """The version that a decision made, its candidate in a folder, what it answered, and what is to be said of it.

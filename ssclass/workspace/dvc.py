@@ -153,7 +153,6 @@ def commit_stages(settings: Settings) -> None:
 
     The hash of data/ is taken from data.dvc, not from the disk: shards that are not here count as they should.
     """
-    root = settings.workspace
     with repository(settings) as repo:
         (data,) = (out for stage in repo.index.stages for out in stage.outs if out.def_path == DATA)
         stages = [stage for stage in repo.index.stages if stage.is_data_source is False]

@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from ssclass.errors import WorkspaceError
@@ -208,25 +209,32 @@ def parse(text: str, name: str = "ledger.jsonl") -> list[Event]:
     events = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            body = json.loads(line)
-            version, kind, at = body.pop("version"), str(body.pop("event")), str(body.pop("at"))
+            events.append(_event(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise _unreadable(name, number, str(error)) from error
-        if version != VERSION or kind not in BODIES:
             raise WorkspaceError(
-                f"{name}: line {number} is a {quoted(kind)} of version {shown(version)}, written by a newer ssclass; "
-                "upgrade this one"
-            )
-        if (wrong := what_is_wrong(kind, body)) is not None:
-            raise _unreadable(name, number, wrong)
-        events.append(Event(kind, at, body))
+                f"{name}: line {number} is not a ledger event ({shown(str(error))}); restore it with "
+                f"`git checkout {name}`"
+            ) from error
+        except WorkspaceError as error:
+            raise WorkspaceError(f"{name}: line {number} {error}") from error
     return events
 
 
-def _unreadable(name: str, number: int, why: str) -> WorkspaceError:
-    return WorkspaceError(
-        f"{name}: line {number} is not a ledger event ({shown(why)}); restore it with `git checkout {name}`"
-    )
+@lru_cache(100_000)
+def _event(line: str) -> Event:
+    """The event of a line. Each commit of a process has the lines of the one before: they are read once.
+
+    Errors of json, or ValueError, say what is wrong with it; WorkspaceError says that it is of a newer version.
+    """
+    body = json.loads(line)
+    version, kind, at = body.pop("version"), str(body.pop("event")), str(body.pop("at"))
+    if version != VERSION or kind not in BODIES:
+        raise WorkspaceError(
+            f"is a {quoted(kind)} of version {shown(version)}, written by a newer ssclass; upgrade this one"
+        )
+    if (wrong := what_is_wrong(kind, body)) is not None:
+        raise ValueError(wrong)
+    return Event(kind, at, body)
 
 
 def fold(events: Iterable[Event]) -> State:

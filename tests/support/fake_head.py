@@ -209,7 +209,8 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     from botocore import session
 
     from ssclass.model import classifier, compute, extraction, features, training
-    from ssclass.tracking import client, report
+    from ssclass.pages.page import Page
+    from ssclass.tracking import client, publish, report
     from ssclass.upkeep import adopt
 
     patch(session, "create_loader", _loader)
@@ -226,6 +227,7 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     patch(compute, "described", lambda: "none")
     patch(report, "figures", lambda result: {})
     patch(report, "over_time", lambda decided: None)
+    patch(publish, "report", lambda version, event, result: Page(event.body["reason"]))
 
 
 # -- Prefect -------------------------------------------------------------------------------------------------
