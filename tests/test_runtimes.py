@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,7 @@ from ssclass.model.extraction import extract, make_extractor
 from ssclass.model.features import Features
 from ssclass.model.runtimes import APART, PACKAGES, Runtime, apart, chosen, described, open_runtime
 from ssclass.model.spec import feature_spec
-from ssclass.params import DatasetParams, FeatureParams, Params
+from ssclass.params import DatasetParams, FeatureParams, Params, parse_params
 from ssclass.retrain.key import training_key
 from tests.support.models import needed_weights, pictures, shard_of
 
@@ -208,15 +207,29 @@ def test_another_runtime_or_another_version_of_it_is_another_question(monkeypatc
 def test_real_networks_have_the_features_that_tensorflow_gives_them(backbone: str) -> None:
     if not described("openvino"):
         pytest.skip("an extra")
-    needed_weights()
+    needed_weights(backbone)
     _, listed = shard_of(pictures())
-    for sizes in ((64,), (40, 64)):
-        spec = feature_spec(FeatureParams(backbone=backbone, sizes=sizes), maps=True)
-        network = make_extractor(spec, "openvino")
-        assert isinstance(network, Runtime)
-        ours = Features(*extract(spec, listed, network))
-        theirs = Features(*extract(spec, listed, make_extractor(spec, "tensorflow")))
-        assert ours.sha256s == theirs.sha256s
-        for name, values in theirs.arrays.items():
-            assert apart(ours.arrays[name], values) <= APART[str(values.dtype)], name
-        assert replace(spec).fingerprint == spec.fingerprint
+    spec = feature_spec(FeatureParams(backbone=backbone, sizes=(64,)), maps=True)
+    network = make_extractor(spec, "openvino")
+    assert isinstance(network, Runtime)
+    ours = Features(*extract(spec, listed, network))
+    theirs = Features(*extract(spec, listed, make_extractor(spec, "tensorflow")))
+    assert ours.sha256s == theirs.sha256s
+    for name, values in theirs.arrays.items():
+        assert apart(ours.arrays[name], values) <= APART[str(values.dtype)], name
+
+
+def test_what_resizes_inside_or_is_not_square_is_left_to_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed_weights()
+    monkeypatch.setattr(runtimes, "PACKAGES", {})
+    monkeypatch.setattr("ssclass.model.extraction.open_runtime", lambda engine, *rest: asked.append(engine))
+    asked: list[str] = []
+    for features in (
+        FeatureParams(sizes=(40, 64)),
+        FeatureParams(sizes=(64,)),
+        FeatureParams(sizes=(64,), shape="own"),
+    ):
+        make_extractor(feature_spec(features), "auto")
+    assert asked == ["tensorflow", "auto"]
+    with pytest.raises(ParamsError, match=r"features: shape own is TensorFlow's; openvino takes squares: engine: auto"):
+        parse_params("dataset: {classes: [a, b]}\nfeatures: {shape: own, engine: openvino}", "params.yaml")

@@ -17,7 +17,7 @@ from ssclass.errors import InputError, WeightsError
 from ssclass.model.backbones import find_backbone, import_keras
 from ssclass.model.compute import batch_size
 from ssclass.model.engine import constant_graph
-from ssclass.model.runtimes import open_runtime
+from ssclass.model.runtimes import TENSORFLOW, open_runtime
 from ssclass.model.spec import FeatureSpec, ModelSpec, Spec
 from ssclass.model.weights import load_weights
 
@@ -144,6 +144,8 @@ def _feature_extractor(spec: FeatureSpec, engine: str) -> Extractor:
         pixels = keras.Input((None, None, 3), dtype="uint8", name="images")
         return keras.Model(pixels, feature_arrays(spec, pixels), name="features")
 
+    if engine == "auto" and _resizes(spec):
+        engine = TENSORFLOW
     if not spec.own_shape and (runtime := open_runtime(engine, spec.fingerprint, spec.size, network)) is not None:
         return runtime
     import tensorflow as tf
@@ -157,6 +159,11 @@ def _feature_extractor(spec: FeatureSpec, engine: str) -> Extractor:
         return {name: _padded(name, value, rows) if rows else value for name, value in found.items()}
 
     return features
+
+
+def _resizes(spec: FeatureSpec) -> bool:
+    """Whether the network makes smaller photos of the decoded one: TensorFlow alone rounds their pixels as it does."""
+    return any(spec.canvas(size) != spec.size for size in spec.sizes)
 
 
 def _padded(name: str, array: np.ndarray, places: int) -> np.ndarray:
