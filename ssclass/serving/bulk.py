@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ssclass.data.decoders import decoders
 from ssclass.data.images import Limits, Refused
+from ssclass.data.shapes import Size
 from ssclass.errors import InputError
 from ssclass.files import whole, write_whole
 from ssclass.serving.model import Model
@@ -160,7 +161,7 @@ def _answer(
     try:
         for batch in _opened(photos, model.size, limits):
             images = [pixels for _, _, pixels in batch if not isinstance(pixels, Refused)]
-            odds = iter(model.predict(np.stack(images)) if images else ())
+            odds = iter(model.predict(images) if images else ())
             part.rows += [_row(model, *each, odds) for each in batch]
             done += len(batch)
             progress("photos", done, done + 1)
@@ -174,7 +175,7 @@ def _answer(
 Opened = tuple[Unlabelled, str | None, NDArray[np.uint8] | Refused]
 
 
-def _opened(photos: Iterator[Unlabelled], size: int, limits: Limits) -> Iterator[list[Opened]]:
+def _opened(photos: Iterator[Unlabelled], size: Size, limits: Limits) -> Iterator[list[Opened]]:
     """Photos with their sha256 and pixels, or why there are none; the next are opened while one part is in use."""
 
     def open_it(photo: Unlabelled) -> Opened:
