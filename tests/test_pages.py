@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +27,8 @@ from tests.support.shops import Shop, empty_mlflow, pictures
 
 TEXT_SIZES = """Math.min(...[...document.querySelectorAll("svg text")].map(
   (text) => parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)))"""
+COLUMN_ENDS = """[...document.querySelectorAll("[role=columnheader]")].map(
+  (column) => [column.innerText.trim(), column.getBoundingClientRect().right])"""
 EVIL = "<script>alert(1)</script> $x^2$ `a` \u202eabc"
 
 
@@ -227,6 +230,46 @@ def test_two_charts_are_the_same_when_made_again():
 def test_a_report_of_what_is_no_decision_is_refused(shop):
     done = CliRunner().invoke(cli, ["report", "nothing", "--workspace", str(shop.workspace.root)])
     assert "no run and no champion" in str(done.exception)
+
+
+@pytest.fixture
+def mlflow_server(shop) -> Iterator[str]:
+    """MLflow's own server and UI, on the shop's database."""
+    from mlflow.server import app, handlers
+    from werkzeug.serving import make_server
+
+    uri = f"sqlite:///{shop.folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handlers, "_tracking_store", None)
+        patch.setattr(handlers, "_model_registry_store", None)
+        handlers.initialize_backend_stores(uri, uri, str(shop.folder / "artifacts"))
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_why_a_model_was_not_promoted_is_two_clicks_away_in_mlflow(shop, mlflow_server, chromium):
+    """From the run table, whose address every command gives, at 1280 pixels."""
+    body = shop.state.decisions[keys(shop)[2]].body
+    clicks = 0
+    with chromium.page(WIDE, strict=False) as page:
+        page.goto(shop.tracking.page(mlflow_server))
+        run = page.get_by_role("link", name=re.compile("^REJECTED")).first
+        run.wait_for()
+        page.get_by_text(body["reason"]).first.wait_for()
+        chromium.shoot(page, "mlflow-runs")
+        ends = dict(page.evaluate(COLUMN_ENDS))
+        for column in ("candidate", "champion", "gain", "reason"):
+            assert 0 < ends[column] <= WIDE[0], f"{column} is in the window; the decision begins each run's name"
+        run.click()
+        clicks += 1
+        page.wait_for_url(re.compile("/runs/"))
+        page.get_by_text(body["reason"]).first.wait_for()
+        chromium.shoot(page, "mlflow-why")
+    assert clicks <= 2
 
 
 def test_where_the_answers_are_gone_they_are_asked_for_again(shop, tmp_path):
