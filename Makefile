@@ -1,7 +1,7 @@
 # Every verb works on a fresh checkout with Python 3.11-3.13, git and make; .venv is made on first use.
 #   make demo PHOTOS=~/photos     class folders of yours           make test ARGS="-k gate"     some of the tests
 #   make PYTHON=/path/to/python3.12 install                        make TMPDIR=/path demo       another temporary folder
-.PHONY: help install dev demo test test-all chaos lint format types audit bench lock clean
+.PHONY: help install dev demo test test-all chaos docs lint format types audit bench lock clean
 .DEFAULT_GOAL := help
 
 # The first Python that runs and has a fitting version, else the first that can say it is not.
@@ -48,6 +48,9 @@ test-all: dev ## run the tests, the slow ones too
 chaos: dev ## kill, stop and fail everything, at random: CHAOS_SECONDS=1200 CHAOS_SEED=n
 	@CHAOS_SECONDS=$${CHAOS_SECONDS:-1200} .venv/bin/pytest -p no:cacheprovider tests/chaos $(ARGS)
 
+docs: dev ## build the documentation into site/; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
 lint: dev ## check style and format
 	@.venv/bin/ruff check && .venv/bin/ruff format --check
 
@@ -75,4 +78,4 @@ lock: install ## bring the locks up to pyproject.toml
 		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 clean: ## delete .venv and all caches
-	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site

@@ -14,11 +14,13 @@ from ssclass.settings import PACKAGE
 
 COMPUTES = (
     "params.py",
+    "presets.py",
     "data/dataset.py",
     "data/images.py",
     "data/nearness.py",
     "data/palette.py",
     "data/pixels.py",
+    "data/shapes.py",
     "data/shards.py",
     "data/split.py",
     "data/structure.py",

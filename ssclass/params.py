@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssclass.errors import ParamsError
 from ssclass.files import decoded, read_text
+from ssclass.presets import Preset, with_preset
 from ssclass.text import composed, folded, printable, quoted, shown
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -115,6 +116,15 @@ class FeatureParams(_Section):
     sizes: Annotated[tuple[Annotated[int, Field(ge=32, le=1024)], ...], Field(min_length=1, max_length=8)] | None = None
     crops: Literal["none", "five"] = "none"
     flip: bool = False
+    shape: Literal["square", "own"] = "square"
+
+    @model_validator(mode="after")
+    def _one_view(self) -> Self:
+        if self.shape == "own" and self.crops != "none":
+            raise ValueError("shape own sees the whole photo; crops are cut out of a square: crops: none")
+        if self.shape == "own" and self.sizes is not None and len(self.sizes) > 1:
+            raise ValueError("shape own has one size; name one in sizes")
+        return self
 
     @field_validator("sizes")
     @classmethod
@@ -145,8 +155,12 @@ HeadName = Literal["auto", "linear", "T1", "T2.0", "T2.1", "rbf", "bilinear"]
 
 
 class ModelParams(_Section):
-    """What is trained: `head` on `features.backbone`, or, where there are members, those and not that."""
+    """What is trained: `head` on `features.backbone`, or, where there are members, those and not that.
 
+    `preset` decides all of these and of `features` (`ssclass.presets`).
+    """
+
+    preset: Preset | None = None
     head: HeadName = "auto"
     members: tuple[str, ...] | None = None
     combine: Literal["mean", "vote"] = "mean"
@@ -204,6 +218,26 @@ class Params(_Section):
     train: TrainParams = TrainParams()
     gate: GateParams = GateParams()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return with_preset(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _own_shape(self) -> Self:
+        if self.features.shape == "own":
+            heads = [self.model.head, *(head for _, head in self.model.pairs)]
+            if "T2.0" in heads:
+                raise ValueError(
+                    "features.shape own: T2.0 has a weight for each place of a square map; choose another head, or "
+                    "shape: square"
+                )
+            if self.train.unfreeze_blocks:
+                raise ValueError(
+                    "features.shape own: blocks are tuned on squares; unfreeze_blocks: 0, or shape: square"
+                )
+        return self
+
     @property
     def result_digest(self) -> str:
         """sha256 (hex, 64) over the params that a decision depends on.
@@ -211,12 +245,13 @@ class Params(_Section):
         `ingest` has had its say by then, and what `dataset.sources` says is in the data set's digest.
         """
         said = self.model_dump(mode="json", exclude={"ingest": True, "dataset": {"sources"}})
-        for name in (
-            "max_recall_loss",
-            "guard_groups",
-        ):  # fields that came later: one that says nothing changes no digest
+        # A field that came later, and says what was done before it was there, changes no digest.
+        for name in ("max_recall_loss", "guard_groups"):
             if said["gate"][name] in (None, False):
                 del said["gate"][name]
+        if self.features.shape == "square":
+            del said["features"]["shape"]
+        del said["model"]["preset"]  # what it decided is there by value
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -71,6 +71,28 @@ def test_names_say_whose_they_are(tmp_path: Path, prefect_url: str, api: Api, na
     assert deploy(folder, True, "--notify", "http://127.0.0.1:9/hook").stdout.strip().endswith("nothing to change")
 
 
+def test_notices_go_to_the_addresses_named_last(tmp_path: Path, prefect_url: str, api: Api, name: str):
+    """Slack, Teams and Discord take what Apprise sends; an address that is no longer named gets nothing."""
+    folder = workspace(tmp_path / "shop", prefect_url, name=name)
+
+    def told() -> list[str]:
+        return sorted(
+            called.split("notices by ")[1].split()[0] for called in automations(api, name) if "notices" in called
+        )
+
+    deploy(folder, True, "--notify", "http://127.0.0.1:9/hook", "--notify", "mailto://127.0.0.1?to=a@example.org")
+    assert told() == ["mail", "webhook"]
+    slack = "https://hooks.slack.com/services/T0AAAAAAA/B0AAAAAAA/abcdefghijklmnopqrstuvwx"
+    said = deploy(folder, True, "--notify", slack, "--notify", "discord://1234567890/abcdefghijklmnop").stdout
+    assert told() == ["discord", "slack"]
+    assert said.count("gone, as its address is") == 2
+    assert "abcdefghijkl" not in said
+    deploy(folder)
+    assert told() == ["discord", "slack"], "nothing was said of notices"
+    deploy(folder, True, "--notify", "none")
+    assert told() == []
+
+
 def test_another_workspaces_deployments_are_refused_by_its_name(tmp_path: Path, prefect_url: str, api: Api, name: str):
     one = workspace(tmp_path / "one", prefect_url, name=name, bucket="one")
     other = workspace(tmp_path / "other", prefect_url, name=name, bucket="other")

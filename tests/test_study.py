@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,11 +36,11 @@ from ssclass.study.maps import MappedModel
 from ssclass.study.measure import finished
 from ssclass.study.report import pair
 from ssclass.study.rows import choose, load_rows
-from ssclass.study.run import run_study
+from ssclass.study.run import run_study, survey
 from ssclass.study.suspects import manifest, ranked
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
-from tests.support.models import needed_weights
+from tests.support.models import needed_weights, random_file
 from tests.support.pipelines import CLASSES, Command, ingest_all
 
 SMALL = {"features.crops": "none", "features.sizes": [64], "train.folds": 2}
@@ -54,6 +55,16 @@ ROWS = {
         "against": "linear",
     },
 }
+
+
+@pytest.fixture
+def visited(studied: Workspace) -> Iterator[Workspace]:
+    """The same workspace, for rows of a test's own: afterwards it has those of before."""
+    before = set((studied.private / "study").iterdir())
+    yield studied
+    rows_of(studied, ROWS)
+    for folder in set((studied.private / "study").iterdir()) - before:
+        shutil.rmtree(folder)
 
 
 def rows_of(workspace: Workspace, rows: dict[str, object]) -> None:
@@ -211,6 +222,72 @@ def test_the_command_lists_rows_and_prints_json(studied: Workspace, ssclass: Com
     assert rows["default"]["state"] == "not run yet"
     assert rows["linear"]["cv_repeats"] == 3
     assert ssclass("study", "no-such-row", "--workspace", studied.root).returncode == 2
+
+
+def test_each_source_is_told_apart_and_left_out_of_training_once(studied: Workspace) -> None:
+    from ssclass.study.report import by_source
+
+    found = survey(studied, load_rows(studied), studied.at().dataset)
+    lines = {(one.row, one.source): one for one in by_source(found)}
+    assert {source for row, source in lines if row == "linear"} == {"main", "bought"}
+    assert not finished(studied, load_rows(studied)["own"], studied.at().dataset).left_out, "it has one source"  # type: ignore[union-attr]
+    dataset = studied.at().dataset
+    for row in ("linear", "rbf"):
+        measured, sides = found.measured[row], [lines[row, source] for source in ("main", "bought")]
+        for part, whole in (("out_of_fold", measured.cv_correct), ("holdout", measured.correct)):
+            counted = [getattr(one, part) or (0, 0) for one in sides]
+            assert tuple(map(sum, zip(*counted, strict=True))) == (int(whole.sum()), len(whole))
+        for one in sides:
+            assert one.left_out is not None
+            groups = {each.group for each in dataset.train if dataset.source_of(each.sha256) != one.source}
+            asked = [each for each in dataset.used if dataset.source_of(each.sha256) == one.source]
+            assert set(measured.left_out[one.source]) == {e.sha256 for e in asked if e.group not in groups}
+    assert lines["rbf", "main"].against is not None
+    again = measuring.left_out(studied, load_rows(studied)["linear"].params, dataset, "linear")
+    assert again == found.measured["linear"].left_out
+    assert "Left out of training" in (studied.private / "study" / "report" / "study.md").read_text()
+
+
+def test_a_row_without_its_weights_names_the_file_and_runs_once_it_is_imported(
+    visited: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ssclass.model.weights import import_weights
+
+    monkeypatch.setenv("SSCLASS_HOME", str(tmp_path / "home"))
+    changes = {**SMALL, "features.backbone": "mobilenet_v2", "model.head": "linear"}
+    rows_of(visited, ROWS | {"v2": {"about": "", "set": changes, "repeats": 1}})
+    told = survey(visited, load_rows(visited), visited.at().dataset).not_run["v2"]
+    assert BACKBONES["mobilenet_v2"].file in told
+    import_weights(random_file("mobilenet_v2", tmp_path))
+    assert "v2" not in survey(visited, load_rows(visited), visited.at().dataset).not_run
+    found = run_study(visited, ["v2"], say=lambda line: None)
+    assert found.measured["v2"].repeats == 1
+
+
+FROM_KERAS = ("inception_v3", "resnet50", "densenet121", "mobilenet_v2", "mobilenet_v3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FROM_KERAS)
+def test_the_studys_own_row_runs_by_one_command_from_a_file_of_full_size(
+    name: str, visited: Workspace, ssclass: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has Keras's name and all tensors; the row is the shipped one, at the network's own size."""
+    monkeypatch.setenv("SSCLASS_HOME", str(tmp_path / "home"))
+    (visited.root / "study.yaml").unlink()
+    rows = load_rows(visited)
+    (row,) = [row for row, each in rows.items() if each.backbones == (name,) and each.params.model.head == "T1"]
+    file = random_file(name, tmp_path)
+    assert file.name == BACKBONES[name].file
+    assert file.name in survey(visited, rows, visited.at().dataset).not_run[row]
+    done = ssclass("weights", "import", file)
+    assert done.returncode == 0, done.stderr
+    done = ssclass("study", row, "--json", "--workspace", visited.root)
+    assert done.returncode == 0, done.stderr
+    (line,) = [each for each in json.loads(done.stdout)["rows"] if each["row"] == row]
+    assert line["state"] == "finished"
+    assert line["parameters_backbone"] > 2e6
+    assert line["train_size"] == len(visited.at().dataset.train)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ def down(folder: Path | None) -> None:
     "--notify",
     multiple=True,
     envvar="SSCLASS_NOTIFY",
-    help="Send notices to this URL: http(s)://… or mailto(s)://…; repeatable. One with a password: $SSCLASS_NOTIFY.",
+    help="Send notices to this URL, and to no other: http(s)://…, mailto(s)://…, slack://… or another of Apprise; "
+    "repeatable; none: to nobody. One with a password: $SSCLASS_NOTIFY.",
 )
 @in_workspace
 @as_json

@@ -89,6 +89,10 @@ class Dataset:
         """sha256 → the source of the newest batch that has it."""
         return {row.sha256: shard.receipt.source for shard in self.shards for row in shard.rows}
 
+    def source_of(self, sha256: str) -> str:
+        """The source of the newest batch that has a photo; KeyError where none has it."""
+        return self._sources[sha256]
+
     def by_source(self) -> dict[str, dict[str, int]]:
         """source → photos that train, that judge (`holdout`), and that are kept without either (`unused`)."""
         table: dict[str, dict[str, int]] = {}

@@ -4,7 +4,7 @@ Started by `ssclass.data.decoders`, with nothing of its parent's environment. A 
 big-endian) and so many bytes. For each photo the parent sends its limits (JSON; `seconds`: of a processor) and its
 bytes. The answer is JSON: `{"picture": …}` or `{"refused": [reason, detail]}`; before a large picture is unpacked
 `{"room": pixels}`, to which the parent sends an empty message when there is room. Where the limits name a `side`, the
-answer is `{"pixels": side}` and the next message has them.
+answer is `{"pixels": [height, width]}` and the next message has them; `own`: in the photo's own shape.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ssclass.data.images import LARGE, Picture, Refused, decode, inspect
+from ssclass.data.shapes import OwnShape, Size
 
 CPU_SECONDS = 60
 """Of a processor, for one photo. The slowest that was accepted took a tenth of it (benchmarks/worst_file.py)."""
@@ -74,18 +75,20 @@ def main(descriptor: int) -> None:
     with suppress(EOFError, ConnectionError):
         while True:
             limits, data = json.loads(receive(link)), receive(link)
-            side = limits.pop("side", None)
+            side, own = limits.pop("side", None), limits.pop("own", False)
+            size: Size | None = OwnShape(side) if own else side
             with _processor(limits.pop("seconds")), _memory(taken + MEMORY[0] + 2 * len(data)):
-                answer, pixels = _answer(data, SimpleNamespace(**limits), side, room)
+                answer, pixels = _answer(data, SimpleNamespace(**limits), size, room)
             send(link, json.dumps(answer).encode())
             if pixels is not None:
                 send(link, pixels)
 
 
-def _answer(data: bytes, limits: Any, side: int | None, room: Any) -> tuple[dict[str, Any], bytes | None]:
+def _answer(data: bytes, limits: Any, size: Size | None, room: Any) -> tuple[dict[str, Any], bytes | None]:
     try:
-        if side is not None:
-            return {"pixels": side}, decode(data, side, limits, room).tobytes()
+        if size is not None:
+            found = decode(data, size, limits, room)
+            return {"pixels": found.shape[:2]}, found.tobytes()
         return _described(inspect(data, limits, room)), None
     except Refused as error:
         return {"refused": [error.reason, error.detail]}, None

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ssclass.data.decoder import CPU_SECONDS, receive, send
 from ssclass.data.images import Limits, Picture, Refused
+from ssclass.data.shapes import OwnShape, Size, side_of
 from ssclass.errors import FailedError
 
 MOST = 4  # processes; each may take the memory of a large photo's frame, but only one at a time does
@@ -71,14 +72,15 @@ class Decoders:
         answer, _ = self._ask(data, params, {})
         return _picture(answer["picture"])
 
-    def decode(self, data: bytes, size: int, params: Limits) -> NDArray[np.uint8]:
-        """What `ssclass.data.images.decode` makes of a photo, uint8 [size, size, 3]; raises as :meth:`inspect` does."""
+    def decode(self, data: bytes, size: Size, params: Limits) -> NDArray[np.uint8]:
+        """What `ssclass.data.images.decode` makes of a photo, uint8 [h, w, 3]; raises as :meth:`inspect` does."""
         if not 0 < len(data) <= params.max_bytes:
             from ssclass.data.images import inspect
 
             inspect(data, params)
-        _, pixels = self._ask(data, params, {"side": size})
-        return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
+        asked = {"side": side_of(size)} | ({"own": True} if isinstance(size, OwnShape) else {})
+        answer, pixels = self._ask(data, params, asked)
+        return np.frombuffer(pixels, np.uint8).reshape(*answer["pixels"], 3)
 
     def _ask(self, data: bytes, params: Limits, more: dict[str, int]) -> tuple[dict[str, Any], bytes]:
         told = {name: getattr(params, name) for name in _LIMITS} | {"seconds": self.seconds} | more

@@ -26,6 +26,7 @@ from ssclass.data.pixels import pillow as pillow
 from ssclass.data.pixels import shrunk
 from ssclass.data.refusals import Refused as Refused
 from ssclass.data.refusals import undecoded, unopened
+from ssclass.data.shapes import Size, fitted
 from ssclass.data.structure import check_developed, check_structure, completed, declared_pixels, largest_page
 
 if TYPE_CHECKING:
@@ -111,13 +112,13 @@ def inspect(data: bytes, params: Limits, room: Room = one_large) -> Picture:
     return Picture(sha256, *opened.size, dhash, palette(np.asarray(canvas)), opened.ended)
 
 
-def decode(data: bytes, size: int, limits: Limits | None = None, room: Room = one_large) -> np.ndarray:
-    """The whole picture squeezed into a square: uint8 [size, size, 3], RGB, upright; raises Refused.
+def decode(data: bytes, size: Size, limits: Limits | None = None, room: Room = one_large) -> np.ndarray:
+    """The whole picture squeezed into a square, or in its own shape: uint8 [h, w, 3], RGB, upright; raises Refused.
 
     `limits`: what a photo must keep to; without them, whatever earlier versions let in is decoded.
     """
-    picture = _open(data, size, limits, room).picture
-    return np.asarray(picture.resize((size, size), pillow().BILINEAR), dtype=np.uint8)
+    opened = _open(data, size, limits, room)
+    return np.asarray(opened.picture.resize(fitted(size, *opened.size), pillow().BILINEAR), dtype=np.uint8)
 
 
 def thumbnail(data: bytes, side: int) -> np.ndarray:
@@ -137,7 +138,7 @@ class _Opened:
     ended: bool
 
 
-def _open(data: bytes, side: int, limits: Limits | None = None, room: Room = one_large) -> _Opened:
+def _open(data: bytes, size: Size, limits: Limits | None = None, room: Room = one_large) -> _Opened:
     """The photo in these bytes, of an animation the first frame; raises Refused.
 
     Without `limits`, what earlier versions let in opens too, and Pillow's own limit of pixels holds (179 million).
@@ -147,9 +148,9 @@ def _open(data: bytes, side: int, limits: Limits | None = None, room: Room = one
         raise Refused("too many pixels", f"{declared:,} are more than ingest.max_pixels ({limits.max_pixels:,})")
     try:
         with room(declared) if declared else nullcontext():
-            return _read(data, side, limits, nullcontext if declared else room)
+            return _read(data, size, limits, nullcontext if declared else room)
     except _Cut as cut:
-        opened = _open(cut.whole, side, limits, room)
+        opened = _open(cut.whole, size, limits, room)
         return _Opened(opened.size, opened.picture, ended=False)
 
 
@@ -160,7 +161,7 @@ class _Cut(Exception):
         self.whole = whole
 
 
-def _read(data: bytes, side: int, limits: Limits | None, room: Room) -> _Opened:
+def _read(data: bytes, size: Size, limits: Limits | None, room: Room) -> _Opened:
     image = pillow()
     try:
         picture = image.open(io.BytesIO(data), formats=FORMATS if limits else FORMATS + FORMER)
@@ -181,7 +182,7 @@ def _read(data: bytes, side: int, limits: Limits | None, room: Room) -> _Opened:
             width, height = picture.size
             with room(width * height):
                 try:
-                    return _unpack(data, picture, side)
+                    return _unpack(data, picture, size)
                 except Exception as error:  # as above
                     if kind in ("JPEG", "MPO") and (whole := _completed(data, error)):
                         raise _Cut(whole) from None
@@ -206,10 +207,11 @@ def _check(data: bytes, picture: PilImage, limits: Limits) -> None:
         raise Refused("animated", f"a {picture.format} of {frames} frames; ingest.animated is refuse")
 
 
-def _unpack(data: bytes, picture: PilImage, side: int) -> _Opened:
+def _unpack(data: bytes, picture: PilImage, size: Size) -> _Opened:
     """Every byte of the first frame decoded; upright."""
     image = pillow()
     width, height = picture.size
+    side = max(fitted(size, width, height))
     if picture.format in ("JPEG", "MPO"):
         picture.draft(None, (2 * side, 2 * side))  # unpack at 1/2, 1/4 or 1/8; elsewhere draft may take a thumbnail
     picture.load()

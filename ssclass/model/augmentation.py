@@ -53,8 +53,8 @@ class AugmentedSpec:
         return replace(self, network=self.network.frozen_part)
 
     def pixels(self, sha256: str, data: bytes) -> np.ndarray:
-        """The copy of a photo: uint8 [S, S, 3], S the side that the network wants; raises Refused."""
-        return augmented_copy(sha256, self.number, decode(data, self.network.size), self.params)
+        """The copy of a photo: uint8 [h, w, 3], as the network wants it; raises Refused."""
+        return augmented_copy(sha256, self.number, decode(data, self.network.photo_size), self.params)
 
     def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
         """sha256s of the photos that have copies: training photos, never held-out ones."""
@@ -62,7 +62,7 @@ class AugmentedSpec:
 
 
 def augmented_copy(sha256: str, number: int, image: np.ndarray, params: AugmentParams) -> np.ndarray:
-    """The copy with a number (from 0) of a photo, given decoded: uint8 [n, n, 3] both."""
+    """The copy with a number (from 0) of a photo, given decoded: uint8 [h, w, 3] both."""
     seed = hashlib.sha256(f"{sha256} {number} {_amounts(params)}".encode()).digest()
     return augment(image, params, np.random.default_rng(list(seed)))
 
@@ -73,24 +73,24 @@ def _amounts(params: AugmentParams) -> str:
 
 
 def augment(image: np.ndarray, params: AugmentParams, draw: np.random.Generator) -> np.ndarray:
-    """An altered image, uint8 [n, n, 3], by amounts that are drawn evenly within the params.
+    """An altered image, uint8 [h, w, 3], by amounts that are drawn evenly within the params.
 
     One affine map, hence one interpolation (bilinear), then the colours.
     """
     from scipy.ndimage import affine_transform
 
-    side = image.shape[0]
+    sides = np.array(image.shape[:2])
     rotation, shear = np.deg2rad([draw.uniform(-most, most) for most in (params.rotation, params.shear)])
     part = draw.uniform(1 - params.crop, 1)  # of the photo's side; the crop may lie anywhere
     scale = part * draw.uniform(1 - params.zoom, 1 + params.zoom)
-    move = draw.uniform(-1, 1, 2) * params.shift * side + draw.uniform(-0.5, 0.5, 2) * (1 - part) * (side - 1)
+    move = draw.uniform(-1, 1, 2) * params.shift * sides + draw.uniform(-0.5, 0.5, 2) * (1 - part) * (sides - 1)
     mirror = np.where(draw.random(2) < 0.5, -1, 1)
     mirror[0] = mirror[0] if params.flip in ("vertical", "both") else 1
     mirror[1] = mirror[1] if params.flip in ("horizontal", "both") else 1
     # Where a pixel (row, column) of the copy is in the photo, both from the middle.
     rotated = np.array([[np.cos(rotation), -np.sin(rotation)], [np.sin(rotation), np.cos(rotation)]])
     there = rotated @ np.array([[1, np.tan(shear)], [0, 1]]) @ np.diag(scale * mirror)
-    middle = np.full(2, (side - 1) / 2)
+    middle = (sides - 1) / 2
     offset = middle + move - there @ middle
     mode = _FILL.get(params.fill, params.fill)
     channels = [affine_transform(image[..., i], there, offset, order=1, mode=mode) for i in range(3)]

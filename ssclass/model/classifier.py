@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ssclass.data.shapes import Size
 from ssclass.errors import NotFoundError
 from ssclass.files import BAD_ZIP, check_unpacked
 from ssclass.model.backbones import import_keras
@@ -86,9 +87,9 @@ class Classifier:
         return f"{self.combine} of {', '.join(member.name for member in self.members)}"
 
     @property
-    def size(self) -> int:
-        """Side of the decoded photos, pixels; the same for all members."""
-        return self.members[0].spec.size
+    def size(self) -> Size:
+        """What photos are decoded to; the same for all members."""
+        return self.members[0].spec.photo_size
 
     @property
     def fingerprint(self) -> str:
@@ -133,7 +134,10 @@ class Classifier:
         return cls(classes, found, combine)
 
     def whole(self) -> Any:
-        """The classifier as one Keras model: uint8 RGB [n, h, w, 3], any size, to probabilities [n, classes]."""
+        """The classifier as one Keras model: uint8 RGB [n, h, w, 3], any size, to probabilities [n, classes].
+
+        Where photos keep their shape it resizes nothing: height and width are those of the decode.
+        """
         keras = import_keras()
         images = keras.Input((None, None, 3), dtype="uint8", name="images")
         arrays = {

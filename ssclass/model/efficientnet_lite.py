@@ -31,8 +31,11 @@ _EPSILON = 1e-3
 _KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 
 
-def build(keras: Any, name: str, *, top: bool, size: int) -> Any:
-    """The Keras model with untrained weights, for images float32 [n, size, size, 3]; `top`: with its classifier."""
+def build(keras: Any, name: str, *, top: bool, size: int | None) -> Any:
+    """The Keras model with untrained weights, for images float32 [n, size, size, 3]; `top`: with its classifier.
+
+    `size` None: images of any height and width.
+    """
     layers = keras.layers
 
     def normalised(x: Any, layer: str, *, active: bool = True) -> Any:

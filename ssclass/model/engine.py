@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.shapes import Images, OwnShape, Size, by_shape, fitted
 from ssclass.errors import FailedError
 from ssclass.model.compute import batch_size
 
@@ -29,25 +30,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Engine:
-    """Something that answers: `name` says how, `size` is the side of its images in pixels."""
+    """Something that answers: `name` says how, `size` is what photos are decoded to."""
 
     name: str
-    size: int
+    size: Size
     classes: int
     answer: Answering
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Probabilities, float64 [n, classes], of images uint8 [n, size, size, 3]; as many at once as suit the device.
+    def predict(self, images: Images) -> NDArray[np.float64]:
+        """Probabilities, float64 [n, classes], of decoded images; as many at once as suit the device.
 
-        Safe to call from several threads.
+        Those of one shape are answered together. Safe to call from several threads.
         """
         together = batch_size()
-        parts = [self.answer(images[at : at + together]) for at in range(0, len(images), together)]
-        return np.concatenate(parts).astype(float) if parts else np.zeros((0, self.classes))
+        found = np.zeros((len(images), self.classes))
+        for rows, alike in by_shape(images):
+            for at in range(0, len(rows), together):
+                found[rows[at : at + together]] = self.answer(alike[at : at + together])
+        return found
 
 
-def open_engine(model: Any, size: int) -> Engine:
-    """The engine of a Keras model, uint8 [n, size, size, 3] to probabilities [n, classes], that answers as it does.
+def open_engine(model: Any, size: Size) -> Engine:
+    """The engine of a Keras model, uint8 [n, h, w, 3] to probabilities [n, classes], that answers as it does.
 
     FailedError when the model's answers are no probabilities at all.
     """
@@ -69,7 +73,7 @@ def open_engine(model: Any, size: int) -> Engine:
     return engine
 
 
-def folded(model: Any, size: int) -> Answering:
+def folded(model: Any, size: Size) -> Answering:
     """A Keras model of images as a TensorFlow graph whose weights are constants, for any number of images.
 
     The graph holds no variable: the model's own can be given up, and Grappler folds what depends on constants only.
@@ -85,23 +89,30 @@ def folded(model: Any, size: int) -> Answering:
     return answer
 
 
-def constant_graph(model: Any, size: int, photos: int | None = None) -> Any:
-    """TensorFlow's function of a Keras model with its weights as constants; `photos` fixes how many it takes."""
+def constant_graph(model: Any, size: Size, photos: int | None = None) -> Any:
+    """TensorFlow's function of a Keras model with its weights as constants; `photos` fixes how many it takes.
+
+    Where photos keep their shape it takes any height and width.
+    """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     # Without jit_compile: XLA is several times slower on these networks on a CPU.
-    shape = tf.TensorSpec((photos, size, size, 3), tf.uint8, name="images")
+    side = None if isinstance(size, OwnShape) else size
+    shape = tf.TensorSpec((photos, side, side, 3), tf.uint8, name="images")
     traced = tf.function(lambda images: model(images, training=False), input_signature=[shape])
     return convert_variables_to_constants_v2(traced.get_concrete_function())
 
 
-def probe_images(size: int) -> NDArray[np.uint8]:
-    """Images by which two engines are compared, uint8 [2, size, size, 3]: noise, and a slope of colours."""
-    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    along = np.linspace(0, 255, size)
-    across = np.tile(along, (size, 1))
-    slope = np.stack([across, across.T, np.full((size, size), 96)], axis=-1)
+def probe_images(size: Size) -> NDArray[np.uint8]:
+    """Images by which two engines are compared, uint8 [2, h, w, 3]: noise, and a slope of colours.
+
+    They are squares, or where photos keep their shape, as wide as most photos.
+    """
+    width, height = fitted(size, 4, 3)
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    slope = np.stack([across, down, np.full((height, width), 96)], axis=-1)
     return np.stack([noise, slope.astype(np.uint8)])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssclass.data.refusals import Refused
+from ssclass.data.shapes import OwnShape, by_shape
 from ssclass.errors import InputError, WeightsError
 from ssclass.model.backbones import find_backbone, import_keras
 from ssclass.model.compute import batch_size
@@ -26,7 +27,10 @@ features whether they are computed at once or from remembered activations."""
 ANSWERS = "probabilities"
 """The name of the one array of an adopted model."""
 
-Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # uint8 [n, S, S, 3] to arrays
+OUTSIDE = 1e3
+"""The place of what only fills up a map of places; photos have theirs between -1 and 1."""
+
+Extractor = Callable[[np.ndarray], dict[str, np.ndarray]]  # photos of one shape, uint8 [n, h, w, 3], to arrays
 
 
 def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str, Any]:
@@ -44,7 +48,9 @@ def feature_arrays(spec: FeatureSpec, images: Any, suffix: str = "") -> dict[str
             "for; bring those in with `ssclass weights import FILE`, or train anew with `ssclass retrain`"
         )
     backbone = find_backbone(spec.backbone)
-    photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name=f"resize{suffix}")(images)
+    photo = images
+    if not spec.own_shape:  # which the decode has given it: the size of a resize would have to be known here
+        photo = keras.layers.Resizing(spec.size, spec.size, antialias=True, name=f"resize{suffix}")(images)
     arrays: dict[str, Any] = {}
     for size in spec.sizes:
         canvas = spec.canvas(size)
@@ -72,9 +78,26 @@ def summaries(spec: FeatureSpec, size: int, maps: list[Any]) -> dict[str, Any]:
         f"{size}.out.mean": _side_by_side([pool(view) for view in maps]),
         f"{size}.out.square": _side_by_side([pool(view) for view in squares]),
     }
-    if spec.maps and size == max(spec.sizes):
+    if spec.maps and spec.own_shape:
+        channels = maps[0].shape[-1]
+        listed = [keras.layers.Reshape((-1, channels))(view) for view in maps]
+        arrays[f"{size}.out.map"] = keras.ops.cast(_side_by_side(listed), "float16")
+        arrays[f"{size}.out.place"] = _side_by_side([_places(view) for view in maps])
+    elif spec.maps and size == max(spec.sizes):
         arrays[f"{size}.out.map"] = keras.ops.cast(_side_by_side(maps), "float16")
     return arrays
+
+
+def _places(maps: Any) -> Any:
+    """Where each place of Keras tensors [n, h, w, channels] is, float32 [n, h * w, 2]: down and across, -1 to 1."""
+    keras = import_keras()
+    one = keras.ops.ones_like(maps[..., 0])
+
+    def along(axis: int) -> Any:
+        steps = keras.ops.maximum(keras.ops.sum(one, axis=axis, keepdims=True) - 1, 1.0)
+        return keras.layers.Reshape((-1, 1))((keras.ops.cumsum(one, axis=axis) - 1) / steps * 2 - 1)
+
+    return keras.layers.Concatenate()([along(1), along(2)])
 
 
 def _crop(photo: Any, top: int, left: int, size: int, canvas: int, suffix: str) -> Any:
@@ -93,7 +116,7 @@ def _side_by_side(tensors: list[Any]) -> Any:
 
 
 def make_extractor(spec: FeatureSpec | ModelSpec) -> Extractor:
-    """The network of a spec as a function of a uint8 array [n, S, S, 3], S = `spec.size`."""
+    """The network of a spec as a function of decoded photos of one shape, uint8 [n, h, w, 3]."""
     if isinstance(spec, ModelSpec):
         return compiled(import_keras().Model(spec.model.input, {ANSWERS: spec.model.output}), spec.size)
     return _feature_extractor(spec)
@@ -115,8 +138,26 @@ def _feature_extractor(spec: FeatureSpec) -> Extractor:
     keras = import_keras()
     pixels = keras.Input((None, None, 3), dtype="uint8", name="images")
     model = keras.Model(pixels, feature_arrays(spec, pixels), name="features")
-    run, names = constant_graph(model, spec.size), sorted(model.output)  # TensorFlow flattens a dict by its keys
-    return lambda images: {name: value.numpy() for name, value in zip(names, run(tf.constant(images)), strict=True)}
+    run, names = constant_graph(model, spec.photo_size), sorted(model.output)  # TensorFlow flattens a dict by its keys
+    rows = OwnShape(spec.size).places if spec.own_shape else 0
+
+    def features(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = {name: value.numpy() for name, value in zip(names, run(tf.constant(images)), strict=True)}
+        return {name: _padded(name, value, rows) if rows else value for name, value in found.items()}
+
+    return features
+
+
+def _padded(name: str, array: np.ndarray, places: int) -> np.ndarray:
+    """A map [n, views, p, channels], or where its places are [n, views, p, 2], with `places` places.
+
+    What is added is zero, and far outside the photo. Other arrays stay as they are.
+    """
+    kind = name.rpartition(".")[2]
+    if kind not in ("map", "place"):
+        return array
+    room = ((0, 0), (0, 0), (0, places - array.shape[2]), (0, 0))
+    return np.pad(array, room, constant_values=OUTSIDE if kind == "place" else 0)
 
 
 def compiled(model: Any, size: int) -> Extractor:
@@ -133,7 +174,7 @@ def _whole_backbone(spec: FeatureSpec, size: int) -> Any:
     """The backbone of a spec for views of `size`, with its tuned blocks, rounding before them as the memo does."""
     keras = import_keras()
     backbone = find_backbone(spec.backbone)
-    trunk = backbone.trunk(load_weights(spec.backbone).tensors, size)
+    trunk = backbone.trunk(load_weights(spec.backbone).tensors, None if spec.own_shape else size)
     if spec.tuned_blocks is None:
         return trunk
     _, blocks = backbone.split(trunk, spec.blocks)
@@ -211,9 +252,10 @@ def extract(
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
         for batch, images in _decoded(pool, photos, partial(_pixels, spec)):
             done = len(sha256s)
-            for name, part in extractor(images).items():
-                arrays[name] = _with_room(arrays.get(name, part[:0]), done + len(part))
-                arrays[name][done : done + len(part)] = part
+            for rows, alike in by_shape(images):
+                for name, part in extractor(alike).items():
+                    arrays[name] = _with_room(arrays.get(name, part[:0]), done + len(images))
+                    arrays[name][done + rows] = part
             sha256s += batch
             progress(len(sha256s))
     return tuple(sha256s), {name: array[: len(sha256s)] for name, array in arrays.items()}
@@ -244,7 +286,7 @@ def _with_room(array: np.ndarray, rows: int) -> np.ndarray:
 
 def _decoded(
     pool: ThreadPoolExecutor, photos: Iterable[tuple[str, bytes]], pixels: Callable[[str, bytes], np.ndarray]
-) -> Iterator[tuple[list[str], np.ndarray]]:
+) -> Iterator[tuple[list[str], list[np.ndarray]]]:
     """Yield batches of decoded photos while the next batch is being decoded."""
     source, size = iter(photos), batch_size()
 
@@ -253,5 +295,5 @@ def _decoded(
 
     ready, coming = submit(), submit()
     while ready:
-        yield [sha256 for sha256, _ in ready], np.stack([future.result() for _, future in ready])
+        yield [sha256 for sha256, _ in ready], [future.result() for _, future in ready]
         ready, coming = coming, submit()

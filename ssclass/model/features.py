@@ -8,7 +8,9 @@ Arrays are named ``<size>.<layer>.<moment>``: ``224.out.mean`` is the spatial me
 for views of 224 x 224 pixels, ``square`` the spatial mean of its squares. Each is float32 [photos, views, channels]: a
 photo, or five crops of it (corners and centre, each three quarters of its width and height), then the mirror images.
 ``224.out.map`` is the map itself, float16 [photos, views, h, w, channels], made of the largest size for the heads that
-need it: of MobileNet 100 kB a view at 224, 200 kB at 320, and a quarter of that in the memo.
+need it: of MobileNet 100 kB a view at 224, 200 kB at 320, and a quarter of that in the memo. Of photos in their own
+shape it is [photos, views, places, channels], filled up to the most places that a shape has, and ``320.out.place``,
+float32 [photos, views, places, 2], says where each place is.
 """
 
 from __future__ import annotations

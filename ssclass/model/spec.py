@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from ssclass.data.images import DECODE_VERSION, decode
+from ssclass.data.shapes import OwnShape, Size
 from ssclass.errors import ParamsError
 from ssclass.model.backbones import find_backbone
 from ssclass.model.tuned_blocks import TunedBlocks
@@ -53,7 +54,7 @@ class Spec(Protocol):
         ...
 
     def pixels(self, sha256: str, data: bytes) -> np.ndarray:
-        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
+        """A photo as the network wants it: uint8 [h, w, 3]; raises Refused."""
         ...
 
     def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
@@ -83,7 +84,7 @@ class FeatureSpec(PhotoSpec):
     `maps`: with the feature maps themselves. `photo`: side of the decoded photo, pixels, where it is larger than the
     views want, as another member of an ensemble wants it. `tuned_blocks`: the last blocks, where they are not the
     published ones. `before_blocks`: instead of features, the activations before so many last blocks, ``224.cut``,
-    float16 [photos, views, h, w, channels].
+    float16 [photos, views, h, w, channels]. `own_shape`: photos keep their shape (`ssclass.data.shapes`), in one size.
     """
 
     backbone: str
@@ -96,15 +97,19 @@ class FeatureSpec(PhotoSpec):
     decode_version: int = DECODE_VERSION
     before_blocks: int = 0
     tuned_blocks: TunedBlocks | None = None
+    own_shape: bool = False
 
     def about(self) -> dict[str, Any]:
         """The spec as JSON-able values, for classifier.json and the fingerprint.
 
         Its keys are part of both formats: ``cut`` is `before_blocks`, ``tail`` the digest of `tuned_blocks`, and
-        neither is there where nothing is tuned.
+        neither is there where nothing is tuned, nor ``shape`` where photos are squares.
         """
-        names = (entry.name for entry in fields(self) if entry.name not in ("before_blocks", "tuned_blocks"))
+        apart = ("before_blocks", "tuned_blocks", "own_shape")
+        names = (entry.name for entry in fields(self) if entry.name not in apart)
         about = {name: getattr(self, name) for name in names}
+        if self.own_shape:
+            about["shape"] = "own"
         if self.before_blocks:
             about |= {"cut": self.before_blocks, "maps": False}  # they are the same whatever is made of them after it
         if self.tuned_blocks:
@@ -117,9 +122,12 @@ class FeatureSpec(PhotoSpec):
 
         `tuned_blocks` are given apart, as `about` has only their digest.
         """
-        own = {name: value for name, value in about.items() if name not in ("cut", "tail")}
+        own = {name: value for name, value in about.items() if name not in ("cut", "tail", "shape")}
         own["sizes"] = tuple(own["sizes"])
-        return cls(**own, before_blocks=about.get("cut", 0), tuned_blocks=tuned_blocks)
+        shape = about.get("shape", "square")
+        if shape not in ("square", "own"):
+            raise KeyError(shape)
+        return cls(**own, before_blocks=about.get("cut", 0), tuned_blocks=tuned_blocks, own_shape=shape == "own")
 
     @property
     def fingerprint(self) -> str:
@@ -142,6 +150,11 @@ class FeatureSpec(PhotoSpec):
         """Side of the decoded photo, pixels; smaller ones and crops are made from it inside the network."""
         return self.photo or self.canvas(max(self.sizes))
 
+    @property
+    def photo_size(self) -> Size:
+        """What photos are decoded to."""
+        return OwnShape(self.size) if self.own_shape else self.size
+
     def canvas(self, size: int) -> int:
         """Side of the photo, pixels, whose views have `size`."""
         return round(size / CROP) if self.crops == "five" else size
@@ -159,8 +172,8 @@ class FeatureSpec(PhotoSpec):
         return len(self.corners(max(self.sizes))) * (2 if self.flip else 1)
 
     def pixels(self, sha256: str, data: bytes) -> np.ndarray:
-        """A photo as the network wants it: uint8 [size, size, 3]; raises Refused."""
-        return decode(data, self.size)
+        """A photo as the network wants it: uint8 [h, w, 3]; raises Refused."""
+        return decode(data, self.photo_size)
 
 
 @dataclass(frozen=True)
@@ -175,6 +188,11 @@ class ModelSpec(PhotoSpec):
     model: Any = field(compare=False)
     decode_version: int = DECODE_VERSION
     name = " (answers of the adopted model)"
+
+    @property
+    def photo_size(self) -> int:
+        """What photos are decoded to: squares."""
+        return self.size
 
     @property
     def fingerprint(self) -> str:
@@ -196,14 +214,22 @@ def feature_spec(params: FeatureParams, *, maps: bool = False, before_blocks: in
 
     ParamsError for views that are smaller than the backbone can take.
     """
-    backbone = find_backbone(params.backbone)
+    backbone, own = find_backbone(params.backbone), params.shape == "own"
     sizes = params.sizes or (backbone.size,)
-    if min(sizes) < backbone.min_size:
+    least = min(min(shape) for shape in OwnShape(min(sizes)).shapes) if own else min(sizes)
+    if least < backbone.min_size:
         raise ParamsError(
-            f"features.sizes: {min(sizes)} pixels; {backbone.name} needs {backbone.min_size} at least, and wants "
+            f"features.sizes: {least} pixels; {backbone.name} needs {backbone.min_size} at least, and wants "
             f"{backbone.size}"
         )
     weights = load_weights(backbone.name)
     return FeatureSpec(
-        backbone.name, weights.sha256, sizes, params.flip, params.crops, maps, before_blocks=before_blocks
+        backbone.name,
+        weights.sha256,
+        sizes,
+        params.flip,
+        params.crops,
+        maps,
+        before_blocks=before_blocks,
+        own_shape=own,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ssclass.errors import ParamsError
 from ssclass.model.classifier import Classifier, FeaturesOf, Member
 from ssclass.model.ensemble import combined
 from ssclass.model.features import Features
@@ -93,6 +94,10 @@ def plan(params: Params) -> list[tuple[FeatureSpec, str]]:
         for backbone, head in pairs
     ]
     side = max(spec.size for spec in specs)
+    if params.features.shape == "own" and any(spec.size != side for spec in specs):
+        raise ParamsError(
+            "features.sizes: null; members of unlike sizes cannot share photos in their own shape; name one size, [320]"
+        )
     shared = [spec if spec.size == side else replace(spec, photo=side) for spec in specs]
     return [(spec, head) for spec, (_, head) in zip(shared, pairs, strict=True)]
 

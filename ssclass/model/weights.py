@@ -67,6 +67,12 @@ def import_weights(path: Path) -> Weights:
     return _write(backbone, _from_file(backbone, path))
 
 
+def missing_file(name: str) -> str | None:
+    """The file that carries the weights of a backbone, where they are not here yet; None where they are."""
+    backbone = find_backbone(name)
+    return None if _cache_file(name).exists() else backbone.file
+
+
 def is_published(path: Path) -> bool:
     """Whether a weights file, by its MD5, is the one that Keras publishes; True where that is not known.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ssclass.data.dataset import Dataset
+from ssclass.data.shapes import side_of
 from ssclass.data.shards import Row
 from ssclass.errors import BatchError
 from ssclass.files import write_whole
@@ -239,7 +240,7 @@ def make_result(
         data_version=data_version,
         head=head,
         fingerprint=model.fingerprint,
-        size=model.size,
+        size=side_of(model.size),
         train_size=train_size,
         batches=tuple(dataset.batch_of(sha256) for sha256 in candidate.photos),
         candidate=candidate,

@@ -39,7 +39,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, champion: Champion, image: NDArray[np.uint8]) -> Future[NDArray[np.float64]]:
-        """The probabilities, float64 [classes], of an image uint8 [size, size, 3], once they are there."""
+        """The probabilities, float64 [classes], of a decoded image uint8 [h, w, 3], once they are there."""
         waiting = _Waiting(champion, image)
         self._queue.put(waiting)
         return waiting.answer
@@ -85,7 +85,7 @@ class Batcher:
         self._observe(len(batch))
         found: Any
         try:
-            found = batch[0].champion.engine.predict(np.stack([each.image for each in batch]))
+            found = batch[0].champion.engine.predict([each.image for each in batch])
         except Exception as error:
             for each in batch:
                 each.answer.set_exception(error)

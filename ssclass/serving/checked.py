@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.data.images import decode
+from ssclass.data.shapes import OwnShape, Size
 from ssclass.errors import FailedError, InputError, StoreError
 from ssclass.serving.exporting import FORMATS, RESIZE, convert, open_export
 from ssclass.serving.model import Model
@@ -65,11 +66,17 @@ def export_model(
         raise InputError(
             f"{model.name}: of no decision in this ledger, so no held-out photos are known; name a version"
         )
+    if isinstance(model.size, OwnShape):
+        raise InputError(
+            f"{model.name}: it takes photos in their own shape, and an export has one fixed shape; serve it with "
+            "`ssclass serve`, or train with features.shape: square"
+        )
+    side = model.size
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        path = convert(model.keras, model.size, kind, dtype, made)
+        path = convert(model.keras, side, kind, dtype, made)
         checked = check(workspace.decided(model.key), model, path, kind, progress)
         if checked.wrong is not None:
             remedy = "choose --dtype float32" if dtype != "float32" else "choose another --format"
@@ -81,8 +88,8 @@ def export_model(
             "dtype": dtype,
             "file": FORMATS[kind],
             "classes": list(model.classes),
-            "size": model.size,
-            "input": {"name": "images", "dtype": "uint8", "shape": [1, model.size, model.size, 3], "colours": "RGB"},
+            "size": side,
+            "input": {"name": "images", "dtype": "uint8", "shape": [1, side, side, 3], "colours": "RGB"},
             "output": {"dtype": "float32", "shape": [1, len(model.classes)], "what": "probabilities"},
             "resize": RESIZE,
             "check": asdict(checked),
@@ -114,7 +121,7 @@ def check(version: Version, model: Model, path: Path, kind: str, progress: Progr
     return Check(done, right, model_right, difference, round(1000 * float(np.median(seconds)), 1), size)
 
 
-def _held_out(version: Version, size: int) -> Iterator[tuple[NDArray[np.uint8], list[str]]]:
+def _held_out(version: Version, size: Size) -> Iterator[tuple[NDArray[np.uint8], list[str]]]:
     """Held-out photos in parts, as images uint8 [n, size, size, 3] and labels; StoreError where they are gone."""
     labels = {row.sha256: row.label for row in version.dataset.holdout[:MOST]}
     if not labels:

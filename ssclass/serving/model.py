@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ssclass.data.decoders import decoders
 from ssclass.data.folders import LabelledFile
 from ssclass.data.images import Refused, decode
+from ssclass.data.shapes import Images, Size, read_size
 from ssclass.errors import NotFoundError
 from ssclass.model.compute import batch_size
 from ssclass.params import IngestParams
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """A model that answers: `classes` in the order of its outputs, `size` in pixels.
+    """A model that answers: `classes` in the order of its outputs, `size`: what photos are decoded to.
 
     `key`: of the decision (or the study's row) that made it, `run_id`: its MLflow run; None where nothing says it.
     """
 
     name: str
     classes: tuple[str, ...]
-    size: int
+    size: Size
     keras: Any
     key: str | None = None
     run_id: str | None = None
@@ -47,8 +48,8 @@ class Model:
 
         return open_engine(self.keras, self.size)
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Probabilities, float64 [n, classes], of images uint8 [n, size, size, 3]."""
+    def predict(self, images: Images) -> NDArray[np.float64]:
+        """Probabilities, float64 [n, classes], of decoded images."""
         return self.engine.predict(images)
 
     def predict_few(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -129,11 +130,11 @@ def open_folder(name: str, folder: Path) -> Model:
             "that MLflow or `ssclass` wrote"
         )
     keras = import_keras().models.load_model(found[0])
-    return Model(name, tuple(about["classes"]), int(about["size"]), keras, about.get("decision_key"))
+    return Model(name, tuple(about["classes"]), read_size(about), keras, about.get("decision_key"))
 
 
-def read_photo(path: Path, size: int) -> NDArray[np.uint8] | Refused:
-    """A photo, uint8 [size, size, 3], by the decode that training uses; Refused (returned) says why it cannot be."""
+def read_photo(path: Path, size: Size) -> NDArray[np.uint8] | Refused:
+    """A photo, uint8 [h, w, 3], by the decode that training uses; Refused (returned) says why it cannot be."""
     try:
         data = path.read_bytes()
         decoders().inspect(data, IngestParams(min_side=1))
@@ -145,9 +146,9 @@ def read_photo(path: Path, size: int) -> NDArray[np.uint8] | Refused:
 
 
 def stream(
-    files: Sequence[LabelledFile], size: int
-) -> Iterator[tuple[list[LabelledFile], NDArray[np.uint8], list[tuple[LabelledFile, Refused]]]]:
-    """Photos in batches: the files that could be read, their images uint8 [n, size, size, 3], and the others."""
+    files: Sequence[LabelledFile], size: Size
+) -> Iterator[tuple[list[LabelledFile], list[NDArray[np.uint8]], list[tuple[LabelledFile, Refused]]]]:
+    """Photos in batches: the files that could be read, their images uint8 [h, w, 3], and the others."""
     together = batch_size()
     with ThreadPoolExecutor() as pool:
         for at in range(0, len(files), together):
@@ -155,5 +156,4 @@ def stream(
             images = list(pool.map(lambda file: read_photo(file.path, size), part))
             good = [(file, image) for file, image in zip(part, images, strict=True) if not isinstance(image, Refused)]
             bad = [(file, image) for file, image in zip(part, images, strict=True) if isinstance(image, Refused)]
-            pixels = np.stack([image for _, image in good]) if good else np.zeros((0, size, size, 3), np.uint8)
-            yield [file for file, _ in good], pixels, bad
+            yield [file for file, _ in good], [image for _, image in good], bad

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 from ssclass.errors import ParamsError
@@ -14,6 +15,9 @@ from ssclass.workspace.ledger import HELD, PROMOTED, REJECTED, SKIPPED
 SILENT = 90  # seconds without a heartbeat (one every 30) after which a run counts as crashed
 STARTING = 120  # seconds from a worker's taking a run to its running; a worker killed in between leaves it pending
 NOTICES = ("ssclass.batch.held", "ssclass.model.promoted", "ssclass.model.rejected", "ssclass.retrain.failed")
+ALARMS = ("ssclass.batch.unlike",)
+NOTICES_BY = "notices by "
+"""How the names of their automations begin, after the workspace's."""
 SUBJECT = "{{ event.event }} {{ event.resource.name }}"
 BODY = "{{ event.event }}: {{ event.payload.reason }}"
 PAYLOAD = (
@@ -107,32 +111,48 @@ def _automation(body: dict[str, Any]) -> Any:
 
 
 def notice_automations(settings: Settings, client: Any, urls: list[str]) -> list[Any]:
-    """One automation a URL: ``http(s)://…`` gets a POST of JSON, ``mailto(s)://…`` (Apprise's form) a mail."""
+    """One automation a URL: what Apprise knows (mail, Slack, Teams, Discord, …) gets a message, another a POST of JSON.
+
+    Apprise knows a service by its own scheme, as in ``mailto://``, or by the address that the service itself gives,
+    as in ``https://hooks.slack.com/…``. ParamsError for an address that is neither that nor ``http(s)://``.
+    """
     found = []
     hide(*urls)  # a webhook's address is as good as a password
     for url in urls:
         name = hashlib.sha256(url.encode()).hexdigest()[:8]
-        if url.startswith(("http://", "https://")):
+        service = _service(url)
+        if service is not None:
+            kind, block = service, _message_block(client, f"{settings.name}-{service}-{name}", url)
+            action = {"type": "send-notification", "block_document_id": block, "subject": SUBJECT, "body": BODY}
+        elif url.startswith(("http://", "https://")):
             kind, block = "webhook", _webhook_block(client, f"{settings.name}-webhook-{name}", url)
             action = {"type": "call-webhook", "block_document_id": block, "payload": PAYLOAD}
-        elif url.startswith(("mailto://", "mailtos://")):
-            kind, block = "mail", _mail_block(client, f"{settings.name}-mail-{name}", url)
-            action = {"type": "send-notification", "block_document_id": block, "subject": SUBJECT, "body": BODY}
         else:
             raise ParamsError(
-                "--notify: a URL that starts with http:, https:, mailto: or mailtos:, as in mailtos://user:password@smtp.example.org?to=me@example.org"
+                "--notify: neither a URL that starts with http: or https:, nor one that Apprise knows, as in "
+                "mailtos://user:password@smtp.example.org?to=me@example.org or slack://TOKEN_A/TOKEN_B/TOKEN_C"
             )
         trigger = {
             "type": "event",
             "match": {"prefect.resource.id": f"{settings.name}.*"},
-            "expect": list(NOTICES),
+            "expect": [*NOTICES, *ALARMS],
             "posture": "Reactive",
             "threshold": 1,
             "within": 0,
         }
-        called = automation_of(settings, f"notices by {kind} {name}")
+        called = automation_of(settings, f"{NOTICES_BY}{kind} {name}")
         found.append(_automation({"name": called, "trigger": trigger, "actions": [action]}))
     return found
+
+
+def _service(url: str) -> str | None:
+    """The service that Apprise reaches by a URL, as a word: mail, slack, discord; None when it knows none."""
+    from apprise import Apprise
+
+    if url.startswith(("mailto://", "mailtos://")):
+        return "mail"
+    found = Apprise.instantiate(url, suppress_exceptions=True)
+    return re.sub(r"[^a-z0-9]+", "-", str(found.service_name).lower()).strip("-") if found else None
 
 
 def _webhook_block(client: Any, name: str, url: str) -> Any:
@@ -142,8 +162,8 @@ def _webhook_block(client: Any, name: str, url: str) -> Any:
     return _saved(Webhook(method="POST", url=SecretStr(url), allow_private_urls=True), name)
 
 
-def _mail_block(client: Any, name: str, url: str) -> Any:
-    # Prefect's blocks hand any URL to Apprise, which speaks SMTP; no block of Prefect's own server is named for it.
+def _message_block(client: Any, name: str, url: str) -> Any:
+    # Prefect's blocks hand any URL to Apprise, whatever service they are named for.
     from prefect.blocks.notifications import SlackWebhook
     from pydantic import SecretStr
 

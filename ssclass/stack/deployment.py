@@ -12,13 +12,16 @@ from ssclass.errors import FailedError, ParamsError
 from ssclass.names import automation_of, deployment_of, pool_of, resource_of
 from ssclass.secrets import without_secrets
 from ssclass.settings import DEFAULT_NAME, Settings
-from ssclass.stack.automations import crash_automations, notice_automations
+from ssclass.stack.automations import NOTICES_BY, crash_automations, notice_automations
 from ssclass.stack.owner import LABEL, check_owner, owner_id
 from ssclass.stack.specification import deployments_file, read_deployments
 from ssclass.started import away
 from ssclass.text import shown
 
 POOL_TYPE = "process"
+NOBODY = "none"
+"""Instead of an address for notices: nobody is told any more."""
+PAGE = 200  # automations that the server tells of at once
 INTERNAL = ("rerun",)
 """Parameters of runs that no person sets; the server takes them all the same."""
 POOL_TEMPLATE: dict[str, Any] = {
@@ -82,10 +85,22 @@ class _Deployer:
             self.pool(pool_of(self.settings, spec["work_pool"]["name"]))
         for spec in deployments:
             ids[spec["name"]] = self.deployment(spec)
-        wanted = crash_automations(self.settings, ids) + notice_automations(self.settings, self.client, notify)
-        for automation in wanted:
+        notices = notice_automations(self.settings, self.client, [url for url in notify if url != NOBODY])
+        for automation in crash_automations(self.settings, ids) + notices:
             self.automation(automation)
+        if notify:
+            self.only({each.name for each in notices}, automation_of(self.settings, NOTICES_BY))
         return self.changes
+
+    def only(self, names: set[str], beginning: str) -> None:
+        """Delete our automations whose names begin so, but for those with these names."""
+        there: list[Any] = []
+        while page := self.client.read_automations(limit=PAGE, offset=len(there)):
+            there += page
+        for each in there:
+            if each.name.startswith(beginning) and each.name not in names:
+                self.client.delete_automation(each.id)
+                self.changes.append(f"automation {each.name!r}: gone, as its address is")
 
     def get(self, path: str, **query: Any) -> Any:
         return self.client.request("GET", path, params=query).json()

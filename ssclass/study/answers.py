@@ -89,7 +89,7 @@ def answer_photos(model: Model, photos: Photos, progress: Progress = silent) -> 
 
     def answer() -> None:
         if waiting:
-            probabilities.append(model.predict(np.stack(waiting)))
+            probabilities.append(model.predict(waiting))
             waiting.clear()
 
     for done, (name, data) in enumerate(photos.read(set(photos.labels)), 1):

@@ -63,7 +63,7 @@ def explain(model: Model, photos: Photos, workspace: Workspace | None, progress:
     maps = channels = None
     if mapped and rows:
         progress("maps", 0, len(rows))
-        images = np.stack([decode(pictures[answers.names[at]], model.size) for at in rows])
+        images = [decode(pictures[answers.names[at]], model.size) for at in rows]
         # All at once, as `contributions` compares a place with the mean place of the photos that it is given.
         places, channels, _ = mapped.contributions(images, answers.predicted[rows])
         maps = mapped.photo_maps(places, SIDE)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.data.shapes import Images, by_shape, side_of
 from ssclass.errors import NotFoundError
 from ssclass.serving.model import Model
 
@@ -60,7 +61,7 @@ class MappedModel:
         self.maps = _last_maps(model.keras)
         if not self.maps:
             raise NotFoundError(f"{model.name}: no feature map is pooled in this model; there is no map to show")
-        self.views = [_view(tensor, model.size) for tensor in self.maps]
+        self.views = [_view(tensor, side_of(model.size)) for tensor in self.maps]
         heads = [layer for layer in model.keras.layers if layer.name.startswith("head")]
         kinds = [[type(layer).__name__ for layer in getattr(head, "layers", ())] for head in heads]
         self.linear = kinds == [["InputLayer", "GlobalAveragePooling1D", "Dense"]]
@@ -109,7 +110,7 @@ class MappedModel:
             def losses(number: int) -> Any:
                 """How much the score loses without each place of a map, [n, h, w]."""
                 a = maps[number]
-                _, height, width, _ = a.shape
+                height, width = tf.shape(a)[1], tf.shape(a)[2]
 
                 def without(place: Any) -> Any:
                     there = tf.reshape(tf.one_hot(place, height * width), (1, height, width, 1))
@@ -134,35 +135,37 @@ class MappedModel:
         return tf.function(run, reduce_retracing=True)
 
     def contributions(
-        self, images: NDArray[np.uint8], classes: NDArray[np.integer]
+        self, images: Images, classes: NDArray[np.integer]
     ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]], NDArray[np.float64]]:
         """How much each place and each channel of each map contributes to the given class of each photo.
 
-        images: uint8 [n, size, size, 3]; classes: int [n]. Returns, a map each, float32 [n, h, w] and [n, channels];
-        and the probabilities, [n, classes].
+        images: decoded; classes: int [n]. Returns, a map each, float32 [n, h, w] and [n, channels]; and the
+        probabilities, [n, classes]. Of photos in their own shape, h and w are the most that one has.
         """
-        parts = range(0, len(images), BATCH)
+        parts = [
+            (rows[at : at + BATCH], alike[at : at + BATCH])
+            for rows, alike in by_shape(images)
+            for at in range(0, len(rows), BATCH)
+        ]
         usual = [np.zeros((1, 1, 1, one.shape[-1]), np.float32) for one in self.maps]
         if self.directions:
-            for at in parts:
-                for one, found in zip(
-                    usual, _listed(self.before(images[at : at + BATCH], training=False)), strict=True
-                ):
+            for _, some in parts:
+                for one, found in zip(usual, _listed(self.before(some, training=False)), strict=True):
                     one += found.numpy().mean(axis=(1, 2), keepdims=True).sum(axis=0, keepdims=True) / len(images)
         places: list[list[Any]] = [[] for _ in self.maps]
         channels: list[list[Any]] = [[] for _ in self.maps]
         probabilities = []
-        for at in parts:
-            part = slice(at, at + BATCH)
-            by_place, by_channel, found = self._run(images[part], classes[part].astype(np.int32), usual)
+        for rows, some in parts:
+            by_place, by_channel, found = self._run(some, classes[rows].astype(np.int32), usual)
             for number in range(len(self.maps)):
                 places[number].append(by_place[number].numpy())
                 channels[number].append(by_channel[number].numpy())
             probabilities.append(found.numpy())
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
         return (
-            [np.concatenate(one) for one in places],
-            [np.concatenate(one) for one in channels],
-            np.concatenate(probabilities),
+            [np.concatenate(_alike(one))[order] for one in places],
+            [np.concatenate(one)[order] for one in channels],
+            np.concatenate(probabilities)[order],
         )
 
     def photo_maps(self, places: Sequence[NDArray[np.float32]], side: int) -> NDArray[np.float32]:
@@ -201,12 +204,18 @@ def _stretched(contribution: NDArray[np.float32], height: int, width: int) -> ND
     return np.asarray(tf.image.resize(contribution[..., None], (height, width)).numpy()[..., 0])
 
 
+def _alike(maps: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Maps [n, h, w], each stretched to the most height and the most width that one of them has."""
+    height, width = (max(one.shape[axis] for one in maps) for axis in (1, 2))
+    return [one if one.shape[1:] == (height, width) else _stretched(one, height, width) for one in maps]
+
+
 def _last_maps(model: Any) -> list[Any]:
     """Find the Keras tensors [n, h, w, channels] that a pooling or a flatten takes: the last feature maps."""
     found = []
     # Of this model's own nodes: a layer that is shared may have others, which lead elsewhere.
     own = {id(node) for nodes in model._nodes_by_depth.values() for node in nodes}
-    for operation in model.operations:
+    for operation in (one for one in model.operations if not one.name.startswith("head")):
         for node in (one for one in operation._inbound_nodes if id(one) in own):
             if all(len(tensor.shape) != 4 for tensor in node.output_tensors):
                 found += [tensor for tensor in node.input_tensors if len(tensor.shape) == 4]

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.data.dataset import Dataset
+from ssclass.data.shapes import Size, fitted
+from ssclass.errors import BatchError
 from ssclass.files import write_whole
 from ssclass.model import compute
 from ssclass.retrain.predict import Progress, answer, memo_of, silent
@@ -40,7 +42,8 @@ class Measured:
     """The figures of a finished row.
 
     `result` is what a retrain would write. `out_of_fold`: probabilities [train][classes], means over the repeats.
-    `milliseconds`: photos in a call → milliseconds a photo, whole model, pixels to probabilities.
+    `milliseconds`: photos in a call → milliseconds a photo, whole model, pixels to probabilities. `left_out`: source →
+    sha256 of its photos → whether a model that was trained on the other sources has them right.
     """
 
     row: str
@@ -54,6 +57,7 @@ class Measured:
     megabytes: float
     milliseconds: dict[int, float]
     device: str
+    left_out: dict[str, dict[str, bool]] = field(default_factory=dict)
 
     @property
     def scores(self) -> Scores:
@@ -161,6 +165,7 @@ def measure(workspace: Workspace, row: StudyRow, dataset: Dataset, progress: Pro
         megabytes=(folder / "model.keras").stat().st_size / 1e6,
         milliseconds={n: milliseconds(model, n, size) for n in CALLS},
         device=device(),
+        left_out=left_out(workspace, row.params, dataset, trained.head, progress),
     )
     measured.write(folder)
     return measured
@@ -196,6 +201,31 @@ def cross_validated(
     return trained, np.mean(found, axis=0), accuracy
 
 
+def left_out(
+    workspace: Workspace, params: Params, dataset: Dataset, head: str, progress: Progress = silent
+) -> dict[str, dict[str, bool]]:
+    """How a head does on photos of each source when it is trained on those of the others alone.
+
+    Source → sha256 → whether it is right. A source is left away where the others do not have photos of two classes to
+    train on. A photo that is nearly one of those that trained is not asked about.
+    """
+    version, memo = workspace.at(), memo_of(workspace)
+    sources = sorted({dataset.source_of(row.sha256) for row in dataset.used})
+    alone = params.model_copy(update={"model": with_head(params.model, head)})
+    found: dict[str, dict[str, bool]] = {}
+    for source in sources if len(sources) > 1 else ():
+        others = replace(dataset, sources=tuple(one for one in sources if one != source))
+        known = {row.group for row in others.train}
+        judged = [row for row in dataset.used if dataset.source_of(row.sha256) == source and row.group not in known]
+        try:
+            trained = fit(version, memo, alone, others, progress)
+        except BatchError:
+            continue
+        correct = answer(version, memo, trained.classifier, judged).correct
+        found[source] = {row.sha256: bool(right) for row, right in zip(judged, correct, strict=True)}
+    return found
+
+
 def with_head(model: ModelParams, head: str) -> ModelParams:
     """Copy params so that they train the head that was chosen, and no other; an ensemble names its members anyway."""
     return model if model.members else model.model_copy(update={"head": head})
@@ -210,11 +240,12 @@ def device() -> str:
     return f"CPU, {cores} core{'s' if cores > 1 else ''}"
 
 
-def milliseconds(model: Any, photos: int, size: int) -> float:
-    """Measure a whole model, pixels to probabilities: milliseconds a photo, with `photos` of size x size in a call."""
+def milliseconds(model: Any, photos: int, size: Size) -> float:
+    """Measure a whole model, pixels to probabilities: milliseconds a photo, with `photos` of one shape in a call."""
     import tensorflow as tf
 
-    images = tf.constant(np.random.default_rng(0).integers(0, 256, (photos, size, size, 3), dtype=np.uint8))
+    width, height = fitted(size, 4, 3)
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, (photos, height, width, 3), dtype=np.uint8))
     run = tf.function(lambda images: model(images, training=False))
     run(images)
     seconds = []

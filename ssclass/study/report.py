@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssclass.code import code_digest
 from ssclass.pages.page import Page
 from ssclass.pages.vector import CANDIDATE, CHAMPION, GRID, chart
 from ssclass.retrain.scores import Comparison, compare
+from ssclass.retrain.statistics import clopper_pearson
 from ssclass.study.measure import Measured
 from ssclass.study.rows import StudyRow
 
@@ -96,7 +98,7 @@ def as_dict(found: Study) -> dict[str, Any]:
                 "significant": two.verdict,
             }
         )
-    rows = []
+    rows, sources = [], by_source(found)
     for name, row in found.rows.items():
         measured = found.measured.get(name)
         common: dict[str, Any] = {"row": name, "about": row.about, "set": dict(row.changes), "study": row.study}
@@ -126,6 +128,12 @@ def as_dict(found: Study) -> dict[str, Any]:
                 "milliseconds": measured.milliseconds,
                 "device": measured.device,
                 "compared": compared.get(name, []),
+                "by_source": [
+                    {"source": one.source, "out_of_fold": one.out_of_fold, "holdout": one.holdout}
+                    | {"left_out": one.left_out, "left_out_against": one.against and _numbers(one.against)}
+                    for one in sources
+                    if one.row == name
+                ],
             }
         )
     return {"data_version": found.data_version, "best": found.best, "rows": rows}
@@ -217,6 +225,8 @@ def page(found: Study) -> Page:
     if missing:
         shown.heading("Not run")
         shown.table(("row", "why"), missing)
+    if len(counts) > 1:
+        _add_sources(shown, found)
     shown.heading("How to do one row again")
     shown.table(
         ("row", "command", "as an experiment"),
@@ -228,6 +238,84 @@ def page(found: Study) -> Page:
         "held-out photos choose. The cross-validated column is there for choosing."
     )
     return shown
+
+
+@dataclass(frozen=True)
+class OfSource:
+    """How a row does on the photos of one source: out of fold, held out, and when the source was left out of training.
+
+    Each is right, photos in all; None where there are none. `against`: left out, beside the row that it names.
+    """
+
+    row: str
+    source: str
+    out_of_fold: tuple[int, int] | None
+    holdout: tuple[int, int] | None
+    left_out: tuple[int, int] | None
+    against: Comparison | None
+
+
+def by_source(found: Study) -> list[OfSource]:
+    """Each row's answers by the source of the photos."""
+    made = []
+    for name, measured in found.measured.items():
+        other = found.measured.get(found.rows[name].against)
+        train = [found.dataset.source_of(sha256) for sha256 in measured.train]
+        holdout = [found.dataset.source_of(sha256) for sha256 in measured.result.holdout]
+        for source in sorted({*train, *holdout}):
+            answers, against = measured.left_out.get(source, {}), None
+            if other is not None and other.row != name and (theirs := other.left_out.get(source, {})) and answers:
+                ours, others = (np.array(list(one.values())) for one in (answers, theirs))
+                against = _common(tuple(answers), ours, tuple(theirs), others)
+            made.append(
+                OfSource(
+                    name,
+                    source,
+                    _right(measured.cv_correct[[one == source for one in train]]),
+                    _right(measured.correct[[one == source for one in holdout]]),
+                    _right(np.array(list(answers.values()), dtype=bool)),
+                    against,
+                )
+            )
+    return made
+
+
+def _right(correct: NDArray[np.bool_]) -> tuple[int, int] | None:
+    return (int(correct.sum()), len(correct)) if len(correct) else None
+
+
+def _add_sources(shown: Page, found: Study) -> None:
+    """Add the table of rows by source."""
+    shown.heading("By source")
+    lines = []
+    for one in by_source(found):
+        versus = one.against and f"{one.against.wins} / {one.against.losses}, p = {one.against.mcnemar_p:.3g}"
+        cells = [_share(part) for part in (one.out_of_fold, one.holdout, one.left_out)]
+        lines.append((one.row, one.source, *cells, versus))
+    shown.table(
+        (
+            "row",
+            "source",
+            "out of fold",
+            "held out",
+            "left out of training",
+            "left out: only it / only the row that it names right",
+        ),
+        lines,
+    )
+    shown.text(
+        "Right, share, and the 95 % interval of Clopper and Pearson. Left out of training: answers of a model that was "
+        "trained on the other sources alone, on all photos of this one that are nearly none of theirs; a dash where "
+        "the others have photos of one class only. That, not the cross-validation, is what to expect of photos from "
+        "elsewhere."
+    )
+
+
+def _share(part: tuple[int, int] | None) -> str | None:
+    if part is None:
+        return None
+    span = clopper_pearson(*part)
+    return f"{part[0]} of {part[1]}, {part[0] / part[1]:.4f} ({span.low:.3f}–{span.high:.3f})"
 
 
 def figure(found: Study) -> Figure:

@@ -14,13 +14,14 @@ from ssclass.code import code_digest
 from ssclass.data.dataset import Dataset
 from ssclass.errors import NotFoundError, ParamsError
 from ssclass.params import Params, read_yaml
+from ssclass.presets import is_decided, without_preset
 from ssclass.workspace.create import template_file
 from ssclass.workspace.workspace import Workspace
 
 FILE = "study.yaml"
 DEFAULT = "default"
 """The row that is params.yaml as it is; the others are compared with it."""
-VERSION = 1  # of how a row is measured: a change makes every row new
+VERSION = 2  # of how a row is measured: a change makes every row new
 
 
 class _RowEntry(BaseModel):
@@ -62,6 +63,12 @@ class StudyRow:
         options = "".join(f" -S {_quoted(name, value)}" for name, value in self.changes.items())
         return f"dvc exp run{options}"
 
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The networks that it needs, each once."""
+        members = [backbone for backbone, _ in self.params.model.pairs]
+        return tuple(dict.fromkeys(members or [self.params.features.backbone]))
+
     def with_sources(self, dataset: Dataset) -> Dataset:
         """Apply this row's choice of sources to the data set."""
         return replace(dataset, sources=self.params.dataset.sources)
@@ -91,12 +98,15 @@ def load_rows(workspace: Workspace) -> dict[str, StudyRow]:
     for name, row in file.rows.items():
         if row.against not in file.rows:
             raise ParamsError(f"{path}: {name}: against: no row {row.against!r}; name one of {', '.join(file.rows)}")
+        changes = row.set
+        if base.model.preset is not None and any(is_decided(dotted) for dotted in changes):
+            changes = {"model.preset": None} | changes  # its switches count
         try:
-            params = changed(base, row.set)
+            params = changed(base, changes)
         except ValidationError as error:
             raise _wrong(path, error, name) from error
         repeats = row.repeats or file.repeats
-        rows[name] = StudyRow(name, row.about, row.set, params, repeats, row.study, row.auxiliary, row.against)
+        rows[name] = StudyRow(name, row.about, changes, params, repeats, row.study, row.auxiliary, row.against)
     return rows
 
 
@@ -112,8 +122,13 @@ def choose(rows: Mapping[str, StudyRow], names: Iterable[str]) -> list[StudyRow]
 
 
 def changed(params: Params, changes: Mapping[str, Any]) -> Params:
-    """Copy params with dotted names set to values; ValidationError when they do not fit."""
+    """Copy params with dotted names set to values; ValidationError when they do not fit.
+
+    What a preset decided gives way where `changes` name another, or none.
+    """
     values = params.model_dump(mode="json")
+    if "model.preset" in changes:
+        values = without_preset(values)
     for dotted, value in changes.items():
         *path, last = dotted.split(".")
         at = values

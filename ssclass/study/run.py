@@ -75,9 +75,16 @@ def survey(
     for name, row in rows.items():
         if row.auxiliary and not _has_auxiliary(dataset):
             measured.pop(name, None)  # it has the figures of another row with the same params and data
+    from ssclass.model.weights import missing_file
+
+    told = dict(not_run or {})
+    for name, row in rows.items():
+        files = [file for backbone in row.backbones if (file := missing_file(backbone))]
+        if files and name not in measured:
+            told.setdefault(name, f"not run yet; fetches {' and '.join(files)} (docs/models.md), unless it is imported")
     version = workspace.at()
     classes = version.params.dataset.classes
-    return Study(version.data_version, dataset, classes, rows, measured, not_run or {})
+    return Study(version.data_version, dataset, classes, rows, measured, told)
 
 
 def write(workspace: Workspace, found: Study) -> Path:

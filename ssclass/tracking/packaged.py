@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ssclass.data.shapes import about_size
 from ssclass.files import file_sha256
 from ssclass.settings import PACKAGE
 
@@ -45,6 +46,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import mlflow
 
+from {package}.data.shapes import read_size
 from {package}.model.engine import open_engine
 from {package}.tracking.photo_model import PhotoModel
 
@@ -61,7 +63,7 @@ class Classifier(mlflow.pyfunc.PythonModel):
 
         about = context.model_config
         network = keras.models.load_model(context.artifacts["model"], compile=False)
-        self.model = PhotoModel(open_engine(network, about["size"]), about["classes"])
+        self.model = PhotoModel(open_engine(network, read_size(about)), about["classes"])
 
     def predict(self, context, model_input, params=None):
         """Say what is on each photo."""
@@ -80,7 +82,7 @@ def write_model(folder: Path, classifier: Classifier | Adopted, metadata: dict[s
     import mlflow
     import pandas as pd
 
-    about = {"classes": list(classifier.classes), "size": classifier.size}
+    about = {"classes": list(classifier.classes)} | about_size(classifier.size)
     with TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network, code = Path(scratch) / "model.keras", Path(scratch) / "code"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ssclass.data.images import Refused, decode
 from ssclass.data.pixels import pillow, shrunk
+from ssclass.data.shapes import Size, fitted
 from ssclass.model.engine import Engine
 
 COLUMN = "photo"
@@ -48,7 +49,7 @@ class PhotoModel:
             for at in range(0, len(photos), TOGETHER):
                 part = range(at, min(at + TOGETHER, len(photos)))
                 images = pool.map(lambda number: self._image(photos[number], number + 1), part)
-                rows += self.rows(self.engine.predict(np.stack(list(images))))
+                rows += self.rows(self.engine.predict(list(images)))
         columns = {name: [row[name] for row in rows] for name in ("label", "probability", "probabilities")}
         return pd.DataFrame(columns, index=index)
 
@@ -116,8 +117,8 @@ def _depth(given: Any) -> int:
     return depth
 
 
-def pixels_of(photo: Any, size: int) -> NDArray[np.uint8]:
-    """A photo in whatever form as uint8 [size, size, 3], RGB, upright; ValueError, OSError or Refused."""
+def pixels_of(photo: Any, size: Size) -> NDArray[np.uint8]:
+    """A photo in whatever form as uint8 [h, w, 3], RGB, upright; ValueError, OSError or Refused."""
     if isinstance(photo, (bytes, bytearray, memoryview)):
         if not photo:
             raise Refused("empty", "the file has no bytes")
@@ -161,9 +162,11 @@ def _as_pixels(given: Any) -> NDArray[np.uint8]:
     return pixels.astype(np.uint8)
 
 
-def squeezed(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Pixels uint8 [h, w, 3] as uint8 [size, size, 3], the way that the decode resizes a photo."""
-    if pixels.shape[:2] == (size, size):
+def squeezed(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Pixels uint8 [h, w, 3] in the shape that the decode gives a photo, and resized as it does."""
+    height, width = pixels.shape[:2]
+    wanted = fitted(size, width, height)
+    if (width, height) == wanted:
         return pixels
-    picture = shrunk(pillow().fromarray(np.ascontiguousarray(pixels)), size)
-    return np.asarray(picture.resize((size, size), pillow().BILINEAR), dtype=np.uint8)
+    picture = shrunk(pillow().fromarray(np.ascontiguousarray(pixels)), max(wanted))
+    return np.asarray(picture.resize(wanted, pillow().BILINEAR), dtype=np.uint8)

@@ -17,6 +17,7 @@ Multiplications only, so it is the same in numpy here and as Keras layers in the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ AXES = 64  # 48 to 96 are a little worse on the study's photos, 32 is much (docs
 CENTRE = 0.6  # standard deviation of the Gaussian, in halves of the view's side
 STEPS = 5  # 3 to 12 are alike on the study's photos; the paper has 5
 PLACES = 10_000  # from which the axes are found: bounds time and memory
+_FALL = -1 / (4 * CENTRE**2)  # of the logarithm of the root of a weight, with the square of the distance
 BLOCK = 32  # photos that are in memory as float32 at once: 13 MB of maps at 320 pixels, several times
 
 
@@ -48,30 +50,50 @@ class BilinearHead(KernelHead):
     maps = True
     gamma = 1.0  # 0.7 to 1.4 are alike on the study's photos (docs/models.md)
 
+    @property
+    def _place(self) -> str:
+        """The name of the array that says where the places of a map are, where photos keep their shape."""
+        return self.arrays[0].removesuffix("map") + "place"
+
     def _basis(self, features: Features, train: np.ndarray) -> Axes:
-        return find_axes(features.arrays[self.arrays[0]], train, self.seed)
+        return find_axes(features.arrays[self.arrays[0]], train, self.seed, features.arrays.get(self._place))
 
     def _vectors(self, features: Features, rows: np.ndarray, basis: Axes) -> np.ndarray:
+        def versions(name: str) -> list[np.ndarray]:
+            """The array of the photos, and of each of their copies."""
+            copies = np.moveaxis(features.augmented[name], 1, 0) if name in features.augmented else ()
+            return [features.arrays[name], *copies]
+
+        maps = versions(self.arrays[0])
+        places = versions(self._place) if self._place in features.arrays else [None] * len(maps)
+        return np.stack([pool(one, rows, basis, at) for one, at in zip(maps, places, strict=True)], axis=1)
+
+    def _inputs(self, features: Features) -> dict[str, tuple[int | None, ...]]:
         name = self.arrays[0]
-        augmented = np.moveaxis(features.augmented[name], 1, 0) if name in features.augmented else ()
-        return np.stack([pool(maps, rows, basis) for maps in (features.arrays[name], *augmented)], axis=1)
+        if self._place not in features.arrays:
+            return {name: features.arrays[name].shape[1:]}
+        _, views, _, channels = features.arrays[name].shape
+        return {name: (views, None, channels), self._place: (views, None, 2)}
 
-    def _layers(self, views: Any, basis: Axes) -> Any:
-        return pool_layers(views, basis)
+    def _layers(self, inputs: Mapping[str, Any], basis: Axes) -> Any:
+        return pool_layers(inputs[self.arrays[0]], basis, inputs.get(self._place))
 
 
-def find_axes(maps: np.ndarray, train: np.ndarray, seed: int) -> Axes:
+def find_axes(maps: np.ndarray, train: np.ndarray, seed: int, place: np.ndarray | None = None) -> Axes:
     """Principal axes of the unit roots at a seeded draw of places of the photos `train`.
 
-    maps: [n, views, h, w, channels].
+    maps: [n, views, h, w, channels], or, of photos in their own shape, [n, views, places, channels] with `place`
+    [n, views, places, 2].
     """
     from scipy.linalg import eigh
 
     places = maps.reshape(len(maps), -1, maps.shape[-1])
     count = places.shape[1]  # places a photo
     drawn = np.arange(len(train) * count)
+    if place is not None:  # those that only fill up the map are no places
+        drawn = np.flatnonzero(inside(place[train]).reshape(-1))
     if len(drawn) > PLACES:
-        drawn = np.sort(np.random.default_rng(seed).choice(len(drawn), PLACES, replace=False))
+        drawn = np.sort(np.random.default_rng(seed).choice(drawn, PLACES, replace=False))
     roots = _roots(places[train[drawn // count], drawn % count])
     mean = roots.mean(axis=0)
     roots -= mean
@@ -81,13 +103,17 @@ def find_axes(maps: np.ndarray, train: np.ndarray, seed: int) -> Axes:
     return Axes(mean, np.ascontiguousarray(axes, dtype=np.float32))
 
 
-def pool(maps: np.ndarray, rows: np.ndarray, axes: Axes) -> np.ndarray:
-    """Pool the photos `rows` of maps [photos, views, h, w, channels] to z: unit rows, float64 [n, AXES * AXES]."""
-    weights = np.sqrt(place_weights(*maps.shape[1:4]))[:, None]
+def pool(maps: np.ndarray, rows: np.ndarray, axes: Axes, place: np.ndarray | None = None) -> np.ndarray:
+    """Pool the photos `rows` of maps to z: unit rows, float64 [n, AXES * AXES].
+
+    maps: [photos, views, h, w, channels], or [photos, views, places, channels] with `place` [photos, views, places, 2].
+    """
+    fixed = None if place is not None else np.sqrt(place_weights(*maps.shape[1:4]))[:, None]
     found = []
     for at in range(0, len(rows), BLOCK):
         block = maps[rows[at : at + BLOCK]]
         roots = _roots(block.reshape(len(block), -1, block.shape[-1]))
+        weights = fixed if place is None else _root_weights(place[rows[at : at + BLOCK]])
         y = (roots @ axes.axes - axes.mean @ axes.axes) * weights
         y /= np.maximum(np.linalg.norm(y, axis=(1, 2), keepdims=True), 1e-6)  # then the trace of S is 1
         root = _square_root(y.transpose(0, 2, 1) @ y).reshape(len(block), -1).astype(np.float64)
@@ -95,22 +121,33 @@ def pool(maps: np.ndarray, rows: np.ndarray, axes: Axes) -> np.ndarray:
     return np.concatenate(found)
 
 
-def pool_layers(views: Any, axes: Axes) -> Any:
-    """Pool a Keras tensor [n, views, h, w, channels] to z, [n, AXES * AXES], as :func:`pool` does, by Keras layers."""
+def pool_layers(views: Any, axes: Axes, place: Any = None) -> Any:
+    """Pool a Keras tensor of maps to z, [n, AXES * AXES], as :func:`pool` does, by Keras layers."""
     layers = import_keras().layers
     # What `keras.ops.sqrt` makes, under a fixed name: the saved bytes must not depend on what was built before.
     from keras.src.ops.numpy import Sqrt
 
-    weights = place_weights(*views.shape[1:4])
-    places, (channels, wide) = len(weights), axes.axes.shape
-    active = layers.ReLU(name="not_negative")(layers.Reshape((places, channels), name="places")(views))
+    channels, wide = axes.axes.shape
+    places = None if place is not None else int(np.prod(views.shape[1:4]))
+    active = layers.ReLU(name="not_negative")(layers.Reshape((places or -1, channels), name="places")(views))
     roots = layers.UnitNormalization(name="unit_roots")(Sqrt(name="roots")(active))
     project = layers.Dense(wide, name="axes")
-    weigh = layers.EinsumDense("npd,p->npd", (places, wide), name="centre")
+    weigh = (
+        layers.EinsumDense("npd,p->npd", (places, wide), name="centre")
+        if places
+        else layers.Dense(1, activation="exponential", use_bias=False, name="centre")
+    )
     times = layers.Dot((2, 1), name="times")
     step = layers.EinsumDense("nab,bc->nac", (wide, wide), bias_axes="ac", name="step")  # (3 I - x) / 2
-    flat = layers.Reshape((places * wide,), name="flat")(weigh(project(roots)))
-    y = layers.Reshape((places, wide), name="pairs")(layers.UnitNormalization(name="trace")(flat))
+    if place is None:
+        weighed = weigh(project(roots))
+    else:
+        from keras.src.ops.numpy import Square  # as Sqrt
+
+        at = Square(name="distance")(layers.Reshape((-1, 2), name="where")(place))
+        weighed = layers.Multiply(name="weighed")([project(roots), weigh(at)])
+    flat = layers.Reshape((places * wide if places else -1,), name="flat")(weighed)
+    y = layers.Reshape((places or -1, wide), name="pairs")(layers.UnitNormalization(name="trace")(flat))
     root = layers.Dot((1, 1), name="together")([y, y])
     inverse = None
     for number in range(STEPS):
@@ -120,7 +157,7 @@ def pool_layers(views: Any, axes: Axes) -> Any:
             inverse = factor if inverse is None else times([factor, inverse])
     one = np.eye(wide, dtype=np.float32)
     project.set_weights([axes.axes, -axes.mean @ axes.axes])
-    weigh.set_weights([np.sqrt(weights)])
+    weigh.set_weights([np.sqrt(place_weights(*views.shape[1:4])) if place is None else np.full((2, 1), _FALL)])
     step.set_weights([-0.5 * one, 1.5 * one])
     return layers.UnitNormalization(name="unit")(layers.Flatten(name="root")(root))
 
@@ -130,6 +167,20 @@ def place_weights(views: int, height: int, width: int) -> np.ndarray:
     down, across = (np.exp(-(np.linspace(-1, 1, side) ** 2) / (2 * CENTRE**2)) for side in (height, width))
     weights = np.tile(np.outer(down, across).ravel(), views)
     return np.asarray(weights / weights.sum(), dtype=np.float32)
+
+
+def inside(place: np.ndarray) -> np.ndarray:
+    """Whether places [..., 2] are of the photo: the others only fill up its map."""
+    return np.asarray((np.abs(place) <= 1).all(axis=-1))
+
+
+def _root_weights(place: np.ndarray) -> np.ndarray:
+    """The root of the weight of each place [n, views, places, 2], float32 [n, views * places, 1].
+
+    Their sum is not 1, which the length of what they weigh makes up for.
+    """
+    roots = np.exp(_FALL * np.square(place).sum(axis=-1))
+    return np.asarray(roots.reshape(len(place), -1, 1), dtype=np.float32)
 
 
 def _roots(activations: np.ndarray) -> np.ndarray:

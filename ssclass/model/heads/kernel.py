@@ -17,7 +17,7 @@ leave-one-out log loss: it never changes which class wins.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -103,7 +103,7 @@ class KernelHead(Head):
 
         everything = np.arange(len(labels))
         ((basis, fit),) = side_by_side(fit_all, [(everything, everything[:0])], self._rows(features))
-        return Fitted(self._model(features.arrays[self.arrays[0]], basis, fit))
+        return Fitted(self._model(features, basis, fit))
 
     def _rows(self, features: Features) -> int:
         """How many photos and copies of photos there are."""
@@ -119,24 +119,30 @@ class KernelHead(Head):
         """Unit vectors of the photos `rows` and of their copies, float64 [n, 1 + copies, d]."""
 
     @abstractmethod
-    def _layers(self, views: Any, basis: Any) -> Any:
-        """Keras layers that make the unit vectors, [n, d], of a Keras tensor [n, views, …]."""
+    def _layers(self, inputs: Mapping[str, Any], basis: Any) -> Any:
+        """Keras layers that make the unit vectors, [n, d], of Keras tensors [n, views, …] by their arrays' names."""
+
+    def _inputs(self, features: Features) -> dict[str, tuple[int | None, ...]]:
+        """The arrays that the model takes, and their shapes, a photo."""
+        return {self.arrays[0]: (None, features.arrays[self.arrays[0]].shape[-1])}
 
     def _fits(self, z: np.ndarray, labels: np.ndarray) -> list[KernelFit]:
         return list(fit_path(z[:, 0], labels, self.classes, self.seed, augmented=z[:, 1:], gamma=self.gamma))
 
-    def _model(self, array: np.ndarray, basis: Any, fit: KernelFit) -> Any:
+    def _model(self, features: Features, basis: Any, fit: KernelFit) -> Any:
         """The fit as a Keras model: layers to unit vectors, Dense exponential (the kernel), Dense softmax."""
         keras = import_keras()
-        shape = array.shape[1:] if self.maps else (None, array.shape[-1])
-        views = keras.Input(shape, name=self.arrays[0], dtype=str(array.dtype))
+        inputs = {
+            name: keras.Input(shape, name=name, dtype=str(features.arrays[name].dtype))
+            for name, shape in self._inputs(features).items()
+        }
         alike = keras.layers.Dense(len(fit.landmarks), activation="exponential", name="kernel")
         dense = keras.layers.Dense(self.classes, activation="softmax", name="probabilities")
-        output = dense(alike(self._layers(views, basis)))
+        output = dense(alike(self._layers(inputs, basis)))
         # exp(-g ||x - z||^2) = exp(2 g x'z - 2 g), x and z being of length one
         alike.set_weights([2 * fit.gamma * fit.landmarks.T, np.full(len(fit.landmarks), -2 * fit.gamma)])
         dense.set_weights([fit.weights / fit.temperature, fit.bias / fit.temperature])
-        return keras.Model({self.arrays[0]: views}, output, name="head")
+        return keras.Model(inputs, output, name="head")
 
 
 class RbfHead(KernelHead):
@@ -148,12 +154,12 @@ class RbfHead(KernelHead):
     def _vectors(self, features: Features, rows: np.ndarray, basis: None) -> np.ndarray:
         return unit_roots(pooled(features, self.arrays[0])[rows])
 
-    def _layers(self, views: Any, basis: None) -> Any:
+    def _layers(self, inputs: Mapping[str, Any], basis: None) -> Any:
         """GAP over views, root, unit length."""
         # What `keras.ops.sqrt` makes, under a fixed name: the saved bytes must not depend on what was built before.
         from keras.src.ops.numpy import Sqrt
 
-        layers = import_keras().layers
+        layers, views = import_keras().layers, inputs[self.arrays[0]]
         mean = layers.ReLU(name="not_negative")(layers.GlobalAveragePooling1D(name="views")(views))
         return layers.UnitNormalization(name="unit")(Sqrt(name="roots")(mean))
 
