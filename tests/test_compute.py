@@ -91,7 +91,7 @@ from ssclass.model.extraction import make_extractor
 from ssclass.model.spec import feature_spec
 from ssclass.params import FeatureParams
 with tf.device("CPU:1"):
-    make_extractor(feature_spec(FeatureParams(crops="none")))(np.zeros((2, 224, 224, 3), np.uint8))
+    make_extractor(feature_spec(FeatureParams(crops="none")), "tensorflow")(np.zeros((2, 224, 224, 3), np.uint8))
 """
 
 

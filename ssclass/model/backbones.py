@@ -209,7 +209,7 @@ _ALL = (
         )
     ),
 )
-_CHATTER = re.compile(rb"WARNING: All log messages before absl|[IWE]0000 ")
+_CHATTER = re.compile(rb"WARNING: All log messages before absl|[IWE]0000 |INFO: Created TensorFlow Lite ")
 BACKBONES = {backbone.name: backbone for backbone in _ALL}
 
 
@@ -228,7 +228,7 @@ def import_keras() -> Any:
         os.environ["KERAS_HOME"] = str(home() / "keras")
         os.environ["KERAS_BACKEND"] = "tensorflow"
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a machine without GPU is not an error
-        with _without_chatter():
+        with without_chatter():
             import keras  # noqa: F401
 
             share_gpus()
@@ -236,8 +236,8 @@ def import_keras() -> Any:
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Drop what TensorFlow's C++ part writes to file descriptor 2 before its own log level holds."""
+def without_chatter() -> Iterator[None]:
+    """Drop what TensorFlow's and LiteRT's C++ parts write to file descriptor 2 before its own log level holds."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as written:

@@ -17,6 +17,7 @@ from ssclass.errors import InputError, WeightsError
 from ssclass.model.backbones import find_backbone, import_keras
 from ssclass.model.compute import batch_size
 from ssclass.model.engine import constant_graph
+from ssclass.model.runtimes import TENSORFLOW, open_runtime
 from ssclass.model.spec import FeatureSpec, ModelSpec, Spec
 from ssclass.model.weights import load_weights
 
@@ -115,29 +116,41 @@ def _side_by_side(tensors: list[Any]) -> Any:
     return layers.Concatenate(axis=1)(rows) if len(rows) > 1 else rows[0]
 
 
-def make_extractor(spec: FeatureSpec | ModelSpec) -> Extractor:
-    """The network of a spec as a function of decoded photos of one shape, uint8 [n, h, w, 3]."""
+def make_extractor(spec: FeatureSpec | ModelSpec, engine: str = "auto") -> Extractor:
+    """The network of a spec as a function of decoded photos of one shape, uint8 [n, h, w, 3].
+
+    `engine` as in params.yaml: what the frozen network runs on (`ssclass.model.runtimes`). Adopted models, tuned
+    blocks and photos in their own shape are TensorFlow's.
+    """
     if isinstance(spec, ModelSpec):
         return compiled(import_keras().Model(spec.model.input, {ANSWERS: spec.model.output}), spec.size)
-    return _feature_extractor(spec)
+    return _feature_extractor(spec, engine)
 
 
 @lru_cache(2)  # a retrain asks several times: for each shard, and for candidate and champion
-def _feature_extractor(spec: FeatureSpec) -> Extractor:
-    """The network of ours as a graph with its weights as constants.
+def _feature_extractor(spec: FeatureSpec, engine: str) -> Extractor:
+    """The network of ours in a runtime, or as TensorFlow's graph with its weights as constants.
 
     TensorFlow then folds batch norms into the convolutions before them: means differ from those of the graph with
     variables by 3e-6 of their size, maps by one step of float16 here and there. A tuned network takes the two steps
     that the memo takes: one graph of both would round some activations between them otherwise.
     """
     if spec.tuned_blocks is not None:
-        frozen, tuned = _feature_extractor(spec.frozen_part), tuned_extractor(spec)
+        frozen, tuned = _feature_extractor(spec.frozen_part, engine), tuned_extractor(spec)
         return lambda images: tuned(frozen(images))
+
+    def network() -> Any:
+        keras = import_keras()
+        pixels = keras.Input((None, None, 3), dtype="uint8", name="images")
+        return keras.Model(pixels, feature_arrays(spec, pixels), name="features")
+
+    if engine == "auto" and _resizes(spec):
+        engine = TENSORFLOW
+    if not spec.own_shape and (runtime := open_runtime(engine, spec.fingerprint, spec.size, network)) is not None:
+        return runtime
     import tensorflow as tf
 
-    keras = import_keras()
-    pixels = keras.Input((None, None, 3), dtype="uint8", name="images")
-    model = keras.Model(pixels, feature_arrays(spec, pixels), name="features")
+    model = network()
     run, names = constant_graph(model, spec.photo_size), sorted(model.output)  # TensorFlow flattens a dict by its keys
     rows = OwnShape(spec.size).places if spec.own_shape else 0
 
@@ -146,6 +159,11 @@ def _feature_extractor(spec: FeatureSpec) -> Extractor:
         return {name: _padded(name, value, rows) if rows else value for name, value in found.items()}
 
     return features
+
+
+def _resizes(spec: FeatureSpec) -> bool:
+    """Whether the network makes smaller photos of the decoded one: TensorFlow alone rounds their pixels as it does."""
+    return any(spec.canvas(size) != spec.size for size in spec.sizes)
 
 
 def _padded(name: str, array: np.ndarray, places: int) -> np.ndarray:
@@ -250,7 +268,8 @@ def extract(
     sha256s: list[str] = []
     arrays: dict[str, np.ndarray] = {}
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
-        for batch, images in _decoded(pool, photos, partial(_pixels, spec)):
+        together = getattr(extractor, "together", None) or batch_size()
+        for batch, images in _decoded(pool, photos, partial(_pixels, spec), together):
             done = len(sha256s)
             for rows, alike in by_shape(images):
                 for name, part in extractor(alike).items():
@@ -285,10 +304,10 @@ def _with_room(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _decoded(
-    pool: ThreadPoolExecutor, photos: Iterable[tuple[str, bytes]], pixels: Callable[[str, bytes], np.ndarray]
+    pool: ThreadPoolExecutor, photos: Iterable[tuple[str, bytes]], pixels: Callable[[str, bytes], np.ndarray], size: int
 ) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Yield batches of decoded photos while the next batch is being decoded."""
-    source, size = iter(photos), batch_size()
+    """Yield batches of `size` decoded photos while the next batch is being decoded."""
+    source = iter(photos)
 
     def submit() -> list[tuple[str, Future[np.ndarray]]]:
         return [(sha256, pool.submit(pixels, sha256, data)) for sha256, data in islice(source, size)]

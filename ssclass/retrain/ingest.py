@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -225,13 +226,15 @@ def champion_test(workspace: Workspace, version: Version, shard: Shard, path: Pa
     state = version.state
     if state.champion is None or not shard.rows:
         return None
+    from ssclass.model.extraction import make_extractor
     from ssclass.model.features import shard_features
 
+    network = partial(make_extractor, engine=version.params.features.engine)
     champion, memo = decided_classifier(workspace, state.champion), memo_of(workspace)
 
     def features_of(spec: Spec) -> Features:
         report = _reporter(f"features of {shard.batch_id}")
-        return shard_features(spec, memo, shard, lambda: iter_photos(path), progress=report)
+        return shard_features(spec, memo, shard, lambda: iter_photos(path), extractor=network, progress=report)
 
     classes = version.params.dataset.classes
     test = plausibility(champion, features_of, shard.rows, classes, *state.record_of(state.champion))

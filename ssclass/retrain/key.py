@@ -17,6 +17,8 @@ from __future__ import annotations
 import hashlib
 
 from ssclass.code import code_digest
+from ssclass.model.runtimes import TENSORFLOW, chosen, described
+from ssclass.params import Params
 from ssclass.workspace.ledger import State
 from ssclass.workspace.version import Version
 
@@ -24,9 +26,19 @@ FROZEN = "frozen"
 
 
 def training_key(version: Version) -> str:
-    """What a training depends on (hex, 16): the rows used, the params that matter, the code."""
-    text = " ".join([version.dataset.digest, version.params.result_digest, code_digest()])
-    return _hex(text)
+    """What a training depends on (hex, 16): the rows used, the params that matter, the code, the runtime of features.
+
+    TensorFlow, which is always there and whose version is the code's, is not named. ParamsError where
+    ``features.engine`` names a runtime that is not installed.
+    """
+    parts = [version.dataset.digest, version.params.result_digest, code_digest()]
+    return _hex(" ".join([*parts, *runtime_of(version.params)]))
+
+
+def runtime_of(params: Params) -> list[str]:
+    """The runtime that computes features here, with its version, where it is not TensorFlow."""
+    name = TENSORFLOW if params.features.shape == "own" else chosen(params.features.engine)
+    return [] if name == TENSORFLOW else [described(name)]
 
 
 def decision_key(training: str, champion: str | None, frozen: bool = False) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,10 @@ def features_of(
     are not opened. A spec of augmented photos computes features of training photos only. KeyError names a photo that is
     in no shard.
     """
+    from ssclass.model.extraction import make_extractor
     from ssclass.model.features import concat, shard_features
 
+    network = partial(make_extractor, engine=version.params.features.engine)
     wanted = [set(sha256s) for sha256s in asked]
     parts: list[list[Features]] = [[] for _ in asked]
     for shard in version.dataset.shards:
@@ -61,7 +64,7 @@ def features_of(
         def report(done: int, total: int, batch: str = shard.batch_id) -> None:
             progress(f"features of {batch}{spec.name}", done, total)
 
-        found = shard_features(spec, memo, shard, photos, progress=report)
+        found = shard_features(spec, memo, shard, photos, extractor=network, progress=report)
         for kept, some in zip(parts, wanted, strict=True):
             rows = [row for row, sha256 in enumerate(found.sha256s) if sha256 in some]
             kept.append(found if len(rows) == len(found) else found.rows(rows))

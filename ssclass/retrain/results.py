@@ -133,7 +133,8 @@ def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, mo
         frozen = spec.frozen_part
         (remembered,) = features_of(version, memo, frozen, drawn)
         photos = photos_of(version, drawn)
-        names, arrays = extract(frozen, photos, make_extractor(frozen.network), lambda done: None)
+        network = make_extractor(frozen.network, version.params.features.engine)
+        names, arrays = extract(frozen, photos, network, lambda done: None)
         for name, values in arrays.items():
             ours = values.reshape(len(names), -1).astype(np.float64)
             theirs = remembered.arrays[name][[drawn.index(sha256) for sha256 in names]].reshape(len(names), -1)

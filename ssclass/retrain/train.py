@@ -21,7 +21,9 @@ import numpy as np
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row
 from ssclass.errors import BatchError
+from ssclass.model.runtimes import TENSORFLOW
 from ssclass.params import AugmentParams, Params
+from ssclass.retrain.key import runtime_of
 from ssclass.retrain.predict import (
     HeldOut,
     Progress,
@@ -88,7 +90,7 @@ def train(workspace: Workspace, version: Version, key: str, progress: Progress =
     held_out = HeldOut(version, memo, dataset.holdout, progress)
     head = last_winner(version, len(dataset.train))
     trained = fit(version, memo, version.params, dataset, progress, watch, head=head, held_out=held_out)
-    save_candidate(trained, dataset, partial / CANDIDATE)
+    save_candidate(trained, dataset, partial / CANDIDATE, version.params)
     with watch.step("evaluation"):
         candidate = held_out.answer(trained.classifier)
         again = held_out.answer(Classifier.load(partial / CANDIDATE))
@@ -175,14 +177,18 @@ def training_features(held_out: HeldOut, spec: FeatureSpec, augment: AugmentPara
     return features.with_augmented([held_out.without(copy, sha256s) for copy in copies])
 
 
-def save_candidate(trained: Trained, dataset: Dataset, folder: Path) -> None:
-    """Write the small form of a classifier, and training.json beside it, to a folder that it replaces."""
+def save_candidate(trained: Trained, dataset: Dataset, folder: Path, params: Params) -> None:
+    """Write the small form of a classifier, and training.json beside it, to a folder that it replaces.
+
+    It says which runtime ``features.engine`` of the params meant on this machine.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     trained.classifier.save(folder)
     record: dict[str, Any] = {
         "head": trained.head,
         "train_size": len(dataset.train),
+        "engine": " ".join(runtime_of(params)) or TENSORFLOW,
         "cross_validation": {name: [float(value) for value in found.accuracy] for name, found in trained.cv.items()},
         "history": curves(trained),
     }
@@ -250,7 +256,7 @@ def train_stage(workspace: Workspace, progress: Progress = silent) -> None:
     version = workspace.work_tree()
     head = last_winner(version, len(version.dataset.train))
     trained = fit(version, memo_of(workspace), version.params, version.dataset, progress, head=head)
-    save_candidate(trained, version.dataset, workspace.root / CANDIDATE)
+    save_candidate(trained, version.dataset, workspace.root / CANDIDATE, version.params)
 
 
 def evaluate_stage(workspace: Workspace, progress: Progress = silent) -> None:

@@ -161,8 +161,7 @@ def _answer(
     try:
         for batch in _opened(photos, model.size, limits):
             images = [pixels for _, _, pixels in batch if not isinstance(pixels, Refused)]
-            asked = np.stack(images) if isinstance(model.size, int) and images else images
-            odds = iter(model.predict(asked) if images else ())
+            odds = iter(model.predict(images) if images else ())
             part.rows += [_row(model, *each, odds) for each in batch]
             done += len(batch)
             progress("photos", done, done + 1)

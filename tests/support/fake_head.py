@@ -216,7 +216,7 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
     patch(session, "create_loader", _loader)
     for module in (extraction, features):
         patch(module, "extract", _extract)
-    patch(extraction, "make_extractor", lambda network: None)
+    patch(extraction, "make_extractor", lambda network, engine="auto": None)
     patch(features, "shard_features", partial(features.shard_features, extractor=lambda network: None))
     patch(training, "plan", lambda params: [(SPEC, "fake")])
     patch(training, "train_planned", train_planned)
