@@ -2,6 +2,7 @@
 
 ssclass.batch.arrived    a hint: a batch may be waiting (payload: batch, count, source)
 ssclass.batch.held       a batch was held, a person decides (batch, reason)
+ssclass.batch.unlike     a batch was taken in, and is unlike those before it (batch, reason)
 ssclass.model.promoted   the alias moved (version, key, reason, champion's scores)
 ssclass.model.rejected   the candidate was not better (key, reason, scores)
 ssclass.retrain.failed   a retrain ended without a decision (reason)

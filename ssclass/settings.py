@@ -89,6 +89,16 @@ class Settings(BaseSettings):
 
     sqs: Address | None = Field(default=None, description="URL of the SQS queue that S3 notifies")
     sweep: float = Field(default=300.0, gt=0, description="seconds between two sweeps of S3")
+    serve_listen: str | None = Field(
+        default=None,
+        pattern=r"^(\[[0-9A-Fa-f:]+\]:|[A-Za-z0-9.-]+:)?[0-9]{1,5}$",
+        description="[HOST:]PORT on which `ssclass up` has `ssclass serve` listen; none: it starts none",
+    )
+    collect_photos: int = Field(
+        default=0, ge=0, le=100_000, description="doubtful photos that `ssclass serve` keeps in S3, at most; 0: none"
+    )
+    collect_megabytes: float = Field(default=500.0, gt=0, description="that those take at most")
+    collect_days: float = Field(default=30.0, ge=1, le=90, description="for how long each of them is kept")
     patience: float = Field(default=60.0, ge=0, description="seconds to wait for a service that is away")
 
     @property

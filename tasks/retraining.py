@@ -20,9 +20,9 @@ from ssclass.data.batches import BatchRef
 from ssclass.environment import quiet_libraries
 from ssclass.errors import DistrustedError, FailedError, LostRaceError, OvertakenError, StoreError, WorkspaceError
 from ssclass.retrain import decide as decisions
+from ssclass.retrain import health, results
 from ssclass.retrain import ingest as batches
 from ssclass.retrain import key as keys
-from ssclass.retrain import results
 from ssclass.retrain import train as training
 from ssclass.retrain.ingest import Ingested
 from ssclass.secrets import redact
@@ -112,7 +112,19 @@ def ingest(folder: str, batch: BatchRef) -> Ingested:
     ingested = batches.ingest(workspace, batch)
     if ingested.outcome == HELD:
         notices.tell(workspace.settings, "ssclass.batch.held", f"ssclass.batch.{batch.id}", reason=ingested.reason)
+    elif told := _alarms(workspace, batch.id):
+        notices.tell(workspace.settings, "ssclass.batch.unlike", f"ssclass.batch.{batch.id}", reason="; ".join(told))
     return ingested
+
+
+def _alarms(workspace: Workspace, batch: str) -> list[str]:
+    """What a batch that was taken in makes a person look at. It is in already: nothing fails for it."""
+    try:
+        version = workspace.at()
+        return health.told_by(version.state, version.dataset, batch)
+    except Exception as error:
+        log.warning("%s: its health is not told (%s)", batch, error)
+        return []
 
 
 @task

@@ -18,6 +18,7 @@ from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw, junk
 from ssclass.model.features import FeatureMemo, Features
 from ssclass.model.spec import FeatureSpec
+from ssclass.serving.collected import collected, keep, remove_old
 from ssclass.store import Store
 from ssclass.upkeep.bucket import ROLES, notify, plan, policy, setup
 from ssclass.upkeep.finish import finish_forgetting
@@ -176,10 +177,18 @@ def test_forgetting_is_the_owners_and_every_retrain_may_finish_it(workspace: Wor
         workspace.store.put("results/k1/result.json", json.dumps(holdout).encode())
 
     write_back()
+    (data,) = (data for _, data in workspace.at().photos("one", {shard.rows[0].sha256}))
+    with recorded(bucket) as calls:
+        keep(workspace.store, data, shard.rows[0].sha256)
+        remove_old(workspace.store, -1)
+    assert any(call.action == "s3:DeleteObjectVersion" for call in calls)
+    assert refused(calls, workspace, "pipeline") == [], "`ssclass serve` has that role"
+    keep(workspace.store, data, shard.rows[0].sha256)
     with recorded(bucket) as calls:
         forget(workspace, [shard.rows[0].sha256], "…")
     assert any(call.action == "s3:DeleteObjectVersion" and call.key.startswith(full("incoming/")) for call in calls)
     assert refused(calls, workspace, "owner") == []
+    assert list(collected(workspace.store)) == [], "nor what `ssclass serve` kept"
     write_back()
     with recorded(bucket) as calls:
         finish_forgetting(workspace)
@@ -204,7 +213,14 @@ def test_setup_makes_bucket_folders_and_rules_and_leaves_others_rules(s3: Store,
         setup(s3)
     assert [found.key for found in s3.list("")] == sorted(plan(s3.bucket)["folders"])
     rules = {rule["ID"]: rule for rule in s3.lifecycle()}
-    assert set(rules) == {"theirs", "ssclass-quarantine", "ssclass-features", "ssclass-results", "ssclass-parts"}
+    assert set(rules) == {
+        "theirs",
+        "ssclass-quarantine",
+        "ssclass-features",
+        "ssclass-results",
+        "ssclass-collect",
+        "ssclass-parts",
+    }
     assert rules["ssclass-quarantine"]["Expiration"]["Days"] == 180
 
     create(tmp_path / "workspace", {"bucket": s3.bucket, "s3_endpoint": s3.settings.s3_endpoint or ""})
@@ -217,7 +233,7 @@ def test_workspaces_that_share_a_bucket_set_up_their_own_part(s3: Store, tmp_pat
     for shop in shops + shops:
         setup(shop)
     names = [rule["ID"] for rule in s3.lifecycle()]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 15
     assert {rule["Filter"]["Prefix"] for rule in s3.lifecycle() if "features" in rule["ID"]} == {
         "one/features/",
         "two/features/",

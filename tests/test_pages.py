@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +27,10 @@ from tests.support.shops import Shop, empty_mlflow, pictures
 
 TEXT_SIZES = """Math.min(...[...document.querySelectorAll("svg text")].map(
   (text) => parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)))"""
+COLUMNS_IN_SIGHT = """[...document.querySelectorAll("[role=columnheader]")].filter((column) => {
+  const box = column.getBoundingClientRect();
+  return column.contains(document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2));
+}).map((column) => column.innerText.trim())"""
 EVIL = "<script>alert(1)</script> $x^2$ `a` \u202eabc"
 
 
@@ -227,6 +232,46 @@ def test_two_charts_are_the_same_when_made_again():
 def test_a_report_of_what_is_no_decision_is_refused(shop):
     done = CliRunner().invoke(cli, ["report", "nothing", "--workspace", str(shop.workspace.root)])
     assert "no run and no champion" in str(done.exception)
+
+
+@pytest.fixture
+def mlflow_server(shop) -> Iterator[str]:
+    """MLflow's own server and UI, on the shop's database."""
+    from mlflow.server import app, handlers
+    from werkzeug.serving import make_server
+
+    uri = f"sqlite:///{shop.folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handlers, "_tracking_store", None)
+        patch.setattr(handlers, "_model_registry_store", None)
+        handlers.initialize_backend_stores(uri, uri, str(shop.folder / "artifacts"))
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_why_a_model_was_not_promoted_is_two_clicks_away_in_mlflow(shop, mlflow_server, chromium):
+    """From the run table, whose address every command gives, at 1280 pixels: one on the run, which begins with its
+    decision; or one that closes what MLflow offers at first, and the columns say it."""
+    body = shop.state.decisions[keys(shop)[2]].body
+    with chromium.page(WIDE, strict=False) as page:
+        page.goto(shop.tracking.page(mlflow_server))
+        run = page.get_by_role("link", name=re.compile("^REJECTED")).first
+        run.wait_for()
+        offered = page.get_by_text("Welcome to MLflow Assistant")
+        if offered.is_visible():
+            page.get_by_role("button", name="Close").last.click()
+            offered.wait_for(state="hidden")
+        page.get_by_text(body["reason"]).first.wait_for()
+        chromium.shoot(page, "mlflow-runs")
+        assert {"candidate", "champion", "gain", "reason"} <= set(page.evaluate(COLUMNS_IN_SIGHT))
+        run.click()
+        page.wait_for_url(re.compile("/runs/"))
+        page.get_by_text(body["reason"]).first.wait_for()
+        chromium.shoot(page, "mlflow-why")
 
 
 def test_where_the_answers_are_gone_they_are_asked_for_again(shop, tmp_path):

@@ -31,8 +31,12 @@ from ssclass.errors import FailedError, InputError
 from ssclass.params import IngestParams
 from ssclass.retrain.statistics import sure_above
 from ssclass.serving import bodies, following, service
+from ssclass.serving.collected import collected, read
 from ssclass.serving.service import Service, application
 from ssclass.serving.start import start
+from ssclass.settings import load_settings
+from ssclass.stack.parts import is_well, parts
+from ssclass.stack.plan import Plan
 from ssclass.stack.serving import server
 from ssclass.tracking.client import CANDIDATE, MODEL, Tracking
 from ssclass.upkeep.artifacts import mend_models
@@ -88,10 +92,10 @@ class Served:
     def folder(self, version: str, name: str = MODEL) -> Path:
         return Path(self.models(version)[name].artifact_location.removeprefix("file://"))
 
-    def note_sure(self) -> None:
+    def note_sure(self, threshold: float = 0.9) -> None:
         """Note a threshold with the second champion: its fake training has no probabilities to take one from."""
         path = self.folder("2", CANDIDATE) / "training.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "sure": {"threshold": 0.9}}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sure": {"threshold": threshold}}))
 
     def check(self, answer: dict[str, Any], which: list[int]) -> None:
         """All predictions are those of the version that the answer names."""
@@ -108,6 +112,7 @@ def served(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     database = folder / "empty" / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it writes to what pytest has closed
         real = Tracking.log_model, Tracking.restore_model
         fake_head.patch_model(patch.setattr)
         patch.setattr(Tracking, "log_model", real[0])
@@ -128,9 +133,9 @@ def served(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @contextmanager
-def running(served: Served, key: str | None = None) -> Iterator[tuple[str, Service]]:
-    """The service on a port, in this process."""
-    settings = served.shop.clone().settings
+def running(served: Served, key: str | None = None, **more: Any) -> Iterator[tuple[str, Service]]:
+    """The service on a port, in this process; `more` settings."""
+    settings = served.shop.clone().settings.model_copy(update=more)
     made = start(Workspace(settings), impatient(settings), key)
     port = free_port()
     web = server(application(made, local=True), "127.0.0.1", port)
@@ -294,6 +299,32 @@ def test_only_who_has_the_key_is_answered_and_no_other_sites_page(served: Served
         other = {"Authorization": "Bearer a-secret", "Origin": "http://evil.example"}
         assert raw(url, data, **other).status_code == 403
         assert raw(url, data, Authorization="Bearer a-secret", Host="evil.example").status_code == 403
+
+
+def test_it_keeps_what_it_doubts_where_that_is_wanted_and_allowed(served: Served) -> None:
+    store, asked = served.shop.workspace.store, {"X-Collect-Consent": "yes"}
+    best = served.expected["2"].max(axis=1)
+    unsure = [served.photos[best.argmin()]]
+    sure = [data for data in served.photos if data not in unsure]
+    lowest, next_lowest = sorted(best)[:2]
+    served.note_sure(float(lowest + next_lowest) / 2)
+    with running(served) as (url, _):
+        raw(url, unsure[0], **asked)
+        assert list(collected(store)) == [], "off unless somebody sets it"
+    with running(served, collect_photos=10) as (url, made):
+        raw(url, unsure[0])
+        raw(url, unsure[0], **{"X-Collect-Consent": "no"})
+        files = [("photo", (f"{number}.jpg", data)) for number, data in enumerate([*sure, unsure[0], b"no photo"])]
+        done = requests.post(f"{url}/predict", files=files, headers=asked, timeout=60)
+        assert done.status_code == 200
+        assert made.collector is not None
+        eventually("it is kept", lambda: list(collected(store)), 60)
+        (photo,) = collected(store)
+        assert read(store, photo) == unsure[0]
+        assert 'ssclass_collected_total{outcome="kept"} 1.0' in requests.get(f"{url}/metrics", timeout=60).text
+        described = requests.get(f"{url}/openapi.json", timeout=60).json()["paths"]["/predict"]["post"]
+        assert [each["name"] for each in described["parameters"]] == ["X-Collect-Consent"]
+    served.note_sure()
 
 
 # -- which champion answers ------------------------------------------------------------------------------------------
@@ -477,7 +508,11 @@ def test_the_command_serves_a_workspace_without_a_champion_and_ends_on_request(
         assert done.returncode == 2
         assert "choose another port" in done.stderr
     port = free_port()
-    process = subprocess.Popen([*command, str(port)], env=environment)
+    settings = load_settings(tmp_path / "w").model_copy(update={"serve_listen": f"127.0.0.1:{port}"})
+    folder = settings.private / "stack"
+    (part,) = (each for each in parts(settings, Plan.of(folder), folder) if each.name == "serve")
+    assert not is_well(part)
+    process = subprocess.Popen(part.command, env=environment | part.environment)
     statuses: list[int] = []
 
     def answers() -> bool:
@@ -495,6 +530,7 @@ def test_the_command_serves_a_workspace_without_a_champion_and_ends_on_request(
     try:
         eventually("it answers", answers)
         assert statuses == [503, 503, 200]
+        assert is_well(part), "as the supervisor of `ssclass up` asks it"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)

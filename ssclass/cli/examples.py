@@ -30,7 +30,11 @@ EXAMPLES = {
     "init": ["init shop", "init shop --bucket s3://my-photos --region eu-central-1"],
     "lineage": ["lineage data/3", "lineage day-3"],
     "listen": ["listen", "listen --webhook 8099"],
-    "predict": ["predict photo.jpg", "predict --model 2 a.jpg b.jpg"],
+    "predict": [
+        "predict photo.jpg",
+        "predict --model 2 a.jpg b.jpg",
+        "predict --from ~/photos --to predictions.parquet",
+    ],
     "rebuild": ["rebuild"],
     "report": ["report", "report 2 --out champion-2.html"],
     "retrain": ["retrain"],
@@ -44,6 +48,7 @@ EXAMPLES = {
     "unfreeze": ["unfreeze"],
     "up": ["up", "up --detach --workspace demo/001"],
     "verify": ["verify", "verify --repair"],
+    "wanted": ["wanted ~/camera-roll --count 50 --to to-label", "wanted s3://ssclass/collect"],
     "weights import": ["weights import mobilenet_1_0_224_tf_no_top.h5"],
 }
 CODES = "Exit codes: 0 done, 1 something outside failed, 2 bad input (or a batch was HELD), 130 interrupted."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssclass.cli.common import (
+    FILE,
     FOLDER,
     as_json,
     in_workspace,
@@ -19,6 +20,10 @@ from ssclass.cli.common import (
     settings_for,
     workspace_at,
 )
+from ssclass.errors import InputError
+
+if TYPE_CHECKING:
+    from ssclass.serving.bulk import Summary
 
 FEW = 8
 """Photos for which making an engine takes longer than it saves."""
@@ -179,12 +184,23 @@ def evaluate(photos: Path, models: str, metrics: str, from_dir: bool, folder: Pa
 
 
 @click.command()
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--model", default="champion", show_default=True, help="A version, alias, run or folder.")
+@click.option(
+    "--from", "source", metavar="DIR|s3://…|FILE.parquet", help="All photos there, instead of FILES; needs --to."
+)
+@click.option("--to", type=FILE, help="The Parquet file for their answers; the same command again goes on with it.")
 @in_workspace
 @as_json
-def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: bool) -> None:
-    """Say what is on each photo in FILES."""
+def predict(
+    files: tuple[Path, ...], model: str, source: str | None, to: Path | None, folder: Path | None, as_json: bool
+) -> None:
+    """Say what is on each photo in FILES, or on all photos in a folder, in S3 or in a Parquet file."""
+    if (source is None) != (to is None) or (source is None) == (not files):
+        raise click.UsageError("Name FILES, or --from and --to.")
+    if source is not None and to is not None:
+        _predict_all(source, to, model, folder, as_json)
+        return
     from ssclass.data.images import Refused
     from ssclass.serving.model import open_model, read_photo
 
@@ -208,6 +224,36 @@ def predict(files: tuple[Path, ...], model: str, folder: Path | None, as_json: b
             print_line(f"{item['file']}: {item['label']} ({item['probabilities'][item['label']]:.3f})")
     if failed:
         sys.exit(2)
+
+
+def _predict_all(source: str, to: Path, model: str, folder: Path | None, as_json: bool) -> None:
+    from ssclass import progress
+    from ssclass.params import IngestParams
+    from ssclass.serving.bulk import Job, begun, finished, predict_all
+    from ssclass.serving.model import open_model
+    from ssclass.serving.unlabelled import photos_at
+
+    limits = IngestParams(min_side=1)
+    job = begun(to, source, model)
+    if job is not None and (whole := finished(to)) is not None:
+        _say_predicted(to, whole, as_json)
+        return
+    settings = settings_for([model], folder)
+    photos = photos_at(source, settings, limits.max_bytes)
+    opened = open_model(model if job is None or job.run_id is None else f"run:{job.run_id}", settings)
+    now = Job(source, model, opened.run_id, opened.key, opened.classes)
+    if job is not None and (job.key, job.classes) != (now.key, now.classes):
+        raise InputError(f"{to}: was begun with another model in {model}; name a new file with --to")
+    with progress.shown():
+        done = predict_all(opened, job or now, photos, to, limits, progress.report)
+    _say_predicted(to, done, as_json)
+
+
+def _say_predicted(to: Path, done: Summary, as_json: bool) -> None:
+    if as_json:
+        print_json({"file": str(to), **vars(done)})
+    else:
+        print_line(f"{to}: {done.photos} photos, {done.unreadable} of them cannot be read (column error)")
 
 
 COMMANDS = (retrain, adopt, evaluate, predict)

@@ -1,4 +1,4 @@
-"""Commands that bring the champion to others: serve, export-model."""
+"""Commands that bring the champion to others, and photos back: serve, export-model, wanted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from pathlib import Path
 
 import click
 
-from ssclass.cli.common import FOLDER, as_json, in_workspace, print_json, print_line, settings_at, workspace_at
+from ssclass.cli.common import (
+    FOLDER,
+    as_json,
+    in_workspace,
+    print_json,
+    print_line,
+    print_table,
+    settings_at,
+    workspace_at,
+)
 
 KEY = "SSCLASS_SERVE_KEY"
 
@@ -86,4 +95,41 @@ def export_model(version: str, kind: str, dtype: str, to: Path | None, folder: P
     )
 
 
-COMMANDS = (serve, export_model)
+@click.command()
+@click.argument("source", metavar="DIR|s3://BUCKET/PREFIX")
+@click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="How many photos to name.")
+@click.option("--to", type=FOLDER, help="A new folder for them, with a list to fill in for `ssclass submit`.")
+@in_workspace
+@as_json
+def wanted(source: str, count: int, to: Path | None, folder: Path | None, as_json: bool) -> None:
+    """Name the unlabelled photos in SOURCE that the champion would learn most from, the best first."""
+    from ssclass import progress
+    from ssclass.errors import InputError
+    from ssclass.serving.wanted import LIST, write
+    from ssclass.serving.wanted import wanted as find
+
+    if to is not None and to.exists():
+        raise InputError(f"--to {to}: is there already; name a new folder")
+    with progress.shown():
+        found = find(workspace_at(folder), source, count, progress.report)
+    if to is not None:
+        write(found, to)
+    refused = [{"photo": name, "reason": f"{why.reason}: {why.detail}"} for name, why in found.refused]
+    if as_json:
+        counts = {"looked_at": found.looked_at, "known": found.known, "copies": found.copies}
+        print_json({**counts, "refused": refused, "photos": [each.as_dict() for each in found.photos]})
+        return
+    for item in refused:
+        print_line(f"left out {item['photo']}: {item['reason']}", err=True)
+    print_table(
+        ("photo", "champion says", "probability", "novelty"),
+        [(each.photo.name, each.label, f"{each.probability:.3f}", f"{each.novelty:.3f}") for each in found.photos],
+    )
+    print_line(
+        f"{len(found.photos)} of {found.looked_at} photos; {found.known} are in the data set, {found.copies} are copies"
+    )
+    if to is not None:
+        print_line(f"fill in the labels in {to / LIST}, take out lines without one, then `ssclass submit {to / LIST}`")
+
+
+COMMANDS = (serve, export_model, wanted)

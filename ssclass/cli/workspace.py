@@ -70,6 +70,7 @@ def init(
 def status(folder: Path | None, as_json: bool) -> None:
     """Show champion, data, held and waiting batches, the stack and the health of the loop."""
     from ssclass.errors import StoreError
+    from ssclass.retrain.health import health
     from ssclass.retrain.ingest import waiting
     from ssclass.stack.health import lines, loop
 
@@ -102,7 +103,8 @@ def status(folder: Path | None, as_json: bool) -> None:
         "held": [{"batch": batch, "reason": event.body["reason"]} for (batch, _), event in state.held.items()],
         "waiting": pending,
     }
-    running = loop(workspace.settings)
+    running, well = loop(workspace.settings), health(state, dataset)
+    found["health"] = well.as_dict()
     if as_json:
         print_json(found | {"loop": running})
         return
@@ -128,6 +130,17 @@ def status(folder: Path | None, as_json: bool) -> None:
             f"held       {batch}: {event.body['reason']}; `ssclass batch admit {batch}` or `ssclass batch drop {batch}`"
         )
     print_line(f"waiting    {pending if isinstance(pending, str) else ', '.join(pending) or 'none'}")
+    for source, each in well.running.items():
+        low, high = each.interval.low, each.interval.high
+        print_line(
+            f"running    {source}: {each.right} of {each.n} right before they were learnt from ({low:.0%} to "
+            f"{high:.0%}), {each.expected:.0f} usual; the last {each.batches} batches"
+        )
+    ages = {"champion": well.champion_days, "decision": well.decision_days, "batch": well.batch_days}
+    if known := [f"{name} {days:.1f}" for name, days in ages.items() if days is not None]:
+        print_line(f"days ago   {', '.join(known)}")
+    for alarm in well.alarms:
+        print_line(f"alarm      {alarm}")
     for line in lines(running):
         click.echo(line)
 

@@ -83,18 +83,20 @@ def class_folders(folder: Path, classes: Sequence[str] = ()) -> list[Path]:
 
 def files_in(folder: Path) -> list[Path]:
     """Every file under a folder that is not hidden, sorted; BatchError when a folder in it cannot be read."""
-    return sorted(_walk(folder))
+    return sorted(walk(folder))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file under a folder that is not hidden, a folder at a time, in a fixed order; BatchError as `files_in`."""
+
     def refuse(error: OSError) -> None:
         raise BatchError(
             f"{error.filename}: cannot be read ({error.strerror}); make it readable, or take it out of the folder"
         ) from error
 
     for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not hidden(name)]
-        for name in names:
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        for name in sorted(names):
             path = Path(root, name)
             if not hidden(name) and path.is_file():
                 yield path

@@ -66,6 +66,19 @@ BODY = {
         },
     },
 }
+DESCRIBED = {
+    "requestBody": BODY,
+    "parameters": [
+        {
+            "name": "X-Collect-Consent",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "enum": ["yes"]},
+            "description": "`yes`: whoever owns the photos lets those that the model doubts be kept for some days, "
+            "looked at and labelled. Nothing is kept without it, nor where the service keeps none.",
+        }
+    ],
+}
 STATUSES: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body is not what its content type says."},
     401: {"model": Problem, "description": "The key is missing or wrong."},

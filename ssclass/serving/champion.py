@@ -33,13 +33,17 @@ class Named:
 
 @dataclass(frozen=True, eq=False)
 class Champion:
-    """A champion that answers. `sure`: the probability from which on its answer is sure; None where nothing says it."""
+    """A champion that answers. `sure`: the probability from which on its answer is sure; None where nothing says it.
+
+    `unsure_share`: the share of its answers in cross-validation that were not sure.
+    """
 
     name: str
     named: Named
     classes: tuple[str, ...]
     engine: Engine
     sure: float | None
+    unsure_share: float | None = None
 
     @property
     def size(self) -> Size:
@@ -82,10 +86,10 @@ def open_champion(workspace: Workspace, tracking: Tracking, asked: Named) -> Cha
         if (wrong := broken(folder, asked.key, models[MODEL].tags)) is not None:
             raise NotFoundError(f"{who}: {wrong}; `ssclass verify --repair` writes it anew")
         opened = open_folder(who, folder)
-        sure = _sure(models.get(CANDIDATE), Path(scratch) / CANDIDATE)
+        sure, unsure = _sure(models.get(CANDIDATE), Path(scratch) / CANDIDATE)
     engine = open_engine(opened.keras, opened.size)
     engine.predict(probe_images(opened.size)[:1])
-    return Champion(tracking.name, asked, opened.classes, engine, sure)
+    return Champion(tracking.name, asked, opened.classes, engine, sure, unsure)
 
 
 def _state(workspace: Workspace, key: str) -> State:
@@ -111,12 +115,13 @@ def _fetched(model: Any, folder: Path) -> Path:
         raise TrackingError(f"the files of {model.name} {model.model_id} cannot be fetched ({error})") from error
 
 
-def _sure(candidate: Any, folder: Path) -> float | None:
-    """From which probability on an answer is sure, by cross-validation, as training noted it beside the candidate."""
+def _sure(candidate: Any, folder: Path) -> tuple[float | None, float | None]:
+    """From which probability on an answer is sure, and the share that is not, as training noted by cross-validation."""
     if candidate is None:
-        return None
+        return None, None
     try:
         record = json.loads((_fetched(candidate, folder) / "training.json").read_text(encoding="utf-8"))
-        return float(record["sure"]["threshold"])
-    except (TrackingError, OSError, ValueError, KeyError, TypeError):
-        return None
+        share = record["sure"].get("share")
+        return float(record["sure"]["threshold"]), None if share is None else 1 - float(share)
+    except (TrackingError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, None

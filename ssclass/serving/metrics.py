@@ -20,6 +20,12 @@ class Metrics:
         self.seconds = Histogram(
             "ssclass_request_seconds", "Seconds of a request for predictions.", registry=made, buckets=SECONDS
         )
+        self.collected = Counter(
+            "ssclass_collected",
+            "Doubtful photos that might be kept, by what became of them.",
+            ["outcome"],
+            registry=made,
+        )
         self.batches = Histogram("ssclass_batch_photos", "Photos in a batch.", registry=made, buckets=SIZES)
         self.waiting = Gauge("ssclass_waiting_photos", "Photos taken in and not answered yet.", registry=made)
         self.switches = Counter("ssclass_switches", "Champions that took over.", registry=made)

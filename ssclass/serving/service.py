@@ -21,27 +21,36 @@ from ssclass.data.decoders import Decoders
 from ssclass.data.images import Limits, Refused
 from ssclass.data.shapes import Size
 from ssclass.serving.admission import Admission
-from ssclass.serving.answers import BODY, STATUSES, Answer, Answers, ServedModel
+from ssclass.serving.answers import DESCRIBED, STATUSES, Answer, Answers, ServedModel
 from ssclass.serving.batching import Batcher
 from ssclass.serving.bodies import Bodies, Photo, Rejected
 from ssclass.serving.champion import Champion
+from ssclass.serving.collecting import Collector
 from ssclass.serving.following import Following
+from ssclass.serving.loop import Loop
 from ssclass.serving.metrics import Metrics
 
 MOST_WAITING = 256  # photos taken in and not answered yet
 SECONDS = 30.0  # in which photos that were taken in must be answered
 DECODE_SECONDS, DECODE_WAIT = 5, 15.0
 """Of a processor, and by the clock, for one photo."""
+CONSENT = "x-collect-consent"
+"""The header by which a client says, with ``yes``, that whoever owns the photos lets them be kept and labelled."""
 
 
 @dataclass
 class Service:
-    """The parts of a running service. `limits`: what a photo must keep to."""
+    """The parts of a running service. `limits`: what a photo must keep to; `collector`: keeps doubtful photos.
+
+    `loop`: tells how the loop does.
+    """
 
     following: Following
     limits: Limits
     metrics: Metrics
     key: str | None = None
+    collector: Collector | None = None
+    loop: Loop | None = None
 
     def __post_init__(self) -> None:
         self.batcher = Batcher(self.metrics.batches.observe)
@@ -50,8 +59,8 @@ class Service:
         self.pool = ThreadPoolExecutor(4, thread_name_prefix="decode")
         self.waiting = 0
 
-    async def answers(self, photos: list[Photo]) -> Answers:
-        """The answers of one champion to photos; Rejected."""
+    async def answers(self, photos: list[Photo], *, consent: bool = False) -> Answers:
+        """The answers of one champion to photos; Rejected. `consent`: those that it doubts may be kept."""
         champion = self.following.current
         if champion is None:
             raise Rejected(503, "there is no champion yet; GET /ready says why")
@@ -60,7 +69,7 @@ class Service:
         self.waiting += len(photos)
         try:
             async with asyncio.timeout(SECONDS):
-                found = await asyncio.gather(*(self._answer(champion, photo) for photo in photos))
+                found = await asyncio.gather(*(self._answer(champion, photo, consent) for photo in photos))
         except TimeoutError:
             raise Rejected(503, f"no answer within {SECONDS:.0f} s; try again, with fewer photos at a time") from None
         finally:
@@ -73,7 +82,7 @@ class Service:
             model=ServedModel(name=champion.name, version=named.version, decision=named.key), predictions=found
         )
 
-    async def _answer(self, champion: Champion, photo: Photo) -> Answer:
+    async def _answer(self, champion: Champion, photo: Photo, consent: bool) -> Answer:
         loop = asyncio.get_running_loop()
         try:
             image = await loop.run_in_executor(self.pool, self._decode, photo.data, champion.size)
@@ -85,6 +94,10 @@ class Service:
         sure = None if champion.sure is None else bool(odds[best] >= champion.sure)
         self.metrics.photos.labels({None: "unknown", True: "sure", False: "unsure"}[sure]).inc()
         self.metrics.labels.labels(champion.classes[best]).inc()
+        if self.loop is not None:
+            self.loop.answered(champion.classes[best], sure)
+        if sure is False and consent and self.collector is not None:
+            self.collector.offer(photo.data)
         return Answer(
             name=photo.name,
             label=champion.classes[best],
@@ -118,12 +131,18 @@ class Service:
         self.metrics.version.set(int(current.named.version) if current else 0)
         self.metrics.away.set(self.following.away is not None)
         self.metrics.refused.set(self.following.refused is not None)
+        if self.loop is not None:
+            self.loop.count(None if current is None else current.unsure_share)
         return self.metrics.text()
 
     def end(self) -> None:
         """Stop the threads and processes."""
         self.following.end()
         self.batcher.end()
+        if self.collector is not None:
+            self.collector.end()
+        if self.loop is not None:
+            self.loop.end()
         self.pool.shutdown(wait=False, cancel_futures=True)
         self.decoders.close()
 
@@ -134,6 +153,8 @@ def application(service: Service, *, local: bool) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.following.start()
+        if service.loop is not None:
+            service.loop.start()
         yield
         await asyncio.to_thread(service.end)
 
@@ -150,13 +171,14 @@ def application(service: Service, *, local: bool) -> ASGIApp:
         headers = {"Retry-After": "1"} if error.status == 503 else None
         return JSONResponse({"error": error.detail}, error.status, headers)
 
-    @app.post("/predict", response_model=Answers, responses=STATUSES, openapi_extra={"requestBody": BODY})
+    @app.post("/predict", response_model=Answers, responses=STATUSES, openapi_extra=DESCRIBED)
     async def predict(request: Request, response: Response) -> Answers:
         """Say what is on one or many photos: multipart files, the bytes of one photo, or base64 in JSON."""
         began, status = time.monotonic(), 500
         try:
             async with service.bodies.photos(request) as photos:
-                found = await service.answers(photos)
+                consent = request.headers.get(CONSENT, "").strip().lower() == "yes"
+                found = await service.answers(photos, consent=consent)
             status = 200
             response.headers["X-Model-Version"] = found.model.version
             return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 from ssclass.params import IngestParams
-from ssclass.serving.champion import Champion, named, open_champion
+from ssclass.serving.champion import Champion, Named, named, open_champion
+from ssclass.serving.collecting import Collector
 from ssclass.serving.following import Following
+from ssclass.serving.loop import Loop
 from ssclass.serving.metrics import Metrics
 from ssclass.serving.service import Service
 from ssclass.settings import Settings
@@ -26,6 +29,20 @@ def start(workspace: Workspace, settings: Settings, key: str | None) -> Service:
     def changed(champion: Champion) -> None:
         metrics.switches.inc()
 
-    following = Following(partial(named, tracking), partial(open_champion, workspace, tracking), changed)
+    def count(outcome: str) -> None:
+        metrics.collected.labels(outcome).inc()
+
+    lock = threading.Lock()  # both bring the clone up to date
+
+    def open_it(asked: Named) -> Champion:
+        with lock:
+            return open_champion(workspace, tracking, asked)
+
+    following = Following(partial(named, tracking), open_it, changed)
     limits = IngestParams(max_bytes=ingest.max_bytes, max_pixels=ingest.max_pixels, min_side=1)
-    return Service(following, limits, metrics, key)
+    at = workspace.settings
+    collector = None
+    if at.collect_photos:
+        size = round(at.collect_megabytes * 1e6)
+        collector = Collector(workspace.store, at.collect_photos, size, at.collect_days, count)
+    return Service(following, limits, metrics, key, collector, Loop(metrics.registry, workspace, lock))

@@ -15,6 +15,7 @@ from ssclass.workspace.ledger import HELD, PROMOTED, REJECTED, SKIPPED
 SILENT = 90  # seconds without a heartbeat (one every 30) after which a run counts as crashed
 STARTING = 120  # seconds from a worker's taking a run to its running; a worker killed in between leaves it pending
 NOTICES = ("ssclass.batch.held", "ssclass.model.promoted", "ssclass.model.rejected", "ssclass.retrain.failed")
+ALARMS = ("ssclass.batch.unlike",)
 NOTICES_BY = "notices by "
 """How the names of their automations begin, after the workspace's."""
 SUBJECT = "{{ event.event }} {{ event.resource.name }}"
@@ -134,7 +135,7 @@ def notice_automations(settings: Settings, client: Any, urls: list[str]) -> list
         trigger = {
             "type": "event",
             "match": {"prefect.resource.id": f"{settings.name}.*"},
-            "expect": list(NOTICES),
+            "expect": [*NOTICES, *ALARMS],
             "posture": "Reactive",
             "threshold": 1,
             "within": 0,

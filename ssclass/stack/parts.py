@@ -14,6 +14,7 @@ from ssclass.errors import FailedError
 from ssclass.names import GPU, pool_of
 from ssclass.settings import DEFAULT_NAME, Settings
 from ssclass.stack.plan import HOST, PROFILE, USER, Plan, brought, credentials
+from ssclass.stack.serving import parse_address
 from ssclass.tracking.places import settle
 
 NOTIFY_ARN = "arn:minio:sqs:us-east-1:BATCH:webhook"
@@ -79,7 +80,18 @@ def parts(settings: Settings, plan: Plan, folder: Path) -> list[Part]:
         environment["PREFECT_LOGGING_LEVEL"] = "INFO"  # of a command it is CRITICAL, and would be inherited
         place = (settings.prefect_url or "", pool)
         found.append(Part(name, command, environment, pool=place, signal="INT", first=False))
+    if settings.serve_listen is not None:
+        found.append(_serve(settings, settings.serve_listen, client | _identity(settings, folder, "pipeline")))
     return found
+
+
+def _serve(settings: Settings, listen: str, environment: dict[str, str]) -> Part:
+    """The champion over HTTP; it takes its key from the environment of `ssclass up`, where there is one."""
+    host, port = parse_address(listen)
+    command = (*PYTHON, "ssclass", "serve", "--listen", listen, "--workspace", str(settings.workspace))
+    asked = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)
+    address = f"[{asked}]" if ":" in asked else asked
+    return Part("serve", command, environment, f"http://{address}:{port}/health", first=False)
 
 
 def s3_part(plan: Plan, folder: Path) -> Part:

@@ -10,7 +10,7 @@ from ssclass.environment import private_folder
 from ssclass.errors import DistrustedError, FailedError, StoreError, WorkspaceError
 from ssclass.files import write_whole
 from ssclass.pages.report import report
-from ssclass.retrain import results
+from ssclass.retrain import health, results
 from ssclass.retrain.decide import ask_gate
 from ssclass.retrain.predict import decided_classifier, result_folder
 from ssclass.retrain.result import Result
@@ -18,7 +18,7 @@ from ssclass.retrain.train import contact_sheet
 from ssclass.tracking.client import Tracking
 from ssclass.tracking.report import card, model_card
 from ssclass.workspace.dvc import CANDIDATE
-from ssclass.workspace.ledger import PROMOTED, Event, State
+from ssclass.workspace.ledger import PROMOTED, Event, State, fold
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
@@ -161,7 +161,14 @@ def _conclude_one(
     run = tracking.run_of(event)
     if run is not None and (DECISION_TAG not in run.data.tags or run.info.status == "RUNNING"):
         log_report(workspace, tracking, event, result, str(run.info.run_id))
-        tracking.conclude(event, result, str(run.info.run_id), decided)
+        tracking.conclude(event, result, str(run.info.run_id), decided, numbers_at(workspace, event))
+
+
+def numbers_at(workspace: Workspace, event: Event) -> dict[str, float]:
+    """How the loop did when a decision was made, as metrics of its run (`ssclass.retrain.health.numbers`)."""
+    events = workspace.at().events
+    place = next((at for at, each in enumerate(events) if each.body.get("key") == event.body["key"]), len(events))
+    return health.numbers(fold(events[:place]))
 
 
 def log_report(workspace: Workspace, tracking: Tracking, event: Event, result: Result | None, run_id: str) -> None:

@@ -251,8 +251,17 @@ class Runs(Connection):
             self.client.set_tag(run_id, REPORT_TAG, data_version)  # first: `ssclass forget` finds the report by it
             self.client.log_text(run_id, html, REPORT)
 
-    def conclude(self, event: Event, result: Result | None, run_id: str, decided: Sequence[Event] = ()) -> None:
+    def conclude(
+        self,
+        event: Event,
+        result: Result | None,
+        run_id: str,
+        decided: Sequence[Event] = (),
+        numbers: Mapping[str, float] | None = None,
+    ) -> None:
         """Put a pushed decision on its run, and end it; with the card where the result is at hand.
+
+        `numbers`: more metrics, as the ledger has them at the decision.
 
         `decided`: the decisions up to this one, for the figure of how candidates and champions came on.
         """
@@ -271,6 +280,8 @@ class Runs(Connection):
                 self.client.log_figure(run_id, figure, "figures/over_time.png")
             for name, value in tags.items():
                 self.client.set_tag(run_id, name, value[:5000])
+            for name, value in (numbers or {}).items():
+                self.client.log_metric(run_id, name, value, _milliseconds(event.at))
             if result is not None:
                 text = report.card(result, event)
                 self.client.log_text(run_id, text, "decision.md")

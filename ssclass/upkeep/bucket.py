@@ -15,12 +15,13 @@ from ssclass.data.batches import INCOMING
 from ssclass.data.build import QUARANTINE
 from ssclass.errors import ParamsError, StoreError
 from ssclass.secrets import without_secrets
+from ssclass.serving.collected import COLLECT, MOST_DAYS
 from ssclass.store import Store
 from ssclass.text import shown
 
 ROLES = ("sender", "pipeline", "worker", "tracking", "reader", "owner")
-FOLDERS = (INCOMING, QUARANTINE, "features", "results", "dvc")
-"""Everything in the bucket. Only `dvc/` and `incoming/` cannot be made again by ssclass."""
+FOLDERS = (INCOMING, QUARANTINE, "features", "results", "dvc", COLLECT)
+"""Everything in the bucket. `dvc/`, `incoming/` and `collect/` cannot be made again by ssclass."""
 
 ARTIFACTS = "mlflow"
 """Where a tracking server of ours keeps its artifacts, if it keeps them in the bucket."""
@@ -66,7 +67,7 @@ def policy(place: str, role: str) -> dict[str, Any]:
                 objects(*(folder for folder in FOLDERS if folder != INCOMING)),
             ),
             # what a `forget` began, every retrain finishes: older versions of its objects too
-            allow("Forget", ["s3:DeleteObjectVersion"], objects("features", "results", "dvc")),
+            allow("Forget", ["s3:DeleteObjectVersion"], objects("features", "results", "dvc", COLLECT)),
             listing(*FOLDERS, versions=True),
             allow("Notice", ["s3:GetBucketNotification", "s3:GetBucketLocation"], [arn]),
         ],
@@ -111,7 +112,12 @@ def lifecycle(prefix: str = "") -> dict[str, Any]:
     """The lifecycle rules of a bucket, or of a prefix in it: what can be made again, or was refused, goes in time."""
     rules = [
         _rule(prefix, folder, {"Expiration": {"Days": days}})
-        for folder, days in ((QUARANTINE, QUARANTINE_DAYS), ("features", FEATURE_DAYS), ("results", RESULT_DAYS))
+        for folder, days in (
+            (QUARANTINE, QUARANTINE_DAYS),
+            ("features", FEATURE_DAYS),
+            ("results", RESULT_DAYS),
+            (COLLECT, MOST_DAYS),
+        )
     ]
     return {
         "Rules": [*rules, _rule(prefix, "", {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": PARTS_DAYS}})]

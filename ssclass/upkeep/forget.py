@@ -61,7 +61,7 @@ def forget(workspace: Workspace, sha256s: Sequence[str], reason: str) -> Forgott
     found = workspace.write(lambda change: _publish(change, gone, reason))
     if found is None and not gone & finished.photos:
         raise NotFoundError(
-            "none of these photos is in the data set, in incoming/ or in quarantine/; nothing to forget"
+            "none of these photos is in the data set, in incoming/, quarantine/ or collect/; nothing to forget"
         )
     done = finish.finish_here(workspace)
     _correct_markers(workspace, done.markers)

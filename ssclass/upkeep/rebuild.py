@@ -61,7 +61,8 @@ def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
             if run is not None and has_run and run.info.status == "RUNNING":
                 kept = results.kept(workspace, key)
                 publish.log_report(workspace, tracking, event, kept, str(run.info.run_id))
-                tracking.conclude(event, kept, str(run.info.run_id))
+                numbers = publish.numbers_at(workspace, event)
+                tracking.conclude(event, kept, str(run.info.run_id), (), numbers)
             if has_run and (key not in state.champions or tracking.version_of(key) is not None):
                 if key in state.champions and (names := mend_models(workspace, tracking, event)):
                     note = f"{' and '.join(names)} of its run written anew"
@@ -92,7 +93,7 @@ def _log(
     else:
         tracking.log_numbers(run_id, _numbers(version, event), params)
     publish.log_report(workspace, tracking, event, result, run_id)
-    tracking.conclude(event, result, run_id)
+    tracking.conclude(event, result, run_id, (), publish.numbers_at(workspace, event))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ssclass.data.build import QUARANTINE
 from ssclass.data.dataset import count
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
 from ssclass.history.shards import forgotten_md5s, revoked_shards, stray_shards
+from ssclass.serving.collected import COLLECT
 from ssclass.store import Store
 from ssclass.workspace.dvc import DATA
 from ssclass.workspace.objects import Tracked
@@ -158,7 +159,7 @@ def known_shards(workspace: Workspace) -> list[tuple[Tracked, Shard]]:
 
 
 def find(workspace: Workspace, photos: frozenset[str], shards: Iterable[tuple[Tracked, Shard]]) -> Traces:
-    """Look for photos in `incoming/` and `quarantine/`: copies by their content, records by what they say.
+    """Look for photos in `incoming/`, `quarantine/` and `collect/`: copies by their content, records by what they say.
 
     Where every photo is in a shard, its size is known, and only objects of that size are read.
     """
@@ -170,7 +171,7 @@ def find(workspace: Workspace, photos: frozenset[str], shards: Iterable[tuple[Tr
             with workspace.objects.open(tracked.md5) as file:
                 sizes |= {sha256: len(data) for sha256, data in iter_photos(file, here)}
     wanted = set(sizes.values()) if set(sizes) == photos else None
-    listed = [each for folder in (INCOMING, QUARANTINE) for each in store.versions(f"{folder}/")]
+    listed = [each for folder in (INCOMING, QUARANTINE, COLLECT) for each in store.versions(f"{folder}/")]
     sent = tuple(_copies(store, photos, [each for each in listed if wanted is None or each[2] in wanted]))
     for key, _ in sent:
         batch, _, name = _place(key)
