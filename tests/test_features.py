@@ -77,7 +77,7 @@ def test_weights_as_constants_give_what_the_graph_with_variables_gives(spec: Fea
     keras = import_keras()
     pixels = keras.Input((None, None, 3), dtype="uint8")
     plain = compiled(keras.Model(pixels, feature_arrays(wanted, pixels, "_plain")), wanted.size)(images)
-    found = make_extractor(wanted)(images)
+    found = make_extractor(wanted, "tensorflow")(images)
     assert found.keys() == plain.keys()
     for name, array in found.items():
         assert (array.dtype, array.shape) == (plain[name].dtype, plain[name].shape)

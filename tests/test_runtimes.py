@@ -188,7 +188,6 @@ def test_auto_is_the_first_that_is_installed_and_tensorflow_on_a_gpu(monkeypatch
 def test_another_runtime_or_another_version_of_it_is_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
     def key(engine: str, there: dict[str, str]) -> str:
         monkeypatch.setattr(runtimes, "described", lambda name: there.get(name, ""))
-        monkeypatch.setattr("ssclass.retrain.key.described", lambda name: there.get(name, ""))
         features: Any = {"engine": engine}
         params = Params(dataset=DatasetParams(classes=("a", "b")), features=FeatureParams(**features))
         version: Any = SimpleNamespace(dataset=SimpleNamespace(digest="d"), params=params)

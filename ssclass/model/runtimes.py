@@ -35,6 +35,7 @@ from ssclass.model.backbones import without_chatter
 from ssclass.model.compute import gpu_possible, share_gpus
 from ssclass.model.engine import constant_graph, probe_images
 from ssclass.model.plain import plain_products
+from ssclass.params import FeatureParams
 from ssclass.settings import home
 
 TENSORFLOW = "tensorflow"
@@ -104,6 +105,12 @@ def chosen(engine: str) -> str:
             f"features.engine: {engine} is not installed; run `pip install 'ssclass[{EXTRAS[engine]}]'`, or choose auto"
         )
     return engine
+
+
+def runtime_of(params: FeatureParams) -> str:
+    """The runtime that computes features here, with its version; empty where it is TensorFlow."""
+    name = TENSORFLOW if params.shape == "own" else chosen(params.engine)
+    return "" if name == TENSORFLOW else described(name)
 
 
 @cache

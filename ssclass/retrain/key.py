@@ -17,8 +17,7 @@ from __future__ import annotations
 import hashlib
 
 from ssclass.code import code_digest
-from ssclass.model.runtimes import TENSORFLOW, chosen, described
-from ssclass.params import Params
+from ssclass.model.runtimes import runtime_of
 from ssclass.workspace.ledger import State
 from ssclass.workspace.version import Version
 
@@ -32,13 +31,8 @@ def training_key(version: Version) -> str:
     ``features.engine`` names a runtime that is not installed.
     """
     parts = [version.dataset.digest, version.params.result_digest, code_digest()]
-    return _hex(" ".join([*parts, *runtime_of(version.params)]))
-
-
-def runtime_of(params: Params) -> list[str]:
-    """The runtime that computes features here, with its version, where it is not TensorFlow."""
-    name = TENSORFLOW if params.features.shape == "own" else chosen(params.features.engine)
-    return [] if name == TENSORFLOW else [described(name)]
+    runtime = runtime_of(version.params.features)
+    return _hex(" ".join([*parts, *([runtime] if runtime else [])]))
 
 
 def decision_key(training: str, champion: str | None, frozen: bool = False) -> str:

@@ -21,9 +21,8 @@ import numpy as np
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row
 from ssclass.errors import BatchError
-from ssclass.model.runtimes import TENSORFLOW
+from ssclass.model.runtimes import TENSORFLOW, runtime_of
 from ssclass.params import AugmentParams, Params
-from ssclass.retrain.key import runtime_of
 from ssclass.retrain.predict import (
     HeldOut,
     Progress,
@@ -188,7 +187,7 @@ def save_candidate(trained: Trained, dataset: Dataset, folder: Path, params: Par
     record: dict[str, Any] = {
         "head": trained.head,
         "train_size": len(dataset.train),
-        "engine": " ".join(runtime_of(params)) or TENSORFLOW,
+        "engine": runtime_of(params.features) or TENSORFLOW,
         "cross_validation": {name: [float(value) for value in found.accuracy] for name, found in trained.cv.items()},
         "history": curves(trained),
     }
