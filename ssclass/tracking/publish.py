@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 
 from ssclass import notices
 from ssclass.environment import private_folder
@@ -139,29 +138,30 @@ def _newest(workspace: Workspace, state: State) -> State:
 
 def _conclude(workspace: Workspace, tracking: Tracking, state: State) -> dict[str, str]:
     """Put each decision on its run unless it is there; descriptions for champions whose result this machine has."""
+    from ssclass.tracking.client import DECISION_TAG
+
     open_runs = {str(run.info.run_id) for run in tracking.open_runs()}
     newest = next(reversed(state.decisions))
     cards = {}
-    events = list(state.decisions.values())
-    for place, (key, event) in enumerate(state.decisions.items(), 1):
+    for key, event in state.decisions.items():
         if key != newest and event.body["run_id"] not in open_runs:
             continue
         result = _result(workspace, key)
         if result is not None and event.body["decision"] == PROMOTED:
             cards[key] = model_card(result, event, state.number_of(key))
-        _conclude_one(workspace, tracking, event, result, events[:place])
+        run = tracking.run_of(event)
+        if run is not None and (DECISION_TAG not in run.data.tags or run.info.status == "RUNNING"):
+            conclude(workspace, tracking, state, event, result, str(run.info.run_id))
     return cards
 
 
-def _conclude_one(
-    workspace: Workspace, tracking: Tracking, event: Event, result: Result | None, decided: Sequence[Event]
+def conclude(
+    workspace: Workspace, tracking: Tracking, state: State, event: Event, result: Result | None, run_id: str
 ) -> None:
-    from ssclass.tracking.client import DECISION_TAG
-
-    run = tracking.run_of(event)
-    if run is not None and (DECISION_TAG not in run.data.tags or run.info.status == "RUNNING"):
-        log_report(workspace, tracking, event, result, str(run.info.run_id))
-        tracking.conclude(event, result, str(run.info.run_id), decided)
+    """Put a pushed decision on its run, with its report, and end the run. Whoever does it, the run says the same."""
+    log_report(workspace, tracking, event, result, run_id)
+    decided = list(state.decisions.values())
+    tracking.conclude(event, result, run_id, decided[: decided.index(event) + 1])
 
 
 def log_report(workspace: Workspace, tracking: Tracking, event: Event, result: Result | None, run_id: str) -> None:

@@ -251,7 +251,7 @@ class Runs(Connection):
             self.client.set_tag(run_id, REPORT_TAG, data_version)  # first: `ssclass forget` finds the report by it
             self.client.log_text(run_id, html, REPORT)
 
-    def conclude(self, event: Event, result: Result | None, run_id: str, decided: Sequence[Event] = ()) -> None:
+    def conclude(self, event: Event, result: Result | None, run_id: str, decided: Sequence[Event]) -> None:
         """Put a pushed decision on its run, and end it; with the card where the result is at hand.
 
         `decided`: the decisions up to this one, for the figure of how candidates and champions came on.

@@ -60,8 +60,7 @@ def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
             has_run = run is not None and DECISION_TAG in run.data.tags
             if run is not None and has_run and run.info.status == "RUNNING":
                 kept = results.kept(workspace, key)
-                publish.log_report(workspace, tracking, event, kept, str(run.info.run_id))
-                tracking.conclude(event, kept, str(run.info.run_id))
+                publish.conclude(workspace, tracking, state, event, kept, str(run.info.run_id))
             if has_run and (key not in state.champions or tracking.version_of(key) is not None):
                 if key in state.champions and (names := mend_models(workspace, tracking, event)):
                     note = f"{' and '.join(names)} of its run written anew"
@@ -91,8 +90,7 @@ def _log(
         tracking.log_result(run_id, result, params, folder, _digest(version), _figures(version))
     else:
         tracking.log_numbers(run_id, _numbers(version, event), params)
-    publish.log_report(workspace, tracking, event, result, run_id)
-    tracking.conclude(event, result, run_id)
+    publish.conclude(workspace, tracking, workspace.at().state, event, result, run_id)
 
 
 @contextmanager

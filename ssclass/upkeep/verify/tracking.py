@@ -79,7 +79,8 @@ def _run(workspace: Workspace, tracking: Tracking, event: Event, run: Any) -> It
             tracking.client.restore_run(run_id)
 
     def conclude() -> None:
-        tracking.conclude(event, results.kept(workspace, event.body["key"]), run_id)
+        result = results.kept(workspace, event.body["key"])
+        publish.conclude(workspace, tracking, workspace.at().state, event, result, run_id)
 
     if run.info.lifecycle_stage == "deleted":
         yield Finding(thing, f"its MLflow run {run_id} is in the trash", REPAIR, restore_run)
