@@ -54,9 +54,12 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of params.yaml without their preset and the fields that it decided, which have their defaults then."""
+    return dict(values) if _section(values, "model").get("preset") is None else undecided(values)
+
+
+def undecided(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of params.yaml without their preset and all fields that a preset decides, whoever set them."""
     found = dict(values)
-    if _section(found, "model").get("preset") is None:
-        return found
     for section, fields in PRESETS["default"].items():
         own = _section(found, section)
         found[section] = {field: value for field, value in own.items() if field not in (*fields, "preset")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ssclass.errors import ParamsError
 from ssclass.model.training import plan
 from ssclass.params import Params, load_params, parse_params
 from ssclass.presets import PRESETS, is_decided, with_preset, without_preset
-from ssclass.study.rows import changed
+from ssclass.study.rows import changed, load_rows
 from ssclass.workspace.create import template_file
 from tests.support.models import needed_weights
 
@@ -110,10 +111,6 @@ def test_a_row_of_the_study_takes_another_preset_or_none() -> None:
 
 
 def test_the_study_runs_whatever_preset_the_workspace_has(tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
-    from ssclass.study.rows import load_rows
-
     digests = {}
     for name in (None, "light", "default", "best"):
         params = parsed(shipped(model__preset=name))
@@ -125,6 +122,20 @@ def test_the_study_runs_whatever_preset_the_workspace_has(tmp_path: Path) -> Non
             assert "model.preset=null" in rows["rbf"].experiment
     assert digests["light"]["best"] == digests["best"]["best"] == digests[None]["best"]
     assert digests["light"]["rbf"] == digests["best"]["rbf"]
+
+
+@pytest.mark.parametrize(
+    "own", ["model: {head: linear}", "features: {sizes: [224], crops: five}", "model: {preset: light}"]
+)
+def test_the_rows_of_presets_are_the_presets_whatever_the_workspace_says(own: str, tmp_path: Path) -> None:
+    """A page that lists all rows failed where params.yaml chose a head of its own."""
+    params = parse_params(f"{BASE}{own}", "params.yaml")
+    workspace: Any = SimpleNamespace(root=tmp_path, work_tree=lambda: SimpleNamespace(params=params))
+    rows = load_rows(workspace)
+    for name in ("light", "best"):
+        wanted = parse_params(f"{BASE}model: {{preset: {name}}}", "params.yaml")
+        assert rows[name].params.result_digest == wanted.result_digest
+    assert rows["default"].params == params
 
 
 def test_what_is_decided_is_known() -> None:

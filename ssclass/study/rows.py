@@ -14,7 +14,7 @@ from ssclass.code import code_digest
 from ssclass.data.dataset import Dataset
 from ssclass.errors import NotFoundError, ParamsError
 from ssclass.params import Params, read_yaml
-from ssclass.presets import is_decided, without_preset
+from ssclass.presets import is_decided, undecided, without_preset
 from ssclass.workspace.create import template_file
 from ssclass.workspace.workspace import Workspace
 
@@ -124,11 +124,11 @@ def choose(rows: Mapping[str, StudyRow], names: Iterable[str]) -> list[StudyRow]
 def changed(params: Params, changes: Mapping[str, Any]) -> Params:
     """Copy params with dotted names set to values; ValidationError when they do not fit.
 
-    What a preset decided gives way where `changes` name another, or none.
+    What a preset decided gives way where `changes` name another, or none; what a person set gives way to a preset.
     """
     values = params.model_dump(mode="json")
     if "model.preset" in changes:
-        values = without_preset(values)
+        values = without_preset(values) if changes["model.preset"] is None else undecided(values)
     for dotted, value in changes.items():
         *path, last = dotted.split(".")
         at = values
