@@ -52,7 +52,7 @@ class Composed:
         """What stands in the file, as it is here."""
         text = text.replace("$$", "$").replace("0.0.0.0", "127.0.0.1")
         text = re.sub(rf"\b({'|'.join(SERVICES)}):(?=\d)", "127.0.0.1:", text)
-        text = re.sub(r"(?<![\w.])(4200|5000|5432|8099|8418|9000)\b", lambda found: str(self.port(found[1])), text)
+        text = re.sub(r"(?<![\w.])(4200|5000|5432|8008|8099|8418|9000)\b", lambda found: str(self.port(found[1])), text)
         text = re.sub(r"(?<![\w.])/(s3-events|s3|git|home/ssclass|app)\b", self.volume, text)
         return re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: PASSWORDS[found[1]], text)
 
@@ -218,6 +218,19 @@ def test_a_batch_is_decided_by_the_services_of_compose_yaml(
     eventually("the champion is registered", lambda: "champion" in cli("status", *in_workspace))
     assert "accuracy" in cli("evaluate", tmp_path / "one", "--model", "champion", *in_workspace)
 
+    photo = next((tmp_path / "one" / "sushi").iterdir()).read_bytes()
+    predict = f"http://127.0.0.1:{composed.port('8008')}/predict"
+    head = {"Authorization": f"Bearer {PASSWORDS['SERVE_KEY']}", "Content-Type": "image/jpeg"}
+
+    def answered() -> Any:
+        answer = requests.post(predict, photo, headers=head, timeout=30)
+        return answer.json() if answer.ok else None
+
+    told = eventually("the champion answers an app", answered)
+    assert told["model"]["decision"] == decision["key"]
+    print(f"answered by the new champion {time.monotonic() - began:.0f} s after the batch was sent")
+
+    assert requests.post(predict, photo, headers={"Content-Type": "image/jpeg"}, timeout=30).status_code == 401
     strangers_get_nothing(composed, environment, tmp_path)
     no_secret_lies_about(composed)
 

@@ -218,6 +218,24 @@ def test_what_mlflow_serves_takes_its_own_example_and_base64(logged: Path) -> No
     assert bad.status_code == 400
 
 
+def test_mlflow_models_predict_takes_it(logged: Path, tmp_path: Path) -> None:
+    """MLflow's own way to try a model before it is served, from data at hand and from a file of JSON."""
+    import mlflow
+    import pandas as pd
+
+    encoded = base64.b64encode(pictures()["chelsea.png"]).decode()
+    (request := tmp_path / "request.json").write_text(json.dumps({"inputs": [encoded]}))
+    given: list[dict[str, Any]] = [
+        {"input_data": pd.DataFrame({"photo": [encoded]})},
+        {"input_path": str(request), "content_type": "json"},
+    ]
+    for number, each in enumerate(given):
+        out = tmp_path / f"answers-{number}.json"
+        mlflow.models.predict(str(logged), **each, env_manager="local", output_path=str(out))
+        (row,) = json.loads(out.read_text())["predictions"]
+        np.testing.assert_allclose(list(row["probabilities"].values()), expected(pictures()["chelsea.png"]), atol=1e-4)
+
+
 def test_mlflows_keras_flavour_gives_the_network(logged: Path) -> None:
     import mlflow.keras
 
