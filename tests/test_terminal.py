@@ -121,3 +121,28 @@ def test_the_ui_ends_its_server_with_itself(number: signal.Signals, tmp_path: Pa
     process.send_signal(number)
     assert process.wait(60) == 0
     eventually("nothing is left", lambda: not left(), within=30)
+
+
+def test_history_draws_candidate_and_champion_on_the_same_photos(capsys):
+    from ssclass.cli.workspace import _draw
+
+    def body(decision: str, right: int, champion: int | None, of: int) -> dict:
+        champion = champion and {"right": champion}
+        return {
+            "data_version": f"data/{of}",
+            "decision": decision,
+            "candidate": {"right": right},
+            "champion": champion,
+            "holdout": {"size": of},
+        }
+
+    _draw([body("PROMOTED", 55, None, 55), body("REJECTED", 80, 90, 100), body("HELD", 0, None, 0)])
+    first, second, third, fourth = capsys.readouterr().out.splitlines()
+    assert first.split()[-3:] == ["75%", "to", "100%"]
+    assert second.split()[:4] == ["data/55", "PROMOTED", "candidate", "55/55"]
+    assert third.split()[:4] == ["data/100", "REJECTED", "champion", "90/100"]
+    assert fourth.split()[:2] == ["candidate", "80/100"]
+    assert second.count("█") > third.count("█") > fourth.count("█") > 0
+    assert all(len(line) <= 80 for line in (first, second, third, fourth))
+    _draw([])
+    assert "no decisions yet" in capsys.readouterr().out

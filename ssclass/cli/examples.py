@@ -25,7 +25,7 @@ EXAMPLES = {
     "forget": ["forget 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef --reason 'asked by mail'"],
     "freeze": ["freeze --reason 'holidays until 6 January'"],
     "gc": ["gc --dry-run"],
-    "history": ["history", "history --json"],
+    "history": ["history", "history --json", "history --plot"],
     "import": ["import ~/food-photos", "import s3://old-bucket/photos --id old"],
     "init": ["init shop", "init shop --bucket s3://my-photos --region eu-central-1"],
     "lineage": ["lineage data/3", "lineage day-3"],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -146,14 +149,18 @@ def status(folder: Path | None, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--plot", is_flag=True, help="Draw how candidates and champions did, decision by decision.")
 @in_workspace
 @as_json
-def history(folder: Path | None, as_json: bool) -> None:
+def history(plot: bool, folder: Path | None, as_json: bool) -> None:
     """Show every event of the ledger, oldest first."""
     import json
 
     workspace = workspace_at(folder)
     events = workspace.at().events
+    if plot:
+        _draw([event.body for event in workspace.at().state.decisions.values()])
+        return
     if as_json:
         print_json([json.loads(event.line()) for event in events])
         return
@@ -172,6 +179,36 @@ def history(folder: Path | None, as_json: bool) -> None:
             (event.at[:19].replace("T", " "), what, body.get("batch") or body.get("data_version") or "", scores, said)
         )
     print_table(("when (UTC)", "what", "on", "candidate / champion", "why"), rows)
+
+
+def _draw(decisions: Sequence[dict[str, Any]]) -> None:
+    """Show candidate and champion of each decision on the same held-out photos as bars, from the least share shown."""
+    from rich.bar import Bar
+    from rich.console import Console
+    from rich.table import Table
+
+    decisions = [body for body in decisions if body["holdout"]["size"]]
+    if not decisions:
+        print_line("no decisions yet; `ssclass retrain` makes one")
+        return
+    models = ("champion", "candidate")
+    share = [{of: body[of]["right"] / body["holdout"]["size"] for of in models if body.get(of)} for body in decisions]
+    least = max(0.0, min(value for each in share for value in each.values()) - 0.05)
+    table = Table(box=None, pad_edge=False)
+    for name in ("on", "decision", "model", "right"):
+        table.add_column(name, no_wrap=True)
+    table.add_column(f"{least:.0%} to 100%", ratio=1)
+    for body, each in zip(decisions, share, strict=True):
+        for of, value in each.items():
+            first = of == next(iter(each))
+            table.add_row(
+                str(body.get("data_version") or "") if first else "",
+                str(body["decision"]) if first else "",
+                of,
+                f"{body[of]['right']}/{body['holdout']['size']}",
+                Bar(1 - least, 0, value - least),
+            )
+    Console(width=None if sys.stdout.isatty() else 80).print(table)
 
 
 def _ingest_line(receipt: dict[str, object] | None) -> str | None:
