@@ -243,3 +243,22 @@ def test_a_result_writes_only_files_of_a_result(host: Workspace, trained: Traine
     made = set(host.root.parent.rglob("*")) - before
     assert all(path.is_relative_to(host.private) for path in made)
     assert not [path for path in made if "outside" in path.name]
+
+
+def test_curves_of_heads_that_were_not_chosen_stand_apart():
+    """MLflow sorts charts by name: T1's were the first of forty, though another head was the model."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from ssclass.tracking.report import curves
+
+    result: Any = SimpleNamespace(
+        head="bilinear",
+        cross_validation={"T1": [0.9], "bilinear": [0.95], "rbf": [0.9]},
+        history={"T1_loss": [2.0, 1.0], "bilinear_cv_loss": [0.3], "mobilenet/bilinear_cv_loss": [0.2]},
+    )
+    assert curves(result) == {
+        "tried/T1_loss": [2.0, 1.0],
+        "bilinear_cv_loss": [0.3],
+        "mobilenet/bilinear_cv_loss": [0.2],
+    }

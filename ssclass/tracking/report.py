@@ -63,6 +63,15 @@ def run_name(event: Event) -> str:
     return f"{body['decision']} {ours} · {against} · {body['data_version']} · {body['head']}"
 
 
+def curves(result: Result) -> dict[str, list[float]]:
+    """The curves of a training as metrics of its run; those of heads that were tried and not chosen as ``tried/…``.
+
+    MLflow shows metrics by their names, and those with a slash in a section of their own, below the others.
+    """
+    others = tuple(f"{head}_" for head in result.cross_validation if head != result.head)
+    return {f"tried/{name}" if name.startswith(others) else name: curve for name, curve in result.history.items()}
+
+
 def card(result: Result, event: Event) -> str:
     """The decision card, markdown."""
     body = event.body

@@ -131,7 +131,7 @@ class Runs(Connection):
         from ssclass.tracking import report
 
         with self.named():
-            self.log_numbers(run_id, report.metrics(result), params, result.history)
+            self.log_numbers(run_id, report.metrics(result), params, report.curves(result))
             with tempfile.TemporaryDirectory() as folder:
                 for name, figure in {**report.figures(result), **(figures or {})}.items():
                     figure.savefig(Path(folder) / name, dpi=100)
