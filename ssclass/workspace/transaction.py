@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 WRITTEN = ("data.dvc", "dvc.lock", "metrics.json", "code.json", "ledger.jsonl")
 """The files that the pipeline writes; the others (params.yaml, dvc.yaml, ssclass.toml) are a person's."""
 
-FETCHED = tuple(
-    f"+refs/{ref}"
-    for ref in ("tags/data/*:refs/tags/data/*", "tags/run/*:refs/tags/run/*", "heads/main:refs/remotes/origin/main")
-)
+TAGS = tuple(f"+refs/tags/{kind}/*:refs/tags/{kind}/*" for kind in ("data", "run"))
+FETCHED = (*TAGS, "+refs/heads/main:refs/remotes/origin/main")
 """What a fetch brings. Main is last: where a fetch ends half done, the next one begins again."""
 LOOSE_TAGS = 200
 """Tags in files of their own from which on they are packed into one: git opens each of them at every push."""
@@ -110,7 +108,7 @@ class Change:
         try:
             git.remote("push", "--quiet", "--atomic", *leases, "origin", f"{commit}:refs/heads/main", *refs)
         except LostRaceError:  # by main, or by a tag alone, which the next transaction would not see
-            git.remote("fetch", "--quiet", "--prune", "origin", *FETCHED)
+            git.remote("fetch", "--quiet", "--prune", "origin", *TAGS)
             raise
         self.commit = commit
         for name in names:
