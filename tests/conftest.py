@@ -171,7 +171,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.cli("down")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while it is open, Prefect takes its event loop for ours
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A real browser; tests that need it are skipped where there is none."""
     with browser(tmp_path_factory.mktemp("screenshots")) as opened:
