@@ -15,6 +15,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,23 +33,51 @@ from ssclass.workspace.create import template_file
 HELD_BACK = 160  # as many as the study's
 
 
+@dataclass
+class Labelled:
+    """The photos of class folders: (sha256, bytes) and what was seen of each, labels int [n], and what was refused.
+
+    `params`: the shipped ones, with these classes.
+    """
+
+    params: Params
+    photos: list[tuple[str, bytes]]
+    pictures: list[Picture]
+    labels: np.ndarray
+    refused: list[str]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the labels."""
+        return self.params.dataset.classes
+
+    @classmethod
+    def of(cls, folder: Path) -> Labelled:
+        """Read and inspect every file of the class folders."""
+        shipped = load_params(template_file("params.yaml"))
+        classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+        params = Params.model_validate(shipped.model_dump() | {"dataset": {"classes": classes}})
+        photos, pictures, labels, refused = [], [], [], []
+        for label, name in enumerate(classes):
+            for path in sorted((folder / name).iterdir()):
+                data = path.read_bytes()
+                try:
+                    pictures.append(inspect(data, params.ingest))
+                except Refused as why:
+                    refused.append(f"{path}: {why}")
+                    continue
+                photos.append((hashlib.sha256(data).hexdigest(), data))
+                labels.append(label)
+        return cls(params, photos, pictures, np.array(labels), refused)
+
+
 def main(folder: Path, seeds: int = 3, splits: int = 0) -> None:
     """Print one line a measurement."""
-    shipped = load_params(template_file("params.yaml"))
-    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-    params = Params.model_validate(shipped.model_dump() | {"dataset": {"classes": classes}})
-    photos, pictures, found_labels = [], [], []
-    for label, name in enumerate(classes):
-        for path in sorted((folder / name).iterdir()):
-            data = path.read_bytes()
-            try:
-                pictures.append(inspect(data, params.ingest))
-            except Refused as refused:
-                print(f"{path}: {refused}")
-                continue
-            photos.append((hashlib.sha256(data).hexdigest(), data))
-            found_labels.append(label)
-    labels, groups = np.array(found_labels), grouped(pictures, params)
+    read = Labelled.of(folder)
+    params, classes, photos, labels = read.params, read.classes, read.photos, read.labels
+    for line in read.refused:
+        print(line)
+    groups = grouped(read.pictures, params)
 
     ((spec, _),) = plan(params)
     features = measured("shipped", spec, photos)

@@ -11,7 +11,6 @@ On the study's 741 photos: docs/serving.md.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import statistics
 import sys
@@ -22,17 +21,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from benchmarks.accuracy import grouped
+from benchmarks.accuracy import Labelled, grouped
 from ssclass.data.dataset import Dataset
-from ssclass.data.images import Refused, inspect
+from ssclass.data.images import inspect
 from ssclass.data.shards import Receipt, Row, Shard
 from ssclass.model.extraction import extract, make_extractor
 from ssclass.model.features import Features
 from ssclass.model.spec import feature_spec
 from ssclass.model.training import train
-from ssclass.params import FeatureParams, ModelParams, Params, load_params
+from ssclass.params import FeatureParams, ModelParams, Params
 from ssclass.retrain.health import health
-from ssclass.workspace.create import template_file
 from ssclass.workspace.ledger import Event, State
 
 PAST, BATCH, BATCHES = 300, 40, 8
@@ -61,23 +59,10 @@ CHANGES = (
 
 def main(folder: Path, repeats: int = 40) -> None:
     """Measure every change."""
-    shipped = load_params(template_file("params.yaml"))
-    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-    params = Params.model_validate(shipped.model_dump() | {"dataset": {"classes": classes}})
-    params = params.model_copy(update={"model": ModelParams(head="linear")})
-    photos, pictures, labels = [], [], []
-    darker: dict[float, list[bytes]] = {change.bright: [] for change in CHANGES}
-    for name in classes:
-        for path in sorted((folder / name).iterdir()):
-            data = path.read_bytes()
-            try:
-                pictures.append(inspect(data, params.ingest))
-            except Refused:
-                continue
-            photos.append((hashlib.sha256(data).hexdigest(), data))
-            labels.append(name)
-            for bright, kept in darker.items():
-                kept.append(dimmed(data, bright))
+    read = Labelled.of(folder)
+    params = read.params.model_copy(update={"model": ModelParams(head="linear")})
+    photos, pictures, labels = read.photos, read.pictures, [read.classes[label] for label in read.labels]
+    darker = {change.bright: [dimmed(data, change.bright) for _, data in photos] for change in CHANGES}
     groups = grouped(pictures, params)
     rows = [
         Row(sha256, label, "train", group, picture.dhash, picture.palette, sha256, picture.width, picture.height)

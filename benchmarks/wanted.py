@@ -11,22 +11,19 @@ On the study's 741 photos: docs/serving.md.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accuracy import grouped
-from ssclass.data.images import Refused, inspect
+from benchmarks.accuracy import Labelled, grouped
 from ssclass.model.extraction import extract, make_extractor
 from ssclass.model.features import Features
 from ssclass.model.spec import feature_spec
 from ssclass.model.training import train
-from ssclass.params import FeatureParams, ModelParams, Params, load_params
+from ssclass.params import FeatureParams, ModelParams, Params
 from ssclass.serving.ranking import doubt, embedded, ranked
-from ssclass.workspace.create import template_file
 
 HELD_BACK, FIRST, STEP, LAST, BESIDE = 200, 40, 20, 320, 300
 BURST, NOISE = 10, 0.05
@@ -60,23 +57,11 @@ WAYS: dict[str, Way] = {"random": at_random, "doubt alone": doubtful, "unlike al
 
 def main(folder: Path, seeds: int = 10) -> None:
     """Measure every way, with and without bursts."""
-    shipped = load_params(template_file("params.yaml"))
-    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-    params = Params.model_validate(shipped.model_dump() | {"dataset": {"classes": classes}})
-    params = params.model_copy(update={"model": ModelParams(head="linear")})
-    photos, pictures, found_labels = [], [], []
-    for label, name in enumerate(classes):
-        for path in sorted((folder / name).iterdir()):
-            data = path.read_bytes()
-            try:
-                pictures.append(inspect(data, params.ingest))
-            except Refused:
-                continue
-            photos.append((hashlib.sha256(data).hexdigest(), data))
-            found_labels.append(label)
+    read = Labelled.of(folder)
+    params = read.params.model_copy(update={"model": ModelParams(head="linear")})
     spec = feature_spec(FeatureParams())
-    features, labels = Features(*extract(spec, photos, make_extractor(spec))), np.array(found_labels)
-    groups = np.array(grouped(pictures, params))
+    features, labels = Features(*extract(spec, read.photos, make_extractor(spec))), read.labels
+    groups = np.array(grouped(read.pictures, params))
     for title, copies in (("as they are", 1), (f"a fifth of them {BURST} times", BURST)):
         means = {name: np.mean([curve(way, seed, features, labels, groups, params, copies) for seed in range(seeds)], 0)
                  for name, way in WAYS.items()}  # fmt: skip

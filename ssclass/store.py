@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from ssclass.errors import ObjectError, StoreError
 from ssclass.settings import Settings
@@ -66,6 +67,17 @@ def _nothing_named(settings: Settings, error: Exception) -> str | None:
         f"no S3 is running or named; `{command(settings, 'up')}` starts one on this machine, or name yours in "
         "ssclass.toml (s3_endpoint, or s3_region or s3_profile for AWS)"
     )
+
+
+def at_url(settings: Settings, url: str) -> tuple[Store, str]:
+    """Any bucket, reached with a workspace's own access, and the prefix that s3://bucket/prefix names in it.
+
+    The prefix ends with a slash, or is empty.
+    """
+    at = urlsplit(url)
+    prefix = at.path.strip("/")
+    store = Store(settings.model_copy(update={"bucket": at.netloc, "s3_prefix": ""}))
+    return store, f"{prefix}/" if prefix else ""
 
 
 class Store:

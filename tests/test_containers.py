@@ -101,7 +101,8 @@ def test_compose_runs_commands_and_settings_that_exist():
     script = (CHECKOUT / "containers" / "setup.sh").read_text()
     for line in re.findall(r"^ssclass (.+)$", script, re.M):
         check(shlex.split(line))
-    known = {f"SSCLASS_{name.upper()}" for name in Settings.model_fields} | {"SSCLASS_WEBHOOK_SECRET", "SSCLASS_HOME"}
+    known = {f"SSCLASS_{name.upper()}" for name in Settings.model_fields}
+    known |= {"SSCLASS_WEBHOOK_SECRET", "SSCLASS_SERVE_KEY", "SSCLASS_HOME"}
     named = {name for each in services.values() for name in each.get("environment", {}) if name.startswith("SSCLASS_")}
     assert named
     assert named <= known
@@ -117,7 +118,7 @@ def test_nothing_secret_has_a_default():
     script = (CHECKOUT / "containers" / "secrets.sh").read_text()
     named = set(re.findall(r"\$\{(\w+)", text))
     assert {"POSTGRES_PASSWORD", "PREFECT_PASSWORD", "MLFLOW_PASSWORD", "GIT_PASSWORD", "S3_WORKER_PASSWORD"} <= named
-    assert set(re.findall(r"\b[A-Z0-9_]+(?:PASSWORD|SECRET)\b", script)) == named, "each is made, and used"
+    assert set(re.findall(r"\b[A-Z0-9_]+(?:PASSWORD|SECRET|KEY)\b", script)) == named, "each is made, and used"
     for name in named:
         assert re.search(r"\$\{" + name + r":\?", text)
         assert not re.search(r"\$\{" + name + r":?-", text)
@@ -130,9 +131,9 @@ def test_passwords_are_made_once_for_their_owner(tmp_path: Path):
         subprocess.run(["sh", CHECKOUT / "containers" / "secrets.sh"], cwd=tmp_path, check=True, umask=0o022)
     lines = (tmp_path / ".env").read_text().splitlines()
     made = dict(line.split("=", 1) for line in lines)
-    assert len(lines) == len(made) == 13
+    assert len(lines) == len(made) == 14
     assert made["S3_PASSWORD"] == "my-own"
-    assert len(set(made.values())) == 13
+    assert len(set(made.values())) == 14
     assert all(re.fullmatch(r"[0-9a-f]{40}", value) for name, value in made.items() if name != "S3_PASSWORD")
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
 

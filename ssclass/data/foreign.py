@@ -11,16 +11,16 @@ import re
 import shutil
 import tarfile
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from ssclass.data.folders import LabelledFile, spelt
-from ssclass.data.lists import PATHS, SIDES, located, read_list
+from ssclass.data.lists import PATHS, SIDES, check_labels, located, read_list, text_of
 from ssclass.data.manifest import MANIFEST_LIMIT
 from ssclass.errors import BatchError
-from ssclass.files import decoded
 from ssclass.text import composed, quoted, shown
 
 IN_A_FOLDER = ("_classes.csv", "metadata.csv", "metadata.jsonl")
@@ -57,15 +57,10 @@ def read_foreign(path: Path, classes: Sequence[str], scratch: Path) -> list[Labe
             found += _webdataset(tar, classes, Path(mkdtemp(dir=scratch)))
     else:
         found = [file for each in _lists_in(path) for file in _beside(path, each, classes)]
-    keys = [file.key for file in found]
-    if twice := next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None:
+    times = Counter(file.key for file in found)
+    if twice := next((key for key, count in times.items() if count > 1), None):
         raise BatchError(f"{path}: {shown(twice)} is listed twice; take one of them out")
-    labels = {file.label for file in found}
-    if not labels & set(classes):
-        named = ", ".join(sorted(shown(label) for label in labels)[:5]) or "no labelled photos"
-        raise BatchError(
-            f"{path}: no label is a class (found {named}; dataset.classes: {', '.join(classes)}); correct the labels"
-        )
+    check_labels(path, found, classes, "no labelled photos")
     return found
 
 
@@ -88,14 +83,7 @@ def _beside(root: Path, path: Path, classes: Sequence[str]) -> Iterator[Labelled
 
 
 def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(10 * MANIFEST_LIMIT + 1)
-    except OSError as error:
-        raise BatchError(f"{path}: {error.strerror}; name a file that can be read") from error
-    if len(data) > 10 * MANIFEST_LIMIT:
-        raise BatchError(f"{path}: more than {10 * MANIFEST_LIMIT:,} bytes; export fewer photos at a time")
-    return decoded(data, str(path), BatchError)
+    return text_of(path, 10 * MANIFEST_LIMIT, "name a file that can be read", "export fewer photos at a time")
 
 
 def _label_studio(path: Path) -> Iterator[LabelledFile]:

@@ -48,14 +48,7 @@ def read_list(path: Path, classes: Sequence[str]) -> list[LabelledFile]:
     BatchError names the line that cannot be used: a file that is not there, a split that is none, a path listed twice;
     and the file where it has no path or label column, or no label that is a class.
     """
-    try:
-        with path.open("rb") as opened:
-            data = opened.read(MANIFEST_LIMIT + 1)
-    except OSError as error:
-        raise BatchError(f"{path}: {error.strerror}; name a list that can be read, or a folder") from error
-    if len(data) > MANIFEST_LIMIT:
-        raise BatchError(f"{path}: more than {MANIFEST_LIMIT:,} bytes; split it into several lists")
-    text = decoded(data, str(path), BatchError)
+    text = text_of(path, MANIFEST_LIMIT, "name a list that can be read, or a folder", "split it into several lists")
     found: list[LabelledFile] = []
     seen: set[str] = set()
     for number, entry in _entries(path, text):
@@ -79,13 +72,30 @@ def read_list(path: Path, classes: Sequence[str]) -> list[LabelledFile]:
             raise BatchError(f"{where}: {shown(name)} is listed twice; take one of the lines out")
         seen.add(key)
         found.append(LabelledFile(file, key, composed(label), side))
+    check_labels(path, found, classes, "no photos")
+    return found
+
+
+def text_of(path: Path, most: int, unreadable: str, too_large: str) -> str:
+    """The text of a file of at most so many bytes; BatchError with the remedy for one that is not."""
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(most + 1)
+    except OSError as error:
+        raise BatchError(f"{path}: {error.strerror}; {unreadable}") from error
+    if len(data) > most:
+        raise BatchError(f"{path}: more than {most:,} bytes; {too_large}")
+    return decoded(data, str(path), BatchError)
+
+
+def check_labels(path: Path, found: Sequence[LabelledFile], classes: Sequence[str], none: str) -> None:
+    """BatchError where no label is a class; `none` says what was found where nothing was."""
     labels = {file.label for file in found}
     if not labels & set(classes):
-        named = ", ".join(sorted(shown(label) for label in labels)[:5]) or "no photos"
+        named = ", ".join(sorted(shown(label) for label in labels)[:5]) or none
         raise BatchError(
             f"{path}: no label is a class (found {named}; dataset.classes: {', '.join(classes)}); correct the labels"
         )
-    return found
 
 
 def located(folder: Path, name: str) -> Path | None:

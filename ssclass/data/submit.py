@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ssclass.data.batches import INCOMING, MANIFEST, REQUESTS, SUCCESS, Progress, check_id, check_source
 from ssclass.data.folders import LabelledFile, class_folders, labelled_files
@@ -25,7 +24,7 @@ from ssclass.environment import temporary_folder
 from ssclass.errors import BatchError
 from ssclass.files import file_sha256
 from ssclass.settings import Settings
-from ssclass.store import Store
+from ssclass.store import Store, at_url
 from ssclass.text import composed, quoted
 
 BATCH = 5000  # photos in a batch
@@ -181,10 +180,7 @@ def import_folder(
 
 def fetch(settings: Settings, url: str, folder: Path, progress: Progress | None = None) -> None:
     """Download everything under s3://bucket/prefix into a folder, with the workspace's own access."""
-    at = urlsplit(url)
-    source = Store(settings.model_copy(update={"bucket": at.netloc, "s3_prefix": ""}))
-    prefix = at.path.lstrip("/")
-    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    source, prefix = at_url(settings, url)
     found = [item for item in source.list(prefix) if not item.key.endswith("/")]
     if not found:
         raise BatchError(f"{url}: nothing there; name the folder that holds the class folders")
@@ -192,14 +188,14 @@ def fetch(settings: Settings, url: str, folder: Path, progress: Progress | None 
         name = item.key.removeprefix(prefix)
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()) or name.startswith("/"):
-            raise BatchError(f"s3://{at.netloc}/{item.key}: a key with '..', or an empty folder; rename the object")
+            raise BatchError(f"s3://{source.bucket}/{item.key}: a key with '..', or an empty folder; rename the object")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(source.get(item.key) or b"")
         except (OSError, ValueError) as error:  # a name too long, a file where another key has a folder, a NUL
             said = error.strerror if isinstance(error, OSError) else error
             raise BatchError(
-                f"s3://{at.netloc}/{item.key}: {quoted(name)} cannot be a file here ({said}); rename the object"
+                f"s3://{source.bucket}/{item.key}: {quoted(name)} cannot be a file here ({said}); rename the object"
             ) from error
         if progress:
             progress(done, len(found))

@@ -41,7 +41,7 @@ def report(version: Version, event: Event, result: Result | None) -> Page:
         _add_certainty(page, result)
         _add_training(page, result)
     _add_batches(page, state.ingested, body["batches"])
-    decided = _until(version, event)
+    decided = state.decided_until(body["key"])
     if len(decided) > 1:
         page.heading("Decisions so far")
         page.draw(charts.over_time_chart(decided))
@@ -50,12 +50,6 @@ def report(version: Version, event: Event, result: Result | None) -> Page:
     page.table(("step", "seconds"), [(name, f"{value:.1f}") for name, value in seconds.items()])
     _add_lineage(page, event, state.ingested)
     return page
-
-
-def _until(version: Version, event: Event) -> list[Event]:
-    """The decisions up to this one, oldest first."""
-    events = list(version.state.decisions.values())
-    return events[: [each.body["key"] for each in events].index(event.body["key"]) + 1]
 
 
 def _models(body: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
 
@@ -11,7 +10,7 @@ from ssclass.data.decoders import decoders
 from ssclass.data.images import Refused, thumbnail
 from ssclass.data.shards import iter_photos
 from ssclass.errors import StoreError
-from ssclass.pages.page import jpeg
+from ssclass.pages.page import Picture, jpeg
 from ssclass.params import IngestParams
 from ssclass.review.held import HeldBatch
 from ssclass.workspace.version import photos_of
@@ -69,4 +68,4 @@ class Pictures:
 
 
 def _address(data: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(thumbnail(data, SIDE), QUALITY)).decode()}"
+    return Picture(jpeg(thumbnail(data, SIDE), QUALITY)).source

@@ -8,13 +8,12 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ssclass.data.folders import hidden, spelt, walk
 from ssclass.data.images import Refused
 from ssclass.errors import InputError, NotFoundError, ObjectError
 from ssclass.settings import Settings
-from ssclass.store import Store
+from ssclass.store import at_url
 from ssclass.text import message
 
 S3 = "s3://"
@@ -72,10 +71,7 @@ def _files(folder: Path, most: int) -> Iterator[Unlabelled]:
 
 
 def _objects(where: str, settings: Settings, most: int) -> Iterator[Unlabelled]:
-    at = urlsplit(where)
-    store = Store(settings.model_copy(update={"bucket": at.netloc, "s3_prefix": ""}))
-    prefix = at.path.lstrip("/")
-    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    store, prefix = at_url(settings, where)
 
     def read(key: str) -> bytes:
         try:

@@ -160,8 +160,7 @@ def conclude(
 ) -> None:
     """Put a pushed decision on its run, with its report, and end the run. Whoever does it, the run says the same."""
     log_report(workspace, tracking, event, result, run_id)
-    decided = list(state.decisions.values())
-    tracking.conclude(event, result, run_id, decided[: decided.index(event) + 1])
+    tracking.conclude(event, result, run_id, state.decided_until(event.body["key"]))
 
 
 def log_report(workspace: Workspace, tracking: Tracking, event: Event, result: Result | None, run_id: str) -> None:

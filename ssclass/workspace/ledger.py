@@ -193,6 +193,11 @@ class State:
                 found = body["champion"]["right"], body["holdout"]["size"], body.get("data_version", "")
         return found
 
+    def decided_until(self, key: str) -> list[Event]:
+        """The decisions up to that of a key, oldest first."""
+        keys = list(self.decisions)
+        return [self.decisions[each] for each in keys[: keys.index(key) + 1]]
+
     def number_of(self, key: str) -> int:
         """The how-manyth champion a decision key became: 1 for the first."""
         return self.champions.index(key) + 1
