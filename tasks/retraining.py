@@ -26,6 +26,7 @@ from ssclass.retrain import key as keys
 from ssclass.retrain import train as training
 from ssclass.retrain.ingest import Ingested
 from ssclass.secrets import redact
+from ssclass.serving import attached
 from ssclass.tracking import publish
 from ssclass.upkeep.finish import finish_forgetting
 from ssclass.workspace import clones
@@ -201,6 +202,16 @@ def reconcile(folder: str) -> str | None:
     except StoreError as error:
         log.warning("what was forgotten is not gone everywhere yet: %s", error)
     return version
+
+
+@task(task_run_name="export the champion")
+def attach_exports(folder: str) -> None:
+    """Have the champion in force exported, where it is not yet. The decision stands: nothing fails for it."""
+    try:
+        attached.attach_exports(workspace_at(folder))
+    except Exception as error:
+        redact(error)
+        log.warning("the champion is not exported yet; the next retrain tries again: %s", error)
 
 
 @outside()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -35,9 +35,10 @@ class UnknownError(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """MLflow says what the ledger says; `version` is the champion's, None where there is no champion."""
+    """MLflow says what the ledger says; `version` is the champion's, None where there is no champion; `tags`: its."""
 
     version: str | None
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,14 @@ def _compare(source: Source, name: str, owner: str | None, state: State) -> Seen
     if state.champion is None:
         return Seen(None)
     number: dict[str, int] = {}  # decision key → its first version
-    for version, tags in source.versions(name):
+    versions = source.versions(name)
+    for version, tags in versions:
         if key := tags.get(KEY_TAG):
             number[key] = min(int(version), number.get(key, int(version)))
     if not set(state.champions) <= number.keys():
         return None
     wanted = str(number[state.champion])
-    return Seen(wanted) if source.aliases(name).get(ALIAS) == wanted else None
+    return Seen(wanted, dict(versions)[wanted]) if source.aliases(name).get(ALIAS) == wanted else None
 
 
 def _source(uri: str) -> Any:
