@@ -39,6 +39,7 @@ def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int
     """
     with telling.logged():
         told = telling.ended(workspace, decided(workspace, rerun))
+        step.tell_health(workspace)
         step.attach_exports(workspace)  # last, and without the folder's lock: nobody waits for it
         return told  # type: ignore[no-any-return]
 

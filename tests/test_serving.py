@@ -38,9 +38,10 @@ from ssclass.stack.plan import Plan
 from ssclass.tracking.client import CANDIDATE, MODEL
 from ssclass.upkeep.artifacts import mend_models
 from ssclass.upkeep.decisions import roll_back
+from tests.support.load import BAD, asked_by, meanwhile, says_nothing, sends, streams
 from tests.support.pipelines import CLASSES
 from tests.support.running import clean_environment, eventually
-from tests.support.serving import SIZE, Served, network, raw, running, two_champions
+from tests.support.serving import SIZE, Served, network, raw, running, served_process, turn_to, two_champions
 
 
 @pytest.fixture(scope="module")
@@ -114,23 +115,6 @@ def test_it_describes_and_counts_itself(served: Served, url: str) -> None:
 
 
 # -- what it does not take -----------------------------------------------------------------------------------------
-
-
-BAD: list[tuple[str, bytes, int]] = [
-    ("image/jpeg", b"", 422),
-    ("image/jpeg", b"no photo", 422),
-    ("application/octet-stream", b"\xff\xd8\xff\xe0" + bytes(1000), 422),
-    ("text/plain", b"x", 415),
-    ("application/json", b"{", 400),
-    ("application/json", b"[" * 100_000, 400),
-    ("application/json", b'{"photo": 3}', 422),
-    ("application/json", b'{"photos": []}', 422),
-    ("application/json", b'{"photo": "?"}', 422),
-    ("application/json", b'["QQ=="]', 422),
-    ("multipart/form-data", b"x", 400),
-    ("multipart/form-data; boundary=b", b"--b\r\nnonsense", 422),
-    ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--b--\r\n', 422),
-]
 
 
 @pytest.mark.parametrize(("kind", "body", "status"), BAD)
@@ -342,6 +326,24 @@ def test_mlflow_itself_opens_the_champion_by_its_alias(served: Served, tmp_path:
         model = mlflow.pyfunc.load_model(f"models:/{tracking.name}@champion")
     found = model.predict(list(served.photos)).to_dict("records")
     served.check({"model": {"version": tracking.alias()}, "predictions": found}, [0, 1, 2, 3])
+
+
+def test_as_a_process_it_answers_through_switches_and_nonsense(served: Served) -> None:
+    """The short form of tests/test_load.py."""
+    with served_process(served) as (url, process), asked_by(served, url, 4) as seen:
+        with meanwhile(*[(says_nothing, url)] * 5) as silent:
+            for wanted in ("1", "2", "1", "2"):
+                turn_to(served, url, wanted)
+            for kind, body, status in BAD:
+                assert sends(url, body, kind) == status
+            assert streams(url, 70) == 413
+            before, answered = process.memory_info().rss, seen.count
+            eventually("some hundred more are answered", lambda: seen.count > answered + 300)
+            grown = process.memory_info().rss - before
+        assert [each.result() for each in silent] == [0] * 5
+    assert (seen.failed, set(seen.statuses)) == ([], {200})
+    assert set(seen.versions) == {"1", "2"}
+    assert grown < 40_000_000, f"{grown / 1e6:.0f} MB more after 300 requests"
 
 
 # -- exports -----------------------------------------------------------------------------------------------------

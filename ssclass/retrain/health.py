@@ -10,7 +10,7 @@ is of one class, say, that is no news. `python -m benchmarks health DIR` measure
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -73,14 +73,59 @@ class Running:
         return {**vars(self), "accuracy": self.accuracy, "low": self.interval.low, "high": self.interval.high}
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Whether the probabilities of champions could be believed on the last batches of a source, before they learnt.
+
+    `loss`: mean cross-entropy in nats, `usual_loss`: the same in cross-validation, None where no training noted it;
+    `confidence`: mean probability of the `n` answers, of which the share `accuracy` was right.
+    """
+
+    batches: int
+    n: int
+    loss: float
+    usual_loss: float | None
+    confidence: float
+    accuracy: float
+
+    def told(self) -> str:
+        """The figures in words."""
+        usual = "" if self.usual_loss is None else f", {self.usual_loss:.3f} in cross-validation"
+        return f"{self.confidence:.0%} sure on the mean and {self.accuracy:.0%} right; log loss {self.loss:.3f}{usual}"
+
+
+def calibrations(state: State) -> dict[str, Calibration]:
+    """Source → how its last `RECENT` batches were foretold, of those whose probabilities the ledger tells of."""
+    found = {}
+    for source, tests in _tests(state).items():
+        told = [test for test in tests if "loss" in test][-RECENT:]
+        if told:
+            n = sum(test["n"] for test in told)
+            usual = [test for test in told if "usual_loss" in test]
+            found[source] = Calibration(
+                len(told),
+                n,
+                sum(test["loss"] * test["n"] for test in told) / n,
+                sum(t["usual_loss"] * t["n"] for t in usual) / sum(t["n"] for t in usual) if usual else None,
+                sum(test["confidence"] * test["n"] for test in told) / n,
+                sum(test["right"] for test in told) / n,
+            )
+    return found
+
+
 def running(state: State) -> dict[str, Running]:
     """Source → the champions' running accuracy on its last `RECENT` batches that they were asked about."""
+    return {source: _running(of[-RECENT:]) for source, of in _tests(state).items()}
+
+
+def _tests(state: State) -> dict[str, list[Mapping[str, Any]]]:
+    """Source → what champions did on its batches, oldest first."""
     tests: dict[str, list[Mapping[str, Any]]] = {}
     for batch, event in state.ingested.items():
         test = event.body.get("champion_test")
         if test and test["n"] and batch not in state.revoked:
             tests.setdefault(event.body.get("receipt", {}).get("source", "main"), []).append(test)
-    return {source: _running(of[-RECENT:]) for source, of in sorted(tests.items())}
+    return dict(sorted(tests.items()))
 
 
 def _running(tests: Sequence[Mapping[str, Any]]) -> Running:
@@ -238,6 +283,7 @@ class Health:
     held: int
     running: dict[str, Running]
     drift: Drift | None
+    calibration: dict[str, Calibration] = field(default_factory=dict)
 
     @property
     def alarms(self) -> list[str]:
@@ -250,11 +296,12 @@ class Health:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         told = {**vars(self), "running": {source: each.as_dict() for source, each in self.running.items()}}
+        told["calibration"] = {source: vars(each) for source, each in self.calibration.items()}
         return told | {"drift": self.drift and self.drift.as_dict(), "alarms": self.alarms}
 
 
-def health(state: State, dataset: Dataset, now: datetime | None = None) -> Health:
-    """What the ledger and the data set say of the loop."""
+def health(state: State, dataset: Dataset, now: datetime | None = None, batch: str | None = None) -> Health:
+    """What the ledger and the data set say of the loop; of drift, that of a batch, by default the newest."""
     at = now or datetime.now(UTC)
 
     def days(event: Event | None) -> float | None:
@@ -269,7 +316,8 @@ def health(state: State, dataset: Dataset, now: datetime | None = None) -> Healt
         days(next(reversed(state.ingested.values()), None)),
         len(state.held),
         running(state),
-        drift(dataset),
+        drift(dataset, batch),
+        calibrations(state),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from ssclass.errors import BatchError
 from ssclass.retrain.predict import decided_classifier, memo_of
 from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import predicted
+from ssclass.retrain.statistics import CALIBRATION, calibration
 from ssclass.store import Store
 from ssclass.workspace.ledger import ADMITTED, HELD, WAITING, Event, State
 from ssclass.workspace.transaction import Change
@@ -238,7 +240,17 @@ def champion_test(workspace: Workspace, version: Version, shard: Shard, path: Pa
 
     classes = version.params.dataset.classes
     test = plausibility(champion, features_of, shard.rows, classes, *state.record_of(state.champion))
-    return {"key": state.champion, **test}
+    usual = cross_validated_calibration(workspace.private / "champions" / state.champion)
+    return {"key": state.champion, **test, **{f"usual_{name}": value for name, value in usual.items()}}
+
+
+def cross_validated_calibration(candidate: Path) -> dict[str, float]:
+    """What training noted of a candidate's calibration; nothing for one that was trained before it did, or adopted."""
+    try:
+        found = json.loads((candidate / "training.json").read_text(encoding="utf-8"))["calibration"]
+        return {name: float(found[name]) for name in CALIBRATION}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
 
 
 def plausibility(
@@ -252,14 +264,17 @@ def plausibility(
     """How many of a batch's photos the champion has right, and `p`: how likely so few are, given its record.
 
     `features_of` gives the features of `rows`, in order. Photos of a class that the champion does not know are not
-    counted.
+    counted. `loss`, `confidence` and `calibration_error` of its answers stand beside, where there are any.
     """
-    answered = predicted(champion.predict(features_of), champion.classes, classes)
+    odds = champion.predict(features_of)
+    answered = predicted(odds, champion.classes, classes)
     known = np.array([row.label in champion.classes for row in rows])
     correct = (answered == label_index(rows, classes))[known]
     right, n = int(correct.sum()), len(correct)
     p = implausible(right, n, champion_right, champion_n)
-    return {"right": right, "n": n, "champion_right": champion_right, "champion_n": champion_n, "p": p}
+    test = {"right": right, "n": n, "champion_right": champion_right, "champion_n": champion_n, "p": p}
+    labels = np.array([champion.classes.index(row.label) for row in rows if row.label in champion.classes], int)
+    return {**test, **(calibration(odds[known], labels) or {})}
 
 
 def summary(receipt: Receipt) -> dict[str, Any]:

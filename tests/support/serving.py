@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import requests
 
@@ -20,11 +23,11 @@ from ssclass.serving.service import Service, application
 from ssclass.serving.start import start
 from ssclass.stack.serving import server
 from ssclass.tracking.client import CANDIDATE, MODEL, Tracking
-from ssclass.upkeep.decisions import impatient
+from ssclass.upkeep.decisions import impatient, roll_back
 from ssclass.workspace.workspace import Workspace
 from tests.support import fake_head
 from tests.support.pipelines import CLASSES
-from tests.support.running import eventually
+from tests.support.running import clean_environment, eventually
 from tests.support.shops import Shop, empty_mlflow, pictures
 
 SIZE = fake_head.FakeClassifier.size
@@ -136,3 +139,36 @@ def running(served: Served, key: str | None = None, **more: Any) -> Iterator[tup
 
 def raw(url: str, data: bytes | Iterator[bytes], kind: str = "image/jpeg", **headers: str) -> requests.Response:
     return requests.post(f"{url}/predict", data=data, headers={"Content-Type": kind, **headers}, timeout=60)
+
+
+@contextmanager
+def served_process(served: Served) -> Iterator[tuple[str, psutil.Process]]:
+    """`ssclass serve` in a process of its own, as people start it, once a champion answers; its address."""
+    port = free_port()
+    folder = served.shop.clone("served").root
+    command = [sys.executable, "-m", "ssclass", "serve", "--workspace", str(folder), "--listen", str(port)]
+    process = subprocess.Popen(command, env=clean_environment(), stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually("a champion answers", lambda: process.poll() is not None or answering(url))
+        assert process.poll() is None
+        yield url, psutil.Process(process.pid)
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def answering(url: str) -> str | None:
+    """The version that answers at an address; None where nothing answers there."""
+    try:
+        found: str | None = requests.get(f"{url}/ready", timeout=30).json()["version"]
+        return found
+    except (requests.RequestException, ValueError):
+        return None
+
+
+def turn_to(served: Served, url: str, version: str) -> None:
+    """Make a champion of before the one in force, and wait until it answers."""
+    roll_back(served.shop.workspace, int(version))
+    eventually(f"version {version} answers", lambda: answering(url) == version)
