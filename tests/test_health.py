@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from ssclass.cli import cli
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Receipt, Row, Shard
-from ssclass.retrain.health import ALARM, DRAWS, calibrations, compared, drift, health, running, told_by
+from ssclass.retrain.calibration import calibrations
+from ssclass.retrain.health import ALARM, DRAWS, compared, drift, health, running, told_by
 from ssclass.retrain.statistics import calibration
 from ssclass.serving.loop import FEW, Loop
 from ssclass.stack.automations import ALARMS

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ssclass.data.checks import SHORTFALL, running_score
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row, Shard
+from ssclass.retrain.calibration import RECENT, Calibration, calibrations, tests_by_source
 from ssclass.retrain.statistics import Interval, clopper_pearson
 from ssclass.workspace.ledger import Event, State
 
@@ -27,7 +28,6 @@ ALARM = 1e-3
 """How rare a batch must be among its like. With a batch a day, each of three alarms is false once in three years."""
 DRAWS = 2000  # of batches from the past
 FEW = 20  # photos below which a batch, or the past, says nothing
-RECENT = 10  # batches of a source that its running accuracy is of
 USUAL = 20  # batches of a source that one must be further away than
 PAST = 2000  # photos, the newest, that a batch is held against
 PALETTE = 512  # bytes of a photo's colours
@@ -73,59 +73,9 @@ class Running:
         return {**vars(self), "accuracy": self.accuracy, "low": self.interval.low, "high": self.interval.high}
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Whether the probabilities of champions could be believed on the last batches of a source, before they learnt.
-
-    `loss`: mean cross-entropy in nats, `usual_loss`: the same in cross-validation, None where no training noted it;
-    `confidence`: mean probability of the `n` answers, of which the share `accuracy` was right.
-    """
-
-    batches: int
-    n: int
-    loss: float
-    usual_loss: float | None
-    confidence: float
-    accuracy: float
-
-    def told(self) -> str:
-        """The figures in words."""
-        usual = "" if self.usual_loss is None else f", {self.usual_loss:.3f} in cross-validation"
-        return f"{self.confidence:.0%} sure on the mean and {self.accuracy:.0%} right; log loss {self.loss:.3f}{usual}"
-
-
-def calibrations(state: State) -> dict[str, Calibration]:
-    """Source → how its last `RECENT` batches were foretold, of those whose probabilities the ledger tells of."""
-    found = {}
-    for source, tests in _tests(state).items():
-        told = [test for test in tests if "loss" in test][-RECENT:]
-        if told:
-            n = sum(test["n"] for test in told)
-            usual = [test for test in told if "usual_loss" in test]
-            found[source] = Calibration(
-                len(told),
-                n,
-                sum(test["loss"] * test["n"] for test in told) / n,
-                sum(t["usual_loss"] * t["n"] for t in usual) / sum(t["n"] for t in usual) if usual else None,
-                sum(test["confidence"] * test["n"] for test in told) / n,
-                sum(test["right"] for test in told) / n,
-            )
-    return found
-
-
 def running(state: State) -> dict[str, Running]:
     """Source → the champions' running accuracy on its last `RECENT` batches that they were asked about."""
-    return {source: _running(of[-RECENT:]) for source, of in _tests(state).items()}
-
-
-def _tests(state: State) -> dict[str, list[Mapping[str, Any]]]:
-    """Source → what champions did on its batches, oldest first."""
-    tests: dict[str, list[Mapping[str, Any]]] = {}
-    for batch, event in state.ingested.items():
-        test = event.body.get("champion_test")
-        if test and test["n"] and batch not in state.revoked:
-            tests.setdefault(event.body.get("receipt", {}).get("source", "main"), []).append(test)
-    return dict(sorted(tests.items()))
+    return {source: _running(of[-RECENT:]) for source, of in tests_by_source(state).items()}
 
 
 def _running(tests: Sequence[Mapping[str, Any]]) -> Running:

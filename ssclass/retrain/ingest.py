@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,10 +18,11 @@ from ssclass.data.checks import drip
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
 from ssclass.environment import temporary_folder
 from ssclass.errors import BatchError
+from ssclass.retrain.calibration import cross_validated_calibration
 from ssclass.retrain.predict import decided_classifier, memo_of
 from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import predicted
-from ssclass.retrain.statistics import CALIBRATION, calibration
+from ssclass.retrain.statistics import calibration
 from ssclass.store import Store
 from ssclass.workspace.ledger import ADMITTED, HELD, WAITING, Event, State
 from ssclass.workspace.transaction import Change
@@ -242,15 +242,6 @@ def champion_test(workspace: Workspace, version: Version, shard: Shard, path: Pa
     test = plausibility(champion, features_of, shard.rows, classes, *state.record_of(state.champion))
     usual = cross_validated_calibration(workspace.private / "champions" / state.champion)
     return {"key": state.champion, **test, **{f"usual_{name}": value for name, value in usual.items()}}
-
-
-def cross_validated_calibration(candidate: Path) -> dict[str, float]:
-    """What training noted of a candidate's calibration; nothing for one that was trained before it did, or adopted."""
-    try:
-        found = json.loads((candidate / "training.json").read_text(encoding="utf-8"))["calibration"]
-        return {name: float(found[name]) for name in CALIBRATION}
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
 
 
 def plausibility(
