@@ -35,6 +35,7 @@ def asks(served: Served, url: str, number: int, seen: Seen, ended: threading.Eve
     """Ask about one to three photos again and again, and check that one champion answered, the one that is named."""
     turn = number
     with requests.Session() as session:
+        session.trust_env = False  # it would read the environment, which what uses MLflow changes in other threads
         while not ended.is_set():
             which = [(turn + each) % len(served.photos) for each in range(1 + turn % 3)]
             files = [("photo", (str(each), served.photos[each])) for each in which]
