@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ssclass.cli import cli
+from ssclass.demo.drawings import draw
 from ssclass.settings import CHECKOUT, Settings
 
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
@@ -124,6 +125,46 @@ def test_nothing_secret_has_a_default():
         assert re.search(r"\$\{" + name + r":\?", text)
         assert not re.search(r"\$\{" + name + r":?-", text)
     assert all(port.startswith("127.0.0.1:") for each in COMPOSE["services"].values() for port in each.get("ports", ()))
+
+
+def test_every_password_is_explained():
+    script = (CHECKOUT / "containers" / "secrets.sh").read_text()
+    explained = re.findall(r"^# ([A-Z0-9_]+)= +\S", (CHECKOUT / ".env.example").read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted(re.findall(r"\b[A-Z0-9_]+(?:PASSWORD|SECRET|KEY)\b", script))
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_services_end_in_time_and_their_logs_and_caches_have_an_end(name):
+    service = COMPOSE["services"][name]
+    assert service["logging"]["options"]["max-size"]
+    if service["image"].startswith("ssclass"):
+        assert service["init"], "what its processes leave behind is nobody's otherwise"
+        assert service["stop_grace_period"]
+    if service.get("restart") == "unless-stopped":
+        assert "healthcheck" in service
+    if name == "s3":
+        assert re.search(r"--cache-size [12]G\b", service["command"][0]), "JuiceFS would take 100 GB"
+
+
+def test_a_person_sets_the_classes_and_submits_as_the_documentation_says(tmp_path: Path, s3, ssclass):
+    """The origin, the bucket and the commands are real; the container is not."""
+    created = tmp_path / "workspace"
+    at = s3.settings
+    environment = {"SSCLASS_BUCKET": s3.bucket, "SSCLASS_S3_ENDPOINT": at.s3_endpoint, "SSCLASS_S3_REGION": "us-east-1"}
+    done = ssclass("init", created, "--bucket", s3.bucket, **environment)
+    assert done.returncode == 0, done.stderr
+    environment |= {"SSCLASS_GIT": f"{created}.git", "TMPDIR": str(tmp_path)}
+    text = (CHECKOUT / "docs" / "running.md").read_text()
+    said = re.findall(r"^    docker compose run .*setup (.+)$", text, re.MULTILINE)
+    assert len(said) == 2
+    draw(tmp_path / "photos", ("cat", "dog"), 3)
+    for command in said:
+        words = ["sh", str(CHECKOUT / "containers" / "person.sh"), *shlex.split(command)]
+        words = [str(tmp_path / "photos") if word == "/photos" else word for word in words]
+        done = subprocess.run(words, env=ssclass.environment(**environment), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    (batch,) = {item.key.split("/")[1] for item in s3.list("incoming/")}
+    assert json.loads(s3.get(f"incoming/{batch}/manifest.json"))["photos"][0]["label"] in ("cat", "dog")
 
 
 def test_passwords_are_made_once_for_their_owner(tmp_path: Path):
