@@ -87,6 +87,7 @@ def outside(name: str | None = None) -> Callable[[F], F]:
             retries = max(0, int(patience / 2 + 1).bit_length() - 1)  # pauses that add up to the patience
             return made.with_options(retries=retries)(folder, *args)
 
+        call.task = made  # type: ignore[attr-defined]
         return call  # type: ignore[return-value]
 
     return decorate

@@ -1,4 +1,4 @@
-"""What an administrator does to MLflow with its own commands, and what a workspace needs then: docs/howto.md."""
+"""What people do with MLflow's and DVC's own commands, and what a workspace needs then: docs/howto.md."""
 
 from __future__ import annotations
 
@@ -89,6 +89,16 @@ def test_a_database_of_an_older_mlflow_is_named_with_its_remedy_which_helps(shop
     anew = Workspace(old.settings)
     rebuild(anew)
     assert wrong(anew) == set()
+
+
+def test_dvc_gets_the_model_of_any_decision_by_its_name(shop, tmp_path):
+    for key in shop.state.decisions:
+        command = [sys.executable, "-m", "dvc", "artifacts", "get", str(shop.workspace.root), "classifier"]
+        command += ["--rev", f"run/{key}", "--out", str(tmp_path / key)]
+        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "DVC_NO_ANALYTICS": "1"}, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        with shop.workspace.decided(key).open("candidate/classifier.json") as ours:
+            assert ours.read() == (tmp_path / key / "classifier.json").read_bytes()
 
 
 @contextmanager
