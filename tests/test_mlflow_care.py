@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -93,10 +94,12 @@ def test_a_database_of_an_older_mlflow_is_named_with_its_remedy_which_helps(shop
     anew = Workspace(shop.workspace.settings.model_copy(update={"mlflow_uri": uri}))
     rebuild(anew)
     assert wrong(anew) == set()
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "old.db")
+    with closing(sqlite3.connect(tmp_path / "old.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = ?", (before,))
+    old = anew.settings.model_copy(update={"mlflow_uri": f"sqlite:///{tmp_path / 'old.db'}"})
     with pytest.raises(TrackingError, match="mlflow db upgrade"):
-        rebuild(Workspace(anew.settings))
+        rebuild(Workspace(old))
 
 
 def test_dvc_gets_the_model_of_any_decision_by_its_name(shop, tmp_path):
