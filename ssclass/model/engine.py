@@ -30,19 +30,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Engine:
-    """Something that answers: `name` says how, `size` is what photos are decoded to."""
+    """Something that answers: `name` says how, `size` is what photos are decoded to.
+
+    `together`: photos that it is given at once; 0: as many as suit TensorFlow's device.
+    """
 
     name: str
     size: Size
     classes: int
     answer: Answering
+    together: int = 0
 
     def predict(self, images: Images) -> NDArray[np.float64]:
         """Probabilities, float64 [n, classes], of decoded images; as many at once as suit the device.
 
         Those of one shape are answered together. Safe to call from several threads.
         """
-        together = batch_size()
+        together = self.together or batch_size()
         found = np.zeros((len(images), self.classes))
         for rows, alike in by_shape(images):
             for at in range(0, len(rows), together):
