@@ -77,20 +77,26 @@ def open_engine(model: Any, size: Size) -> Engine:
     return engine
 
 
-def folded(model: Any, size: Size) -> Answering:
-    """A Keras model of images as a TensorFlow graph whose weights are constants, for any number of images.
+class Folded:
+    """TensorFlow's function of a graph whose weights are constants, for any number of images.
 
     The graph holds no variable: the model's own can be given up, and Grappler folds what depends on constants only.
     """
-    import tensorflow as tf
 
-    frozen = constant_graph(model, size)
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
 
-    def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (found,) = frozen(tf.constant(images))
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities [n, classes] of images uint8 [n, h, w, 3]."""
+        import tensorflow as tf
+
+        (found,) = self.graph(tf.constant(images))
         return np.asarray(found.numpy())
 
-    return answer
+
+def folded(model: Any, size: Size) -> Answering:
+    """A Keras model of images as such a function."""
+    return Folded(constant_graph(model, size))
 
 
 def constant_graph(model: Any, size: Size, photos: int | None = None) -> Any:

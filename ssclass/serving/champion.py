@@ -14,7 +14,7 @@ from typing import Any
 
 from ssclass.data.shapes import Size
 from ssclass.errors import NotFoundError, SsclassError, TrackingError
-from ssclass.model.engine import Engine, open_engine, probe_images
+from ssclass.model.engine import Engine, probe_images
 from ssclass.serving.model import open_folder, read_about
 from ssclass.serving.quick import open_quick
 from ssclass.tracking.client import ALIAS, CANDIDATE, KEY_TAG, MODEL, Tracking
@@ -81,7 +81,7 @@ def open_champion(workspace: Workspace, tracking: Tracking, asked: Named) -> Cha
         _, classes, size, _ = read_about(folder)
         engine = _quick(workspace, asked.key, classes, size)
         if engine is None:
-            engine = open_engine(open_folder(who, folder).keras, size)
+            engine = open_folder(who, folder).engine
         sure, unsure = _sure(models.get(CANDIDATE), Path(scratch) / CANDIDATE)
     engine.predict(probe_images(size)[:1])
     return Champion(tracking.name, asked, classes, engine, sure, unsure)

@@ -18,6 +18,7 @@ from ssclass.data.folders import LabelledFile
 from ssclass.data.images import Refused, decode
 from ssclass.data.shapes import Images, Size, read_size
 from ssclass.errors import NotFoundError, SsclassError
+from ssclass.model.keras_files import load_model
 from ssclass.params import IngestParams
 from ssclass.settings import Settings
 
@@ -29,9 +30,10 @@ TOGETHER = 32  # photos that are read at a time
 
 @dataclass(frozen=True)
 class Later:
-    """A Keras model that is loaded when it is asked for."""
+    """A Keras model that is loaded when it is asked for; `file`: the .keras file that it is in."""
 
     load: Callable[[], Any]
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,21 @@ class Model:
     def engine(self) -> Engine:
         """What answers: made and checked on first use, in a few seconds where it is not quick."""
         from ssclass.model.engine import open_engine
+        from ssclass.serving.kept import open_kept
 
-        return self.quick or open_engine(self.keras, self.size)
+        if self.quick is not None:
+            return self.quick
+        if isinstance(self.network, Later) and self.network.file is not None:
+            return open_kept(self.network.file, self.size, lambda: self.keras)
+        return open_engine(self.keras, self.size)
 
     def predict(self, images: Images) -> NDArray[np.float64]:
         """Probabilities, float64 [n, classes], of decoded images."""
         return self.engine.predict(images)
 
     def predict_few(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """What :meth:`predict` gives; without a quick engine by Keras itself: slower a photo, but none to be made."""
-        if self.quick is not None:
+        """What :meth:`predict` gives; where its engine would not be kept, by Keras itself, which need not be made."""
+        if self.quick is not None or (isinstance(self.network, Later) and self.network.file is not None):
             return self.predict(images)
         return np.asarray(self.keras(images, training=False)).astype(float)
 
@@ -158,7 +165,7 @@ def _from_candidate(name: str, folder: Path, key: str | None, run_id: str) -> Mo
 def open_folder(name: str, folder: Path) -> Model:
     """Open the .keras file of a folder that MLflow or `ssclass` wrote; NotFoundError when there is none."""
     path, classes, size, key = read_about(folder)
-    return Model(name, classes, size, _load(path), key)
+    return Model(name, classes, size, Later(lambda: load_model(path), path), key)
 
 
 def read_about(folder: Path) -> tuple[Path, tuple[str, ...], Size, str | None]:
@@ -178,12 +185,6 @@ def read_about(folder: Path) -> tuple[Path, tuple[str, ...], Size, str | None]:
             "that MLflow or `ssclass` wrote"
         )
     return found[0], tuple(about["classes"]), read_size(about), about.get("decision_key")
-
-
-def _load(path: Path) -> Any:
-    from ssclass.model.backbones import import_keras
-
-    return import_keras().models.load_model(path)
 
 
 def read_photo(path: Path, size: Size) -> NDArray[np.uint8] | Refused:
