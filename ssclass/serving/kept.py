@@ -1,4 +1,4 @@
-"""The graph of a Keras model as it was made once: opened again, it needs no Keras and none of the seconds of making it.
+"""The graph of a Keras model as it was made once: opened again, no Keras model is built, which takes many seconds.
 
 It lies in ssclass's folder under the digest of the model's file, with Keras's answers on two probe images, and is made
 again where it is damaged or does not answer so. The graphs of a few models are kept: those that were opened last.

@@ -48,7 +48,9 @@ def quick_engine(classifier: Classifier | Adopted, engine: str = "auto") -> Engi
 
     `engine` as in params.yaml: what the frozen network runs on.
     """
-    if isinstance(classifier, Adopted) or not all(isinstance(each.head, SavedHead) for each in classifier.members):
+    if not isinstance(classifier, Classifier) or not all(
+        isinstance(each.head, SavedHead) for each in classifier.members
+    ):
         return None
     networks: dict[Spec, Runtime] = {}
     try:
