@@ -16,7 +16,6 @@ import requests
 
 from ssclass.demo.drawings import draw
 from ssclass.demo.run import deliveries, gather
-from ssclass.model.engine import TOLERANCE
 from ssclass.model.runtimes import described
 from ssclass.retrain.predict import result_folder
 from ssclass.retrain.result import Result
@@ -26,6 +25,7 @@ from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline
 
 PER_CLASS = 60
+ALIKE = 5e-4  # probabilities of two runtimes: additions come in another order, and maps are rounded to half precision
 
 
 @dataclass
@@ -306,7 +306,7 @@ def test_the_logged_model_loads_with_plain_keras_and_answers_like_predict(journe
     photos = sorted(sources["junk"][1].rglob("0*.jpg"))[:4]
     images = np.stack([read_photo(photo, mine.size) for photo in photos])
     answers = np.asarray(load_model(path)(images))
-    np.testing.assert_allclose(answers, mine.predict(images), atol=TOLERANCE)
+    np.testing.assert_allclose(answers, mine.predict(images), atol=ALIKE)
     np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
 
     done = ssclass("predict", *photos, "--json", "--workspace", journey.workspace.root)
@@ -314,7 +314,7 @@ def test_the_logged_model_loads_with_plain_keras_and_answers_like_predict(journe
     told = json.loads(done.stdout)
     assert [item["file"] for item in told] == [str(photo) for photo in photos]
     spoken = [[item["probabilities"][name] for name in CLASSES] for item in told]
-    np.testing.assert_allclose(spoken, answers, atol=TOLERANCE)
+    np.testing.assert_allclose(spoken, answers, atol=ALIKE)
     assert [item["label"] for item in told] == [CLASSES[at] for at in answers.argmax(1)]
 
 
@@ -356,11 +356,11 @@ def test_what_was_promoted_answers_without_keras_and_from_the_files_that_git_nam
         found = ask(name)
         assert found["heavy"] == []
         assert found["run"] == run_id
-        np.testing.assert_allclose(found["answers"], expected, atol=TOLERANCE)
+        np.testing.assert_allclose(found["answers"], expected, atol=ALIKE)
     whole_file = kept.read_bytes()
     for damage in (b"", whole_file[:-20] + b"x" * 20, None):
         kept.unlink() if damage is None else kept.write_bytes(damage)
-        np.testing.assert_allclose(ask("champion")["answers"], expected, atol=TOLERANCE)
+        np.testing.assert_allclose(ask("champion")["answers"], expected, atol=ALIKE)
         assert kept.read_bytes() == whole_file, "taken from DVC again"
 
     tag = ("ssclass", version, "decision_key")
@@ -370,7 +370,7 @@ def test_what_was_promoted_answers_without_keras_and_from_the_files_that_git_nam
     finally:
         tracking.client.set_model_version_tag(*tag, state.champion)
     assert "keras" in found["heavy"]
-    np.testing.assert_allclose(found["answers"], expected, atol=TOLERANCE)
+    np.testing.assert_allclose(found["answers"], expected, atol=ALIKE)
 
 
 # -- a person at a keyboard -------------------------------------------------------------------------------

@@ -168,6 +168,14 @@ def test_damaged_kept_answers_are_asked_for_again(damage: str, tmp_path: Path, k
     assert file.read_bytes() == data
 
 
+def test_where_nothing_can_be_kept_it_answers_all_the_same(tmp_path: Path, kept: Path) -> None:
+    path = tmp_path / "head.keras"
+    save_model(model(), path)
+    kept.parent.mkdir(parents=True)
+    kept.write_text("a file where the folder should be")
+    assert open_head(path) is not None
+
+
 def test_what_is_no_head_is_none(tmp_path: Path) -> None:
     path = tmp_path / "head.keras"
     assert open_head(path) is None
@@ -191,4 +199,10 @@ def test_it_becomes_a_keras_model_where_one_is_wanted(classifier: Classifier, tm
     (member,) = Classifier.load(tmp_path, quick=True).members
     features, _ = clouds(4, len(classifier.classes), apart=2.0)
     given = {name: features.arrays[name] for name in member.head.input}
-    np.testing.assert_array_equal(member.head.keras(given), load_model(tmp_path / "head.keras")(given))
+    model = load_model(tmp_path / "head.keras")
+    np.testing.assert_array_equal(member.head.keras(given), model(given))
+    for layer in model.layers[1:]:
+        ours = member.head.get_layer(layer.name).get_weights()
+        assert all(np.array_equal(one, other) for one, other in zip(ours, layer.get_weights(), strict=True)), layer.name
+    with pytest.raises(ValueError, match="nobody"):
+        member.head.get_layer("nobody")

@@ -46,13 +46,14 @@ class _UnknownError(Exception):
 class SavedHead:
     """The head of a file: called with feature arrays by name, it gives probabilities float32 [n, classes].
 
-    It has what a Keras model of a head has and a classifier asks for: `input` by name, `output`, `name`; `keras` is
-    that model, loaded when it is asked for.
+    It has what a Keras model of a head has and others ask for: `input` by name, `output`, `name`, layers with their
+    weights; `keras` is that model, loaded when it is asked for.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], tensors: Mapping[str, list[Array]]) -> None:
         body = config["config"]
         self.path = path
+        self._tensors = tensors
         self.name = str(body["name"])
         self._layers: dict[str, Layer] = {}
         self._nodes: dict[str, list[list[tuple[str, int]]]] = {}
@@ -88,6 +89,12 @@ class SavedHead:
 
         return value(self._last)
 
+    def get_layer(self, name: str) -> _Weights:
+        """A layer by its name; ValueError where there is none."""
+        if name not in self._layers:
+            raise ValueError(f"no layer {name}")
+        return _Weights(self._tensors.get(name, []))
+
     @cached_property
     def keras(self) -> Any:
         """The same head as a Keras model."""
@@ -96,6 +103,17 @@ class SavedHead:
     def probe(self) -> dict[str, Array]:
         """Made-up features on which NumPy and Keras are compared."""
         return probe({name: (spec.shape, spec.dtype) for name, spec in self.input.items()})
+
+
+class _Weights:
+    """A layer, as far as others ask: its weights, in Keras's order."""
+
+    def __init__(self, tensors: list[Array]) -> None:
+        self._tensors = tensors
+
+    def get_weights(self) -> list[Array]:
+        """The weights, each an array."""
+        return list(self._tensors)
 
 
 class _Spec:
@@ -154,7 +172,7 @@ def keep_answers(path: Path, model: Any) -> None:
     try:
         inputs = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in model.input.items()}
         _write(_kept(path.read_bytes()), _asked(model, probe(inputs)))
-    except (OSError, AttributeError, TypeError, ValueError) as error:  # it is asked again when the head is opened
+    except (AttributeError, TypeError, ValueError) as error:  # no head as `open_head` takes it
         log.info("%s: Keras's answers are not kept (%s)", path, error)
 
 
@@ -176,8 +194,11 @@ def _read(kept: Path) -> Array | None:
 
 
 def _write(kept: Path, answers: Array) -> None:
-    with whole(kept) as new, new.open("wb") as file:
-        np.save(file, answers)
+    try:
+        with whole(kept) as new, new.open("wb") as file:
+            np.save(file, answers)
+    except OSError as error:  # a full disk, or a folder that is not ours: Keras is asked again next time
+        log.info("%s: not kept (%s)", kept, error)
 
 
 # -- what the file says ---------------------------------------------------------------------------------------
