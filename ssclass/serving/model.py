@@ -24,6 +24,7 @@ from ssclass.settings import Settings
 
 if TYPE_CHECKING:
     from ssclass.model.engine import Engine
+    from ssclass.tracking.client import Tracking
 
 TOGETHER = 32  # photos that are read at a time
 
@@ -81,7 +82,7 @@ class Model:
 
 
 def open_model(name: str, settings: Settings | None) -> Model:
-    """Open ``champion`` or another alias, ``3`` (a version), a run's id, or a folder that holds a model.
+    """Open ``champion``, ``challenger`` or another alias, ``3`` (a version), a run's id, or a folder with a model.
 
     NotFoundError when there is no such model; TrackingError when MLflow is away.
     """
@@ -89,13 +90,13 @@ def open_model(name: str, settings: Settings | None) -> Model:
         return open_folder(name, path)
     if settings is None:
         raise NotFoundError(f"{name}: no such folder; name one that holds model.keras, or a workspace with --workspace")
-    return _promoted(name, settings) or _registered(name, settings)
+    return _promoted(name, settings) or _by_mlflow(name, settings)
 
 
 def _promoted(name: str, settings: Settings) -> Model | None:
     """A model that the ledger promoted, by what git and DVC have of it: it opens without MLflow's client and Keras.
 
-    None where it is none, or its engine is TensorFlow's here, or anything is amiss, which `_registered` says better.
+    None where it is none, or its engine is TensorFlow's here, or anything is amiss, which `_by_mlflow` says better.
     """
     from ssclass.serving.quick import open_quick
     from ssclass.tracking.glance import look_up
@@ -110,11 +111,11 @@ def _promoted(name: str, settings: Settings) -> Model | None:
         return None
     if quick is None:
         return None
-    whole = Later(lambda: _registered(named.version or name, settings).keras)
+    whole = Later(lambda: _by_mlflow(named.version or name, settings).keras)
     return Model(name, quick.classes, quick.engine.size, whole, named.key, named.run_id, quick.engine)
 
 
-def _registered(name: str, settings: Settings) -> Model:
+def _by_mlflow(name: str, settings: Settings) -> Model:
     """A version, an alias or a run by MLflow's client; what is trained and not promoted, too."""
     import mlflow
 
@@ -141,7 +142,7 @@ def _registered(name: str, settings: Settings) -> Model:
                 version = (
                     client.get_model_version(tracking.name, name)
                     if name.isdigit()
-                    else client.get_model_version_by_alias(tracking.name, name)
+                    else client.get_model_version_by_alias(_registered(tracking, name), name)
                 )
                 uri, run_id = version.source, version.run_id
         except mlflow.MlflowException as error:
@@ -152,6 +153,13 @@ def _registered(name: str, settings: Settings) -> Model:
                 ) from error
             raise
         return replace(open_folder(name, Path(mlflow.artifacts.download_artifacts(uri))), run_id=run_id)
+
+
+def _registered(tracking: Tracking, alias: str) -> str:
+    """The registered model that has an alias."""
+    from ssclass.tracking.client import CHALLENGER
+
+    return tracking.challengers if alias == CHALLENGER else tracking.name
 
 
 def _from_candidate(name: str, folder: Path, key: str | None, run_id: str) -> Model:
