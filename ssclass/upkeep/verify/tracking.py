@@ -141,8 +141,10 @@ def models(workspace: Workspace) -> Iterator[Finding]:
         version = tracking.version_of(key)
         if version is None:  # told already
             continue
+        run = tracking.run_of(event)
+        if run is None:  # told already
+            continue
         with tracking.named():
-            run = tracking.client.get_run(version.run_id)
             logged = tracking.models_of(run)
         try:
             files = workspace.decided(key).files(FOLDER)
