@@ -109,10 +109,16 @@ def sample(shards: Iterable[Shard], train: Collection[str]) -> tuple[tuple[str, 
 
 
 def fixed_axes(features: Features, seed: int) -> Axes:
-    """The axes that are found from the maps of a sample; they know the shapes of those."""
+    """The axes that are found from the maps of a sample; they know the shapes of those.
+
+    One thread does it: roots are remembered under the bits of the axes, which then are those of any number of cores.
+    """
+    from threadpoolctl import threadpool_limits
+
     name, place = map_names(features.arrays)
     maps, places = features.arrays[name], features.arrays.get(place)
-    found = find_axes(maps, np.arange(len(maps)), seed, places)
+    with threadpool_limits(1, user_api="blas"):
+        found = find_axes(maps, np.arange(len(maps)), seed, places)
     shapes = {each: features.arrays[each][:0] for each in (name, place) if each in features.arrays}
     return Axes(found.axes, found.offset, found.mean, shapes)
 

@@ -170,7 +170,9 @@ def tried(planned: Sequence[tuple[FeatureSpec, str]], spec: FeatureSpec, head: s
     from ssclass.model.heads.registry import AUTO
 
     named = {name for each, name in planned if each == spec}
-    return named - {"auto"} | ({*AUTO} if head is None else {head} if "auto" in named else set())
+    if "auto" in named:
+        named |= {head} if head is not None else {*AUTO}
+    return named - {"auto"}
 
 
 def training_features(

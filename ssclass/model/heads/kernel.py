@@ -104,8 +104,7 @@ class KernelHead(Head):
         def vectors(rows: np.ndarray) -> np.ndarray:
             return self._block(ready, rows)
 
-        chosen = landmark_rows(len(labels), self.seed)
-        return Many.of(vectors, features, labels, folds, self.classes, chosen, self.gamma, basis, tick)
+        return Many.of(vectors, features, labels, folds, self.classes, LANDMARKS, self.seed, self.gamma, basis, tick)
 
     def _own_folds(self, features: Features, labels: np.ndarray) -> list[Fold]:
         """Folds for a fit that no cross-validation came before."""

@@ -7,6 +7,9 @@ its training photos. So the kernel of each photo is computed twice, for the sums
 folds and penalties there are. Landmarks are chosen without labels, and the span of those that a fold
 tests has nothing to say about their labels: of all photos as landmarks it is the span of the others that a fit is in.
 
+Landmarks are the middles of photos that are alike, not photos by lot: few of them then do what many do by lot
+(docs/scale.md has figures).
+
 Penalty and temperature are those with the smallest squared residual and log loss of the photos out of fold, which keeps
 near-duplicates together. Copies of a photo are rows of weight 1 / (1 + copies).
 """
@@ -24,6 +27,8 @@ from ssclass.model.heads.base import CrossValidation, Tick, path_curves
 
 GAMMA = 4.0  # g; 2 to 4 are alike on the study's photos (docs/models.md)
 L2S = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # .1 to .001 are alike on the study's photos
+POOL = 5  # photos for each landmark that landmarks are found from
+MOVES = 5  # of the landmarks to the middle of the photos that are nearest to them
 SOLID = 1e-7  # of the largest eigenvalue: vectors of float32 say nothing about directions below it
 BLOCK = 512  # photos whose kernel is in memory at once: 8 MB with 2,000 landmarks
 
@@ -76,6 +81,29 @@ def partition(folds: Sequence[Fold], rows: int) -> bool:
     tested = np.concatenate([test for _, test in folds])
     whole = all(len(train) + len(test) == rows for train, test in folds)
     return whole and np.array_equal(np.sort(tested), np.arange(rows))
+
+
+def middles(vectors: Vectors, rows: int, count: int, seed: int) -> np.ndarray:
+    """At most `count` landmarks among so many rows, unit rows float32 [m, d]: middles of photos that are alike.
+
+    Spherical k-means (Dhillon and Modha, Machine Learning 42, 2001) on a seeded draw of `POOL` photos a landmark, from
+    a seeded draw of photos. Where photos are few, they are the landmarks themselves.
+    """
+    from scipy.sparse import csr_array
+
+    if rows <= count:
+        return np.asarray(vectors(np.arange(rows))[:, 0])
+    draw = np.random.default_rng(seed)
+    pool = np.sort(draw.choice(rows, min(rows, POOL * count), replace=False))
+    z = np.concatenate([vectors(pool[at : at + BLOCK])[:, 0] for at in range(0, len(pool), BLOCK)])
+    found = z[np.sort(draw.choice(len(z), count, replace=False))]
+    for _ in range(MOVES):
+        nearest = np.concatenate([(z[at : at + BLOCK] @ found.T).argmax(axis=1) for at in range(0, len(z), BLOCK)])
+        members = csr_array((np.ones(len(z), z.dtype), (nearest, np.arange(len(z)))), shape=(count, len(z)))
+        moved = members @ z
+        lengths = np.linalg.norm(moved, axis=1, keepdims=True)
+        found = np.where(lengths > 0, moved / np.maximum(lengths, 1e-12), found)
+    return np.asarray(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,15 +179,16 @@ class Many:
         labels: np.ndarray,
         folds: Sequence[Fold],
         classes: int,
-        chosen: np.ndarray,
+        count: int,
+        seed: int,
         gamma: float,
         basis: Any,
         tick: Tick,
     ) -> Many:
-        """Try every penalty on every fold; the photos `chosen` are the landmarks."""
+        """Try every penalty on every fold; `count` landmarks are found among the photos, by `seed`."""
         from scipy.special import softmax
 
-        landmarks = vectors(chosen)[:, 0]
+        landmarks = middles(vectors, len(labels), count, seed)
         values, directions = np.linalg.eigh(kernel(landmarks, landmarks, gamma).astype(np.float64))
         solid = values > SOLID * values[-1]
         whiten = directions[:, solid] / np.sqrt(values[solid])
