@@ -19,7 +19,7 @@ from ssclass.model import pooled
 from ssclass.model.features import SEEN, FeatureMemo, Features
 from ssclass.model.folds import grouped_folds
 from ssclass.model.gathered import Gathered
-from ssclass.model.heads import bilinear, kernel, ridge
+from ssclass.model.heads import bilinear, kernel, registry, ridge
 from ssclass.model.heads.bilinear import BilinearHead
 from ssclass.model.heads.kernel import RbfHead
 from ssclass.model.pooled import PooledSpec, are_many, asked_of, fixed_axes, sample
@@ -271,6 +271,21 @@ def test_copies_of_photos_are_learnt_from_by_their_roots(tmp_path: Path) -> None
     prints = pooled.pooled_fingerprints(trained.classifier, params.augment)
     assert {path.name for path in (tmp_path / "features").glob("pooled-*")} == set(prints)
     assert len(prints) == 2
+
+
+@pytest.mark.usefixtures("few")
+def test_of_very_many_photos_auto_tries_the_heads_that_read_a_block_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed_weights()
+    monkeypatch.setattr(registry, "ALL_RACED", 50)
+    params = Params.model_validate(PARAMS.model_dump() | {"model": {"head": "auto"}})
+    ((spec, _),) = plan(params)
+    memo, some = FeatureMemo(tmp_path, None), shards(5)
+    remember(memo, spec, some)
+    there = version(some, params)
+    assert set(fit(there, memo, params, there.dataset).cv) == {"rbf", "bilinear"}
+    assert set(fit(there, memo, params, there.dataset, head="bilinear").cv) == {"bilinear"}
 
 
 # -- the axes -----------------------------------------------------------------------------------------------------

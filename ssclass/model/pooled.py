@@ -90,14 +90,15 @@ def sample(shards: Iterable[Shard], train: Collection[str]) -> tuple[tuple[str, 
 
     `train`: sha256s of all training photos; `shards` in their order.
     """
-    first = SAMPLE
-    while first * TENFOLD <= len(train):
+    first, wanted, met = SAMPLE, set(train), 0
+    while first * TENFOLD <= len(wanted):
         first *= TENFOLD
     begun: list[tuple[str, list[str]]] = []
     for shard in shards:
-        if here := sorted({row.sha256 for row in shard.rows} & set(train)):
+        if here := sorted(row.sha256 for row in shard.rows if row.sha256 in wanted):
             begun.append((shard.photos_digest, here))
-        if sum(len(here) for _, here in begun) >= first:
+            met += len(here)
+        if met >= first:
             break
     photos: list[str] = []
     seen: list[str] = []

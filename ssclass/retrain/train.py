@@ -149,7 +149,7 @@ def fit(
     with watch.step("features"):
         planned = plan(params)  # by `auto` where that is asked for: the features are then the same, whatever is raced
         features = {
-            spec: training_features(held_out, spec, params, dataset, tried(planned, spec, head))
+            spec: training_features(held_out, spec, params, dataset, tried(planned, spec, head, len(rows)))
             for spec in dict.fromkeys(spec for spec, _ in planned)
         }
     with watch.step("training"):
@@ -165,13 +165,13 @@ def fit(
         )
 
 
-def tried(planned: Sequence[tuple[FeatureSpec, str]], spec: FeatureSpec, head: str | None) -> set[str]:
+def tried(planned: Sequence[tuple[FeatureSpec, str]], spec: FeatureSpec, head: str | None, photos: int) -> set[str]:
     """The names of the heads that are fitted to features of a spec; `head`: the only one that ``auto`` tries."""
-    from ssclass.model.heads.registry import AUTO
+    from ssclass.model.heads.registry import raced
 
     named = {name for each, name in planned if each == spec}
     if "auto" in named:
-        named |= {head} if head is not None else {*AUTO}
+        named |= {head} if head is not None else {*raced(photos)}
     return named - {"auto"}
 
 
