@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +29,9 @@ from ssclass.model.training import plan
 from ssclass.params import Params, TrainParams
 from ssclass.retrain.predict import HeldOut
 from ssclass.retrain.results import _same_features
-from ssclass.retrain.train import fit
+from ssclass.retrain.train import fit, save_candidate
 from ssclass.store import Store
+from ssclass.upkeep import gc
 from ssclass.upkeep.leftovers import erase_features
 from tests.support.models import clouds, needed_weights, pictures, shard_of
 
@@ -359,6 +361,32 @@ def test_roots_on_axes_that_a_forgotten_photo_had_a_part_in_are_gone_here_and_in
     kept = {path.name for path in (tmp_path / "features" / spec.fingerprint).glob("*")}
     assert f"{holder.photos_digest}.npz" not in kept
     assert len(kept) == 3
+
+
+@pytest.mark.usefixtures("few")
+def test_gc_keeps_the_roots_that_a_kept_candidate_learnt_from_and_no_others(tmp_path: Path, s3: Store) -> None:
+    needed_weights()
+    ((spec, _),) = plan(PARAMS)
+    memo, some = FeatureMemo(tmp_path / "private", s3), shards(5)
+    remember(memo, spec, some)
+    there = version(some)
+    trained = fit(there, memo, PARAMS, there.dataset)
+    save_candidate(trained, there.dataset, tmp_path / "candidate", PARAMS)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "candidate").iterdir()}
+    workspace: Any = SimpleNamespace(private=tmp_path / "private", store=s3, objects=SimpleNamespace(read=files.get))
+    objects: Any = SimpleNamespace(
+        workspace=workspace,
+        version=there,
+        _tracked=lambda rev, only: ["candidate.dir"],
+        _listing=lambda oid: [{"relpath": name, "md5": name} for name in files],
+    )
+    kept = gc._Objects.fingerprints(objects, set())
+    later = datetime.now(UTC) + timedelta(days=1)
+    assert list(gc._features(workspace, there, kept, later)) == []
+    others = {name for name in kept if not name.startswith("pooled-")}
+    gone = [item.where for item in gc._features(workspace, there, others, later)]
+    assert len(gone) == 2 * 6  # the roots of five shards and their note, here and in the bucket
+    assert all("/pooled-" in name for name in gone)
 
 
 def test_roots_that_are_not_those_of_the_photos_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
