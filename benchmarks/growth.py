@@ -129,7 +129,7 @@ CASES: dict[str, tuple[Case, tuple[int, ...]]] = {
     READ: (read, (1_000, 10_000, 100_000)),
     NEAR: (near, (1_000, 10_000, 100_000)),
     "head rbf, folds and fit": (race("rbf"), (1_000, 10_000, 100_000)),
-    RETRAIN: (retrain, (1_000, 10_000, 100_000)),
+    RETRAIN: (retrain, (1_000, 4_000, 10_000, 100_000)),
 }
 
 

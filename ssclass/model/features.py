@@ -206,7 +206,8 @@ def _pack(features: Features) -> bytes:
     arrays = {"sha256s": np.array(features.sha256s, dtype="U64")} | features.arrays
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for name, array in arrays.items():
-            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+            plain = zipfile.ZipInfo(f"{name}.npy")  # stored as they are: roots have nothing to find
+            with file.open(plain if name.endswith(".root") else plain.filename, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
     return buffer.getvalue()
 

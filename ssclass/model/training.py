@@ -44,7 +44,8 @@ def train(
 
     `labels` int [n] index `params.dataset.classes`; `groups` name the near-duplicate group of each photo; `progress`
     gets fits done and fits in all. Head `auto` becomes the head with the highest cross-validated accuracy, of equals
-    the first in the order of `ssclass.model.heads.registry.AUTO`. BatchError when there is too little to cross-validate.
+    the first in the order of `ssclass.model.heads.registry.AUTO`. BatchError when there is too little to
+    cross-validate.
     """
     classes = params.dataset.classes
     features = replace(features, groups=tuple(groups))
