@@ -27,7 +27,14 @@ def failed(flow: Any, flow_run: Any, state: Any) -> None:
     step.tell_of_failure(flow_run.parameters["workspace"], flow_run.name, state.message or state.name)
 
 
-@flow(name="retrain", flow_run_name=telling.name_of_retrain, validate_parameters=False, on_failure=[failed])
+@flow(
+    name="retrain",
+    flow_run_name=telling.name_of_retrain,
+    validate_parameters=False,
+    on_failure=[failed],
+    persist_result=True,  # an Outcome, as JSON: whoever started the run by Prefect can have it
+    result_serializer="json",
+)
 def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int = 0) -> Outcome:
     """Take in every waiting batch and decide.
 
@@ -37,7 +44,7 @@ def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int
         count: How many batches had arrived by then. For people, too.
         rerun: How many runs in a row crashed before this one.
     """
-    with telling.logged():
+    with telling.logged(workspace):
         return telling.ended(workspace, decided(workspace, rerun))  # type: ignore[no-any-return]
 
 

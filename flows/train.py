@@ -13,7 +13,13 @@ from tasks import retraining as step
 from tasks import telling
 
 
-@flow(name="train", flow_run_name="train {key}", validate_parameters=False)
+@flow(
+    name="train",
+    flow_run_name="train {key}",
+    validate_parameters=False,
+    persist_result=True,  # the MLflow run's id
+    result_serializer="json",
+)
 def train(workspace: str, key: str, commit: str | None = None) -> str:
     """Train for a decision key; returns the MLflow run.
 
@@ -22,7 +28,7 @@ def train(workspace: str, key: str, commit: str | None = None) -> str:
         key: The decision key: which data, params and code the training is of.
         commit: The commit of the workspace to train at; none: the folder as it is.
     """
-    with telling.logged(), at_commit(workspace, commit) as folder:
+    with at_commit(workspace, commit) as folder, telling.logged(str(folder)):
         where, at = str(folder), commit or "HEAD"
         step.check_key(where, at, key)
         telling.say(f"training for {key}")

@@ -24,6 +24,9 @@ from ssclass.text import message, shown
 
 log = logging.getLogger(__name__)
 
+TAKEN = (201, 202, 204)
+"""What a Prefect server says of events that it took: 204; Prefect Cloud may say that it made or will make something."""
+
 
 def post(event: str, resource: str, payload: dict[str, Any]) -> None:
     """Give one event to the Prefect server of this process; FailedError unless it says that it took it.
@@ -49,7 +52,7 @@ def post(event: str, resource: str, payload: dict[str, Any]) -> None:
             f"Prefect did not take the event {event} ({without_secrets(str(error))}); "
             "check prefect_url and that the server runs"
         ) from error
-    if answer.status_code != 204:
+    if answer.status_code not in TAKEN:
         said = shown(without_secrets(answer.text), 200)
         raise FailedError(f"Prefect answered {answer.status_code} to the event {event}: {said}; see the server's log")
 

@@ -30,11 +30,11 @@ def shown() -> Iterator[None]:
 
 
 @contextmanager
-def lines(say: Callable[[str], None]) -> Iterator[None]:
-    """Hand what is reported to `say` while the block runs, a line every few seconds."""
+def lines(say: Callable[[str], None], meter: Callable[[str, int, int], None] | None = None) -> Iterator[None]:
+    """Hand what is reported to `say` while the block runs, a line every few seconds; and to `meter`, as it came."""
     global _sink
     before = _sink
-    _sink = _Lines(say)
+    _sink = _Lines(say, meter)
     try:
         yield
     finally:
@@ -66,8 +66,11 @@ class _Bars:
 class _Lines:
     every = 5.0  # seconds
 
-    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, say: Callable[[str], None] | None = None, meter: Callable[[str, int, int], None] | None = None
+    ) -> None:
         self._say = say or (lambda line: print(f"  {line}", file=sys.stderr, flush=True))
+        self._meter = meter
         self._last: dict[str, float] = {}
         self._said: set[str] = set()
 
@@ -80,6 +83,8 @@ class _Lines:
             self._last[what] = now
             self._said.add(what)
             self._say(f"{what}: {done} of {total}")
+            if self._meter is not None:
+                self._meter(what, done, total)
         if done >= total:
             self._last.pop(what)
             self._said.discard(what)

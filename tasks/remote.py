@@ -19,7 +19,7 @@ AWAY = 600.0  # seconds that the Prefect server may be away: the worker goes on 
 T = TypeVar("T")
 
 
-@task(task_run_name="train {key} elsewhere")
+@task(task_run_name="train {key} elsewhere", persist_result=False)
 def train_elsewhere(folder: str, commit: str, key: str) -> str:
     """Have a worker train; the MLflow run of the result, once it can be taken up."""
     return train(workspace_at(folder), commit, key, lambda: restore_result(folder, key))

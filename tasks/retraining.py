@@ -78,6 +78,7 @@ def outside(name: str | None = None) -> Callable[[F], F]:
             task_run_name=name,
             retry_delay_seconds=exponential_backoff(backoff_factor=2),
             retry_condition_fn=_is_away,
+            persist_result=False,  # asked again in the same run it looks again: Prefect gives back what it keeps
         )(redacted)
 
         @wraps(function)
@@ -86,6 +87,7 @@ def outside(name: str | None = None) -> Callable[[F], F]:
             retries = max(0, int(patience / 2 + 1).bit_length() - 1)  # pauses that add up to the patience
             return made.with_options(retries=retries)(folder, *args)
 
+        call.task = made  # type: ignore[attr-defined]
         return call  # type: ignore[return-value]
 
     return decorate
@@ -127,7 +129,7 @@ def _alarms(workspace: Workspace, batch: str) -> list[str]:
         return []
 
 
-@task
+@task(persist_result=False)
 def pending_key(folder: str) -> tuple[str, str] | None:
     """The commit and the decision key of the question that is to be answered; None when it is, or there is no data."""
     version = workspace_at(folder).at()
@@ -135,7 +137,7 @@ def pending_key(folder: str) -> tuple[str, str] | None:
     return None if key is None else (version.commit or "", key)
 
 
-@task
+@task(persist_result=False)
 def check_key(folder: str, commit: str, key: str) -> None:
     """Stop where this machine would train something else than was asked for."""
     ours = keys.key_of(workspace_at(folder).at(commit))

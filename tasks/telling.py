@@ -5,6 +5,7 @@ Nothing here decides anything, and no retrain fails for it.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -46,13 +47,43 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def logged() -> Iterator[None]:
-    """Write the progress of what the block does into the run's log, on a worker; a command shows it itself."""
+def logged(folder: str) -> Iterator[None]:
+    """Tell the progress of what the block does on the run's page, on a worker; a command shows it itself.
+
+    A step that takes longer than a few seconds is a line of the log again and again, and a bar among the artifacts.
+    """
     if "PREFECT__FLOW_RUN_ID" not in os.environ:
         yield
         return
-    with progress.lines(say):
+    with progress.lines(say, Bars(folder)):
         yield
+
+
+class Bars:
+    """Prefect's progress artifacts of a run, one a step. What cannot be told is in the log all the same."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._bars: dict[str, Any] = {}
+        self._context = contextvars.copy_context()  # of the run: threads that report have none
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show how far a step is."""
+        try:
+            self._context.copy().run(self._show, what, done, total)
+        except Exception as error:
+            log.warning("%s: no bar of it (%s)", what, error)
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+        share, said = 100 * done / max(1, total), f"{shown(what, 200)}: {done} of {total}"
+        if what not in self._bars:
+            self._bars[what] = create_progress_artifact(share, _key(self._folder, "progress"), said)
+        else:
+            update_progress_artifact(self._bars[what], share, said)
+        if done >= total:
+            del self._bars[what]
 
 
 def ended(folder: str, outcome: Outcome) -> Any:

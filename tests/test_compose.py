@@ -52,7 +52,9 @@ class Composed:
         """What stands in the file, as it is here."""
         text = text.replace("$$", "$").replace("0.0.0.0", "127.0.0.1")
         text = re.sub(rf"\b({'|'.join(SERVICES)}):(?=\d)", "127.0.0.1:", text)
-        text = re.sub(r"(?<![\w.])(4200|5000|5432|8008|8099|8418|9000)\b", lambda found: str(self.port(found[1])), text)
+        text = re.sub(
+            r"(?<![\w.])(4200|5000|5432|8008|8081|8082|8099|8418|9000)\b", lambda found: str(self.port(found[1])), text
+        )
         text = re.sub(r"(?<![\w.])/(s3-events|s3|git|home/ssclass|app)\b", self.volume, text)
         return re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: PASSWORDS[found[1]], text)
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from ssclass.cli import cli
+from ssclass.demo.drawings import draw
 from ssclass.settings import CHECKOUT, Settings
 
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
@@ -125,6 +127,46 @@ def test_nothing_secret_has_a_default():
     assert all(port.startswith("127.0.0.1:") for each in COMPOSE["services"].values() for port in each.get("ports", ()))
 
 
+def test_every_password_is_explained():
+    script = (CHECKOUT / "containers" / "secrets.sh").read_text()
+    explained = re.findall(r"^# ([A-Z0-9_]+)= +\S", (CHECKOUT / ".env.example").read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted(re.findall(r"\b[A-Z0-9_]+(?:PASSWORD|SECRET|KEY)\b", script))
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_services_end_in_time_and_their_logs_and_caches_have_an_end(name):
+    service = COMPOSE["services"][name]
+    assert service["logging"]["options"]["max-size"]
+    if service["image"].startswith("ssclass"):
+        assert service["init"], "what its processes leave behind is nobody's otherwise"
+        assert service["stop_grace_period"]
+    if service.get("restart") == "unless-stopped":
+        assert "healthcheck" in service
+    if name == "s3":
+        assert re.search(r"--cache-size [12]G\b", service["command"][0]), "JuiceFS would take 100 GB"
+
+
+def test_a_person_sets_the_classes_and_submits_as_the_documentation_says(tmp_path: Path, s3, ssclass):
+    """The origin, the bucket and the commands are real; the container is not."""
+    created = tmp_path / "workspace"
+    at = s3.settings
+    environment = {"SSCLASS_BUCKET": s3.bucket, "SSCLASS_S3_ENDPOINT": at.s3_endpoint, "SSCLASS_S3_REGION": "us-east-1"}
+    done = ssclass("init", created, "--bucket", s3.bucket, **environment)
+    assert done.returncode == 0, done.stderr
+    environment |= {"SSCLASS_GIT": f"{created}.git", "TMPDIR": str(tmp_path)}
+    text = (CHECKOUT / "docs" / "running.md").read_text()
+    said = re.findall(r"^    docker compose run .*setup (.+)$", text, re.MULTILINE)
+    assert len(said) == 2
+    draw(tmp_path / "photos", ("cat", "dog"), 3)
+    for command in said:
+        words = ["sh", str(CHECKOUT / "containers" / "person.sh"), *shlex.split(command)]
+        words = [str(tmp_path / "photos") if word == "/photos" else word for word in words]
+        done = subprocess.run(words, env=ssclass.environment(**environment), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    (batch,) = {item.key.split("/")[1] for item in s3.list("incoming/")}
+    assert json.loads(s3.get(f"incoming/{batch}/manifest.json"))["photos"][0]["label"] in ("cat", "dog")
+
+
 def test_passwords_are_made_once_for_their_owner(tmp_path: Path):
     (tmp_path / ".env").write_text("S3_PASSWORD=my-own\n")
     for _ in range(2):
@@ -213,16 +255,122 @@ def test_the_kubernetes_job_asks_for_a_gpu_and_its_blanks_can_be_filled():
     blanks = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
     assert blanks == set(template["variables"]["properties"])
     pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
-    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
+    assert template["variables"]["properties"]["gpus"]["default"] == "1"
     assert pod["securityContext"]["runAsNonRoot"]
 
 
 def test_no_run_says_what_a_job_of_kubernetes_runs():
-    """Neither its image nor its command, environment, secret or namespace is a variable that a run could set."""
+    """Neither its image nor its command, environment, secret, account or namespace is a variable of a run."""
     template = json.loads((CHECKOUT / "containers" / "kubernetes-pool.json").read_text())
     assert template["variables"]["additionalProperties"] is False
     harmless = {"labels", "name", "finished_job_ttl", "job_watch_timeout_seconds", "pod_watch_timeout_seconds"}
-    assert set(template["variables"]["properties"]) == {*harmless, "stream_output"}
+    sizes = {"cpu", "memory", "memory_limit", "gpus", "image_pull_policy", "node_selector", "tolerations"}
+    assert set(template["variables"]["properties"]) == {*harmless, *sizes, "stream_output"}
+
+
+# -- Kubernetes: the Kustomize base, and the overlay of docs/kubernetes.md ----------------------------------------
+
+
+def base() -> list[dict[str, Any]]:
+    """Every object of the base, as its files have it."""
+    listed = yaml.safe_load((CHECKOUT / "containers" / "kustomization.yaml").read_text())["resources"]
+    return [
+        each for name in listed for each in yaml.safe_load_all((CHECKOUT / "containers" / name).read_text()) if each
+    ]
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """Name → pod of every Deployment of the base."""
+    return {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in base() if each["kind"] == "Deployment"
+    }
+
+
+def test_the_objects_of_the_base_fit_kubernetes():
+    there = {path.relative_to(CHECKOUT / "containers").as_posix() for path in CHECKOUT.glob("containers/kubernetes/*")}
+    listed = yaml.safe_load((CHECKOUT / "containers" / "kustomization.yaml").read_text())["resources"]
+    assert set(listed) == there, "each file is listed"
+    for made in base():
+        for version in KUBERNETES:
+            kubernetes_validate.validate(made, version, strict=True)
+    misspelt = next(each for each in base() if each["kind"] == "Deployment")
+    misspelt["spec"]["template"]["spec"]["serviceAccount_name"] = "ssclass"
+    with pytest.raises(kubernetes_validate.ValidationError, match="serviceAccount_name"):
+        kubernetes_validate.validate(misspelt, KUBERNETES[0], strict=True)
+
+
+def test_what_the_base_names_is_there_and_its_images_exist():
+    names = {(each["kind"], each["metadata"]["name"]) for each in base()}
+    kustomization = yaml.safe_load((CHECKOUT / "containers" / "kustomization.yaml").read_text())
+    assert kustomization["generatorOptions"]["disableNameSuffixHash"], "the pool's jobs name them as they are"
+    names |= {("ConfigMap", each["name"]) for each in kustomization["configMapGenerator"]}
+    template = json.loads((CHECKOUT / "containers" / "kubernetes-pool.json").read_text())["job_configuration"]
+    assert template["namespace"] == kustomization["namespace"] == template["job_manifest"]["metadata"]["namespace"]
+    for pod in (*pods().values(), template["job_manifest"]["spec"]["template"]["spec"]):
+        assert ("ServiceAccount", pod["serviceAccountName"]) in names
+        (container,) = pod["containers"]
+        assert container["resources"]["limits"]["memory"]
+        assert re.fullmatch(r"ssclass(:gpu)?|prefecthq/prefect:3\.8\.\d+-python3\.1\d-kubernetes", container["image"])
+        for volume in pod["volumes"]:
+            kind = "PersistentVolumeClaim" if "persistentVolumeClaim" in volume else "ConfigMap"
+            assert (
+                kind,
+                volume.get("persistentVolumeClaim", {}).get("claimName") or volume["configMap"]["name"],
+            ) in names
+        for source in container.get("envFrom", ()):
+            if "configMapRef" in source:
+                assert ("ConfigMap", source["configMapRef"]["name"]) in names
+    (pool,) = [each["files"] for each in kustomization["configMapGenerator"] if "files" in each]
+    assert [f"--base-job-template=/etc/ssclass/{name}" for name in pool] == [
+        word for word in pods()["job-worker"]["containers"][0]["command"] if "template" in word
+    ]
+    literals = [line for each in kustomization["configMapGenerator"] for line in each.get("literals", ())]
+    known = {f"SSCLASS_{name.upper()}" for name in Settings.model_fields} | {"SSCLASS_HOME"}
+    assert {line.split("=")[0] for line in literals if line.startswith("SSCLASS_")} <= known
+
+
+def test_a_run_that_fetches_its_image_for_long_is_no_crash():
+    """Only of processes it is known that they start within minutes; the job's own worker waits for half an hour."""
+    from ssclass.stack.automations import crash_automations
+
+    settings = Settings(workspace=CHECKOUT)
+    ids = {"retrain": "00000000-0000-0000-0000-00000000000a", "gpu": "00000000-0000-0000-0000-00000000000b"}
+    watched = {}
+    for elsewhere in ((), ("gpu",), ("gpu", "retrain")):
+        (made,) = [each for each in crash_automations(settings, ids, elsewhere) if "did not start" in each.name]
+        watched[elsewhere] = made.model_dump(mode="json")["trigger"]["match_related"]["prefect.resource.id"]
+    assert watched[()] == [f"prefect.deployment.{each}" for each in ids.values()]
+    assert watched["gpu",] == [f"prefect.deployment.{ids['retrain']}"]
+    assert watched["gpu", "retrain"] == ["prefect.deployment.none"]
+    template = json.loads((CHECKOUT / "containers" / "kubernetes-pool.json").read_text())
+    assert template["variables"]["properties"]["pod_watch_timeout_seconds"]["default"] >= 1800
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl, which has Kustomize")
+def test_the_overlay_of_the_documentation_builds(tmp_path: Path):
+    text = (CHECKOUT / "docs" / "kubernetes.md").read_text()
+    (overlay,) = re.findall(r"```yaml title=\"my-cluster/kustomization.yaml\"\n(.*?)```", text, re.DOTALL)
+    (sed,) = re.findall(r"^    (sed .*)$", text, re.MULTILINE)
+    shutil.copytree(CHECKOUT / "containers", tmp_path / "containers")
+    (tmp_path / "my-cluster").mkdir()
+    (tmp_path / "my-cluster" / "kustomization.yaml").write_text(overlay)
+    subprocess.run(["sh", "-c", sed], cwd=tmp_path, check=True)
+    done = subprocess.run(["kubectl", "kustomize", "my-cluster"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = list(yaml.safe_load_all(done.stdout))
+    for each in made:
+        kubernetes_validate.validate(each, KUBERNETES[-1], strict=True)
+    deployments = {each["metadata"]["name"]: each for each in made if each["kind"] == "Deployment"}
+    assert set(deployments) == set(pods())
+    images = {name: each["spec"]["template"]["spec"]["containers"][0]["image"] for name, each in deployments.items()}
+    assert images["serve"] == images["listener"] == "registry.example.org/ssclass:0.1.0"
+    (account,) = [each for each in made if (each["kind"], each["metadata"]["name"]) == ("ServiceAccount", "ssclass")]
+    assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
+    data = {each["metadata"]["name"]: each["data"] for each in made if each["kind"] == "ConfigMap"}
+    assert '"registry.example.org/ssclass:0.1.0-gpu"' in data["ssclass-pool"]["kubernetes-pool.json"]
+    assert {"SSCLASS_GIT", "SSCLASS_BUCKET", "PREFECT_API_URL", "SSCLASS_HOME"} <= set(data["ssclass"])
+    assert all(each["metadata"].get("namespace", "ssclass") == "ssclass" for each in made)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,9 @@ def test_while_frozen_a_retrain_records_and_promotes_nothing(people, sources):
     assert outcome.event["candidate"]["right"] > outcome.event["champion"]["right"]
     assert people.alias() == "1"
     assert len(people.client.search_model_versions("name = 'ssclass'")) == 2
+    told = json.loads(people.run("evaluate", str(sources / "few"), "--models", "champion,challenger", "--json"))
+    champion, waits = told["models"]["champion"], told["models"]["challenger"]
+    assert waits["right"] > champion["right"], "what waits for the end of the freeze can be compared"
 
 
 def test_after_unfreeze_a_better_candidate_is_promoted(people):

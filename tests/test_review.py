@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date, timedelta
 from typing import Any
 
 import httpx
@@ -22,6 +24,7 @@ from ssclass.review.application import application
 from ssclass.review.desk import Desk
 from ssclass.review.entry import Entry
 from ssclass.review.steps import Step, Steps
+from ssclass.serving import collected
 from ssclass.stack.serving import server
 from ssclass.upkeep.finish import finish_forgetting
 from ssclass.upkeep.forget import forget
@@ -39,7 +42,7 @@ def shop(s3_endpoint, tmp_path_factory) -> Iterator[Shop]:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("SSCLASS_PATIENCE", "2")
         patch_model(patch.setattr)
-        drawn = pictures(folder / "pictures", 90)
+        drawn = pictures(folder / "pictures", 120)
         shop = Shop.make(folder / "shop", s3_endpoint, drawn, retrain_flow(), folder / "empty.db")
         shop.first(train=30)
         assert shop.retrain().decision == "PROMOTED"
@@ -188,17 +191,19 @@ def test_a_forgotten_photo_leaves_the_steps_that_were_not_sent(desk, shop):
     assert gone not in desk.steps.path.read_text()
 
 
-def test_the_pages_are_clean_for_axe_at_phone_width_and_in_the_dark(running, chromium):
+def test_the_pages_are_clean_for_axe_at_phone_width_and_in_the_dark(running, chromium, shop):
     ready(running.desk)
+    (doubted,) = kept(shop, 1)
     running.desk.decide("remove", next(iter(running.desk.workspace.at().dataset.by_sha256)))
     for size, scheme in (((1280, 900), "light"), (PHONE, "dark")):
         with chromium.page(size, scheme, bypass_csp=True) as page:
             page.goto(running.opening)
-            for path in ("/", "/held/day-2", "/photos/mistakes", "/decided", "/photos/suspicious"):
+            for path in ("/", "/held/day-2", "/photos/mistakes", "/photos/doubtful", "/decided", "/photos/suspicious"):
                 page.goto(running.address + path)
                 chromium.shoot(page, f"review{path.replace('/', '-')}-{scheme}")
                 assert violations(page) == [], path
                 assert fits(page), path
+    shop.workspace.store.erase(f"collect/{collected.today().isoformat()}/{doubted}")
 
 
 def test_a_label_is_mended_by_keyboard_alone_and_the_next_data_version_and_the_story_have_it(running, chromium, shop):
@@ -323,3 +328,111 @@ def test_a_hundred_photos_are_a_page_or_three_and_each_costs_one_key(desk, shop,
     assert shown[0].pages == -(-len(items) // 2)
     seen = {item.sha256 for page in shown for item, picture, _ in page.items if picture}
     assert seen == {item.sha256 for item in items}
+
+
+# -- photos that `ssclass serve` kept ---------------------------------------------------------------------------
+
+
+def kept(shop: Shop, count: int, day: date | None = None, flipped: bool = False) -> dict[str, str]:
+    """So many photos in collect/, kept since a day (today): sha256 → what they truly show."""
+    made = shop.photos(count, (0.1,), flipped)
+    for entry in made:
+        photo = collected.keep(shop.workspace.store, entry["data"], entry["sha256"])
+        if day is not None:
+            shop.workspace.store.delete(photo.key)
+            shop.workspace.store.put(f"collect/{day.isoformat()}/{photo.sha256}", entry["data"])
+    return {entry["sha256"]: entry["label"] for entry in made}
+
+
+def waiting_for_labels(desk: Desk) -> list[str]:
+    return [item.sha256 for item in desk.queue("doubtful")]
+
+
+def take_in(shop: Shop) -> list[str]:
+    return [ingest(shop.workspace, ref).outcome for ref in waiting(shop.workspace.store, shop.workspace.newest().state)]
+
+
+def test_doubtful_photos_get_their_labels_by_keyboard_and_are_in_the_next_data_version(running, chromium, shop):
+    truth = kept(shop, 5)
+    broken = b"no photo at all"
+    junk = collected.keep(shop.workspace.store, broken, hashlib.sha256(broken).hexdigest()).sha256
+    shown = waiting_for_labels(running.desk)
+    assert set(shown) == {*truth, junk}
+    before = set(shop.state.ingested)
+    with chromium.page() as page:
+        page.goto(running.opening)
+        page.get_by_role("link", name="Doubtful photos of the service").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".photo")
+        assert page.locator(".photo img").count() == 5, "what the guard refuses has no picture"
+        for sha256 in shown:
+            page.keyboard.press("x" if sha256 == junk else "2" if truth[sha256] == "sushi" else "1")
+        page.wait_for_selector('[data-count]:text-is("6")')
+        chromium.shoot(page, "review-doubtful")
+        page.goto(running.address + "/decided")
+        page.get_by_text("5 labelled, 1 to be deleted").wait_for()
+        page.get_by_role("button", name="Send").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=5 photos with their labels are batch review-photos-")
+    assert waiting_for_labels(running.desk) == [], "sent, and not taken in yet"
+    assert [photo.sha256 for photo in collected.collected(shop.workspace.store)].count(junk) == 0
+    assert take_in(shop) == ["INGESTED"]
+    labels = shop.labels()
+    assert {photo: labels[photo] for photo in truth} == truth
+    assert {row.split for row in shop.workspace.at().dataset.rows if row.sha256 in truth} == {"train"}
+    (batch,) = set(shop.state.ingested) - before
+    assert batch.startswith("review-photos-")
+    assert waiting_for_labels(running.desk) == []
+    assert "is out since data/" in running.desk.take_back(batch)
+    running.desk.refresh()
+    assert set(waiting_for_labels(running.desk)) == set(truth), "taken back, they wait again while they are kept"
+
+
+def test_what_is_no_longer_kept_is_neither_shown_nor_sent(desk, shop):
+    days = shop.workspace.settings.collect_days
+    today = collected.today()
+    old = kept(shop, 1, today - timedelta(days=days + 1))
+    (last,) = kept(shop, 1, today - timedelta(days=days))
+    assert last in waiting_for_labels(desk)
+    assert not set(old) & set(waiting_for_labels(desk))
+    place = next(item.held for item in desk.queue("doubtful") if item.sha256 == last)
+    with pytest.raises(InputError, match="no such photo"):
+        desk.decide("relabel", next(iter(old)), "sushi", f"collect/{today - timedelta(days=days + 1)}")
+    with pytest.raises(InputError, match="no label yet"):
+        desk.decide("keep", last, "", place)
+    with pytest.raises(InputError, match="no class"):
+        desk.decide("relabel", last, "pizza", place)
+    desk.decide("relabel", last, "sushi", place)
+    shop.workspace.store.erase(f"{place}/{last}")
+    assert desk.send() == ["No longer kept, so not sent: 1 of the photos."]
+    assert waiting(shop.workspace.store, shop.workspace.newest().state) == []
+    assert len(desk.steps) == 0
+
+
+def test_a_photo_that_the_data_set_has_or_that_is_kept_twice_is_asked_about_once_at_most(desk, shop):
+    (there,) = shop.photos(1)
+    for day in (collected.today(), collected.today() - timedelta(days=3)):
+        shop.workspace.store.put(f"collect/{day.isoformat()}/{there['sha256']}", there["data"])
+    assert waiting_for_labels(desk).count(there["sha256"]) == 1
+    shop.deliver("has-it", [{**there, "split": "train"}])
+    assert take_in(shop) == ["INGESTED"]
+    desk.refresh()
+    assert there["sha256"] not in waiting_for_labels(desk)
+
+
+def test_what_was_sent_and_refused_is_not_asked_about_again(desk, shop):
+    """Its labels are wrong, so the batch is held: admitted or dropped, its photos come up again only once it is out."""
+    wrong = kept(shop, 12, flipped=True)
+    for item in desk.queue("doubtful"):
+        if item.sha256 in wrong:
+            desk.decide("relabel", item.sha256, wrong[item.sha256], item.held)
+    (said,) = desk.send()
+    batch = re.search(r"review-photos-[\w-]+", said)[0]
+    assert take_in(shop) == ["HELD"]
+    desk.refresh()
+    assert not set(wrong) & set(waiting_for_labels(desk))
+    assert ready(desk, batch).disputed == 12, "it is looked at as any held batch"
+    desk.decide("drop", batch)
+    desk.send()
+    desk.refresh()
+    assert set(wrong) <= set(waiting_for_labels(desk))

@@ -73,6 +73,7 @@ def init(
 def status(folder: Path | None, as_json: bool) -> None:
     """Show champion, data, held and waiting batches, the stack and the health of the loop."""
     from ssclass.errors import StoreError
+    from ssclass.retrain.challenger import challenger
     from ssclass.retrain.health import health
     from ssclass.retrain.ingest import waiting
     from ssclass.stack.health import lines, loop
@@ -81,7 +82,7 @@ def status(folder: Path | None, as_json: bool) -> None:
     state, dataset = workspace.at().state, workspace.at().dataset
     champion = state.decisions[state.champion].body if state.champion else None
     newest = state.newest_score(state.champion) if state.champion else None
-    decided = next(reversed(state.decisions.values()), None)
+    decided, close = next(reversed(state.decisions.values()), None), challenger(state)
     try:
         pending: list[str] | str = [ref.id for ref in waiting(workspace.store, state)]
     except StoreError as error:
@@ -100,6 +101,10 @@ def status(folder: Path | None, as_json: bool) -> None:
         "last_decision": decided
         and {"at": decided.at}
         | {name: decided.body[name] for name in ("decision", "reason", "key", "data_version", "batches")},
+        "challenger": close
+        and {name: close.body[name] for name in ("key", "data_version", "reason", "mcnemar_p")}
+        | {"right": close.body["candidate"]["right"], "champion_right": close.body["champion"]["right"]}
+        | {"of": close.body["holdout"]["size"]},
         "frozen": state.frozen,
         "data_version": workspace.at().data_version,
         "photos": dataset.counts(),
@@ -122,6 +127,16 @@ def status(folder: Path | None, as_json: bool) -> None:
     if decided:
         at, body = decided.at[:16].replace("T", " "), decided.body
         print_line(f"decision   {body['decision']} {at} UTC ({body['data_version']}): {body['reason']}")
+    if close:
+        ours, theirs, size = (
+            close.body["candidate"]["right"],
+            close.body["champion"]["right"],
+            close.body["holdout"]["size"],
+        )
+        print_line(
+            f"challenger run/{close.body['key']}: {ours} of {size} held-out photos right, the champion {theirs} "
+            f"({close.body['data_version']}); `ssclass evaluate DIR --models champion,challenger` compares them"
+        )
     if state.frozen:
         print_line(f"promotion  frozen: {state.frozen}; `ssclass unfreeze` lets it go on")
     photos = ", ".join(

@@ -186,13 +186,15 @@ def write_memo(shard: Shard, path: Path) -> None:
 
 
 def read_memo(path: Path) -> Shard:
-    """The shard that `write_memo` wrote; FailedError when the file is damaged."""
+    """The shard that `write_memo` wrote; FileNotFoundError when there is none, FailedError when it is damaged."""
     try:
         body = json.loads(path.read_bytes())
         columns = body["rows"]
         columns["palette"] = [b64decode(palette, validate=True) for palette in columns["palette"]]
         rows = zip(*(columns[each.name] for each in fields(Row)), strict=True)
         return Shard(tuple(Row(*row) for row in rows), Receipt.from_json(body["receipt"]))
+    except FileNotFoundError:
+        raise
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         said = message(error, 300)
         raise FailedError(f"{path}: not a readable memo of a shard ({said}); delete it, it is made anew") from error

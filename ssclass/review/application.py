@@ -117,6 +117,7 @@ def application(desk: Desk) -> Entry:
         outbox = desk.outbox()
         wanted = [step.target for step in (*outbox.corrections, *outbox.waits, *outbox.kept)]
         pictures = desk.pictures.of_dataset(wanted[:200])
+        pictures |= desk.pictures.of_collected([step.target for step in (*outbox.labelled, *outbox.discarded)][:200])
         return page("decided.html", "Decided", outbox=outbox, pictures=pictures)
 
     @app.post("/step")

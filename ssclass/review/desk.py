@@ -11,6 +11,7 @@ from typing import Any
 from ssclass.data.shards import Refusal
 from ssclass.errors import InputError, NotFoundError, StoreError, WorkspaceError
 from ssclass.history.shards import shards_ever
+from ssclass.review.doubtful import doubtful, is_place, place_of
 from ssclass.review.held import HeldBatch, read_held
 from ssclass.review.jobs import Jobs
 from ssclass.review.pictures import Pictures
@@ -116,7 +117,12 @@ class Desk:
         page = min(max(1, page), pages)
         part = items[(page - 1) * PAGE : page * PAGE]
         wanted = [item.sha256 for item in part]
-        pictures = self.pictures.of_held(held, wanted) if held else self.pictures.of_dataset(wanted)
+        if held:
+            pictures = self.pictures.of_held(held, wanted)
+        elif any(is_place(item.held) for item in part):
+            pictures = self.pictures.of_collected(wanted)
+        else:
+            pictures = self.pictures.of_dataset(wanted)
         standing = self.steps.standing()
         shown = tuple((item, pictures.get(item.sha256, ""), standing.get(item.sha256)) for item in part)
         return Shown(shown, page, pages, len(items))
@@ -131,12 +137,17 @@ class Desk:
             step = Step(kind, target)
         else:
             batch = self.held_batch(held) if held in names else None
-            known = {item.sha256 for item in batch.items} if batch else self.workspace.at().dataset.by_sha256.keys()
+            if is_place(held):
+                known = {photo.sha256 for photo in doubtful(self.workspace) if place_of(photo) == held}
+            else:
+                known = {item.sha256 for item in batch.items} if batch else {*self.workspace.at().dataset.by_sha256}
             if target not in known:
                 raise InputError(f"{target[:16]}: no such photo, or it is gone; load the page again")
             if kind == "relabel" and label not in self.classes:
                 raise InputError(f"{label}: no class of params.yaml; choose one of {', '.join(self.classes)}")
-            step = Step(kind, target, label if kind == "relabel" else "", held if batch else "")
+            if kind == "keep" and is_place(held):
+                raise InputError(f"{target[:16]}: it has no label yet that could be right; choose one")
+            step = Step(kind, target, label if kind == "relabel" else "", held if batch or is_place(held) else "")
         self.steps.add(step)
         return step
 

@@ -13,6 +13,7 @@ from ssclass.errors import StoreError
 from ssclass.pages.page import Picture, jpeg
 from ssclass.params import IngestParams
 from ssclass.review.held import HeldBatch
+from ssclass.serving.collected import collected, read
 from ssclass.workspace.version import photos_of
 from ssclass.workspace.workspace import Workspace
 
@@ -39,25 +40,50 @@ class Pictures:
         """Thumbnails of photos of a held batch."""
         return self._of(wanted, lambda left: iter_photos(held.shard, set(left)))
 
+    def of_collected(self, wanted: Collection[str]) -> dict[str, str]:
+        """Thumbnails of photos that `ssclass serve` kept; empty for one that cannot be opened safely."""
+
+        def kept(left: set[str]) -> Iterator[tuple[str, bytes]]:
+            for photo in collected(self._workspace.store):
+                if photo.sha256 in left and (data := read(self._workspace.store, photo)) is not None:
+                    left.discard(photo.sha256)
+                    yield photo.sha256, data
+
+        try:
+            return self._of(wanted, kept, self._inspect)
+        except StoreError:
+            return {}
+
     def of_quarantine(self, batch: str, key: str) -> str:
         """The thumbnail of a refused file; empty where it is not there, or cannot be opened safely."""
         return self._quarantined(batch, key)
 
     def _quarantine(self, batch: str, key: str) -> str:
-        limits = self._workspace.at().params.ingest
         try:
-            data = self._workspace.store.get(f"{QUARANTINE}/{batch}/{key}", limit=limits.max_bytes)
+            limit = self._workspace.at().params.ingest.max_bytes
+            data = self._workspace.store.get(f"{QUARANTINE}/{batch}/{key}", limit=limit)
             if data is None:
                 return ""
-            decoders().inspect(data, IngestParams(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels, min_side=1))
+            self._inspect(data)
             return _address(data)
         except (StoreError, Refused):
             return ""
 
-    def _of(self, wanted: Collection[str], read: Callable[[set[str]], Iterator[tuple[str, bytes]]]) -> dict[str, str]:
+    def _inspect(self, data: bytes) -> None:
+        """Open a stranger's file in a process with limits; Refused where that is not safe."""
+        limits = self._workspace.at().params.ingest
+        decoders().inspect(data, IngestParams(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels, min_side=1))
+
+    def _of(
+        self,
+        wanted: Collection[str],
+        read: Callable[[set[str]], Iterator[tuple[str, bytes]]],
+        inspect: Callable[[bytes], None] = lambda data: None,
+    ) -> dict[str, str]:
         left = set(wanted) - self._made.keys()
         for sha256, data in read(left) if left else ():
             try:
+                inspect(data)
                 self._made[sha256] = _address(data)
             except Refused:
                 self._made[sha256] = ""

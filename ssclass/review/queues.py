@@ -1,4 +1,4 @@
-"""Photos that a person should look at: held-out mistakes of the champion, labels that are probably wrong.
+"""Photos that a person should look at: held-out mistakes, labels that are probably wrong, photos without a label.
 
 A queue is a function in QUEUES; the page lists them in this order.
 """
@@ -13,15 +13,19 @@ import numpy as np
 from ssclass.data.dataset import Dataset
 from ssclass.retrain import results
 from ssclass.retrain.result import Answers
+from ssclass.review.doubtful import doubtful, place_of
 from ssclass.study.suspects import Suspect
 from ssclass.workspace.workspace import Workspace
+
+DOUBTFUL = "doubtful"
 
 
 @dataclass(frozen=True)
 class Item:
     """A photo to look at. `says`: what a model calls it, `sure`: with which probability.
 
-    `held`: the held batch that has it; empty for a photo of the data set.
+    `held`: the held batch that has it, or the folder of a photo that `ssclass serve` kept, whose `label` and `says` are
+    empty; empty for a photo of the data set.
     """
 
     sha256: str
@@ -87,6 +91,14 @@ def of_suspects(found: Sequence[Suspect]) -> list[Item]:
     ]
 
 
+def unlabelled(workspace: Workspace) -> list[Item]:
+    """Photos that `ssclass serve` kept and nobody has labelled, the oldest first."""
+    return [
+        Item(photo.sha256, "", "", 0.0, "ssclass serve", photo.day.isoformat(), place_of(photo))
+        for photo in doubtful(workspace)
+    ]
+
+
 QUEUES = {
     queue.name: queue
     for queue in (
@@ -96,6 +108,13 @@ QUEUES = {
             "Held-out photos that the champion calls something else than their label, the surest first. It has not "
             "learnt from them: either it is wrong, or the label is.",
             mistakes,
+        ),
+        Queue(
+            DOUBTFUL,
+            "Doubtful photos of the service",
+            "Photos that the champion was not sure of when an app asked, kept by ssclass serve as their owners agreed. "
+            "They have no label yet: those that get one here are sent as a new batch, to train on.",
+            unlabelled,
         ),
     )
 }

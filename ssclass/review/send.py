@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from ssclass.data.submit import send_corrections
 from ssclass.errors import InputError
 from ssclass.history.batches import Story, stories
+from ssclass.review.doubtful import is_place, send_labelled, throw_away
 from ssclass.review.steps import Step, Steps
 from ssclass.upkeep import decisions
 from ssclass.workspace.ledger import DROPPED, INGESTED, REVOKED
@@ -20,12 +21,17 @@ PREFIX = "review-"
 
 @dataclass(frozen=True)
 class Outbox:
-    """What would be sent: decisions on batches, corrections; `waits`: corrections of photos whose batch stays held."""
+    """What would be sent: decisions on batches, corrections; `waits`: corrections of photos whose batch stays held.
+
+    `labelled` and `discarded`: photos that `ssclass serve` kept, with a label, and those to be deleted.
+    """
 
     batches: tuple[Step, ...]
     corrections: tuple[Step, ...]
     waits: tuple[Step, ...]
     kept: tuple[Step, ...]
+    labelled: tuple[Step, ...]
+    discarded: tuple[Step, ...]
 
     @classmethod
     def of(cls, steps: Steps, workspace: Workspace) -> Outbox:
@@ -34,12 +40,15 @@ class Outbox:
         batches = tuple(step for step in standing.values() if step.kind in ("admit", "drop"))
         admitted = {step.target for step in batches if step.kind == "admit"} | {name for name, _ in state.admitted}
         admitted |= state.ingested.keys()
-        changes = [step for step in standing.values() if step.kind in ("relabel", "remove")]
+        wanted = [step for step in standing.values() if step.kind in ("relabel", "remove")]
+        changes = [step for step in wanted if not is_place(step.batch)]
         return cls(
             batches,
             tuple(step for step in changes if not step.batch or step.batch in admitted),
             tuple(step for step in changes if step.batch and step.batch not in admitted),
             tuple(step for step in standing.values() if step.kind == "keep"),
+            tuple(step for step in wanted if is_place(step.batch) and step.kind == "relabel"),
+            tuple(step for step in wanted if is_place(step.batch) and step.kind == "remove"),
         )
 
     def manifest(self) -> bytes:
@@ -57,7 +66,7 @@ def send(workspace: Workspace, steps: Steps) -> list[str]:
     """
     workspace.newest()
     outbox, done = Outbox.of(steps, workspace), []
-    if not (outbox.batches or outbox.corrections or outbox.kept):
+    if not (outbox.batches or outbox.corrections or outbox.kept or outbox.labelled or outbox.discarded):
         raise InputError("nothing is decided, so there is nothing to send; decide on a photo or a batch first")
     for step in outbox.batches:
         if step.kind == "admit":
@@ -74,17 +83,21 @@ def send(workspace: Workspace, steps: Steps) -> list[str]:
         count = send_corrections(workspace.store, outbox.manifest(), batch, "the corrections")
         done.append(f"{count} corrections are batch {batch}; the next retrain takes them in.")
     steps.forget({step.target for step in (*outbox.corrections, *outbox.kept)})
+    for photos, carry_out in ((outbox.labelled, send_labelled), (outbox.discarded, throw_away)):
+        if photos:
+            done += carry_out(workspace, photos)
+            steps.forget({step.target for step in photos})
     return done or ["What was found to be right is settled; there was nothing to correct."]
 
 
 def sent(workspace: Workspace) -> list[Story]:
-    """Batches of corrections that a review sent, newest first, but for those that were taken back."""
+    """Batches that a review sent, corrections and labelled photos, newest first, but for those that were taken back."""
     found = [each for each in stories(workspace) if each.batch.startswith(PREFIX)]
     return [each for each in reversed(found) if each.status not in (DROPPED, REVOKED)]
 
 
 def take_back(workspace: Workspace, batch: str) -> str:
-    """Take back what a review sent: labels are as they were, and removed photos are there again. What was done.
+    """Take back what a review sent: labels are as they were, removed photos are there again, new ones are out.
 
     InputError for a batch that is none of those.
     """

@@ -21,7 +21,8 @@ Kind = Literal["relabel", "remove", "keep", "admit", "drop"]
 class Step:
     """One decision. `target`: a photo's sha256, or a batch for admit and drop.
 
-    `label`: the new one, of a relabel. `batch`: of a photo that is not in the data set, the held batch that has it.
+    `label`: the new one, of a relabel. `batch`: of a photo that is not in the data set, the held batch that has it, or
+    the folder where `ssclass serve` kept it.
     """
 
     kind: Kind

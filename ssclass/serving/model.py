@@ -25,6 +25,7 @@ from ssclass.settings import Settings
 
 if TYPE_CHECKING:
     from ssclass.model.engine import Engine
+    from ssclass.tracking.client import Tracking
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Model:
 
 
 def open_model(name: str, settings: Settings | None) -> Model:
-    """Open ``champion`` or another alias, ``3`` (a version), a run's id, or a folder that holds a model.
+    """Open ``champion``, ``challenger`` or another alias, ``3`` (a version), a run's id, or a folder with a model.
 
     NotFoundError when there is no such model; TrackingError when MLflow is away.
     """
@@ -90,7 +91,7 @@ def open_model(name: str, settings: Settings | None) -> Model:
                 version = (
                     client.get_model_version(tracking.name, name)
                     if name.isdigit()
-                    else client.get_model_version_by_alias(tracking.name, name)
+                    else client.get_model_version_by_alias(_registered(tracking, name), name)
                 )
                 uri, run_id = version.source, version.run_id
         except mlflow.MlflowException as error:
@@ -101,6 +102,13 @@ def open_model(name: str, settings: Settings | None) -> Model:
                 ) from error
             raise
         return replace(open_folder(name, Path(mlflow.artifacts.download_artifacts(uri))), run_id=run_id)
+
+
+def _registered(tracking: Tracking, alias: str) -> str:
+    """The registered model that has an alias."""
+    from ssclass.tracking.client import CHALLENGER
+
+    return tracking.challengers if alias == CHALLENGER else tracking.name
 
 
 def _from_candidate(name: str, folder: Path, key: str | None, run_id: str) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from typing import Any
 
 from ssclass.errors import ParamsError
@@ -26,11 +27,14 @@ PAYLOAD = (
 )
 
 
-def crash_automations(settings: Settings, deployments: dict[str, str]) -> list[Any]:
+def crash_automations(settings: Settings, deployments: dict[str, str], elsewhere: Collection[str] = ()) -> list[Any]:
     """For deployment ids by name: lost runs become Crashed, and a crashed retrain runs again.
 
-    A crashed training is left alone: the retrain that waits for it, or its successor, asks for another.
+    A crashed training is left alone: the retrain that waits for it, or its successor, asks for another. `elsewhere`:
+    names of those whose runs are not processes of a worker. They may be long in starting, as while an image is fetched,
+    and their own worker sees when they do not.
     """
+    near = [each for name, each in deployments.items() if name not in elsewhere] or ["none"]
     states = ("Completed", "Failed", "Cancelled", "Crashed", PROMOTED, REJECTED, HELD, SKIPPED)
     ended = [f"prefect.flow-run.{state}" for state in states]  # a retrain's final state is named by its decision
     silent: dict[str, Any] = {
@@ -60,6 +64,7 @@ def crash_automations(settings: Settings, deployments: dict[str, str]) -> list[A
         "name": automation_of(settings, "a run that did not start has crashed"),
         "trigger": {
             **silent["trigger"],
+            "match_related": {"prefect.resource.id": [f"prefect.deployment.{each}" for each in near]},
             "after": ["prefect.flow-run.Pending"],
             "expect": [f"prefect.flow-run.{each}" for each in ("Running", "AwaitingConcurrencySlot", "Late")] + ended,
             "within": STARTING,

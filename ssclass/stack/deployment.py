@@ -86,7 +86,9 @@ class _Deployer:
         for spec in deployments:
             ids[spec["name"]] = self.deployment(spec)
         notices = notice_automations(self.settings, self.client, [url for url in notify if url != NOBODY])
-        for automation in crash_automations(self.settings, ids) + notices:
+        pools = {each["name"]: pool_of(self.settings, each["work_pool"]["name"]) for each in deployments}
+        elsewhere = {name for name, pool in pools.items() if pool in self.foreign}
+        for automation in crash_automations(self.settings, ids, elsewhere) + notices:
             self.automation(automation)
         if notify:
             self.only({each.name for each in notices}, automation_of(self.settings, NOTICES_BY))

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from ssclass.tracking.registry import ALIAS, Registry
+from ssclass.tracking.registry import ALIAS, CHALLENGER, Registry
 from ssclass.tracking.runs import CANDIDATE, DECISION_TAG, KEY_TAG, MODEL, OWNER_TAG
 from ssclass.workspace.workspace import Workspace
 
-__all__ = ["ALIAS", "CANDIDATE", "DECISION_TAG", "KEY_TAG", "MODEL", "OWNER_TAG", "Tracking"]
+__all__ = ["ALIAS", "CANDIDATE", "CHALLENGER", "DECISION_TAG", "KEY_TAG", "MODEL", "OWNER_TAG", "Tracking"]
 
 _made: WeakKeyDictionary[Workspace, dict[type, Any]] = WeakKeyDictionary()
 

@@ -168,6 +168,12 @@ class Connection:
             ) from error
         except Exception as error:
             if type(error).__module__.startswith("mlflow"):
+                if "Invalid Host header" in str(error):
+                    name = urlparse(self.settings.tracking_uri).netloc.rpartition("@")[2]
+                    raise TrackingError(
+                        f"MLflow at {self.settings.tracking_uri} does not answer to that name; start its server with "
+                        f"`--allowed-hosts {name}`, beside the names that it has"
+                    ) from error
                 raise TrackingError(
                     f"MLflow at {self.settings.tracking_uri}: {str(error).splitlines()[0]}; `ssclass doctor` probes it"
                 ) from error

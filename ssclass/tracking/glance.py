@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from ssclass.errors import TrackingError
+from ssclass.retrain.challenger import challenger_key
 from ssclass.tracking.connection import OWNER
-from ssclass.tracking.registry import ALIAS
+from ssclass.tracking.registry import ALIAS, CHALLENGER, challengers_of
 from ssclass.tracking.runs import DECISION_TAG, KEY_TAG
 from ssclass.workspace.ledger import State
 from ssclass.workspace.workspace import Workspace
@@ -69,7 +70,7 @@ class Source(Protocol):
         ...
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Alias → version of a registered model."""
+        """Alias → version of a registered model; none where there is no such model."""
         ...
 
 
@@ -91,7 +92,7 @@ def glance(workspace: Workspace, state: State) -> Seen | None:
 
 def _compare(source: Source, name: str, owner: str | None, state: State) -> Seen | None:
     found = source.experiment(name)
-    if found is None or found[1].get(OWNER) != owner:
+    if found is None or found[1].get(OWNER) != owner or _challenger(source, name) != challenger_key(state):
         return None
     experiment, _ = found
     decided = {event.body["run_id"] for event in state.decisions.values()}
@@ -110,6 +111,13 @@ def _compare(source: Source, name: str, owner: str | None, state: State) -> Seen
         return None
     wanted = str(number[state.champion])
     return Seen(wanted) if source.aliases(name).get(ALIAS) == wanted else None
+
+
+def _challenger(source: Source, name: str) -> str | None:
+    """The decision key of the version that the alias `challenger` points at."""
+    model = challengers_of(name)
+    number = source.aliases(model).get(CHALLENGER)
+    return None if number is None else dict(source.versions(model))[number].get(KEY_TAG)
 
 
 def _source(uri: str) -> Any:
@@ -163,7 +171,7 @@ class File:
         return list(tags.items())
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Alias → version of a registered model."""
+        """Alias → version of a registered model; none where there is no such model."""
         rows = self._ask("SELECT alias, version FROM registered_model_aliases WHERE name = ?", name)
         return {alias: str(version) for alias, version in rows}
 
@@ -218,9 +226,9 @@ class Server:
         return [(str(version["version"]), _tags(version)) for version in self._pages(name)]
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Alias → version of a registered model."""
-        found = self._get("registered-models/get", name=name)["registered_model"]
-        return {item["alias"]: str(item["version"]) for item in found.get("aliases", ())}
+        """Alias → version of a registered model; none where there is no such model."""
+        found = self._get("registered-models/search", filter=f"name='{name}'").get("registered_models", ())
+        return {item["alias"]: str(item["version"]) for each in found for item in each.get("aliases", ())}
 
     def _pages(self, name: str) -> Iterator[dict[str, Any]]:
         token: str | None = None

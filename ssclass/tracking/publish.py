@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 
 from ssclass import notices
 from ssclass.environment import private_folder
-from ssclass.errors import DistrustedError, FailedError, StoreError, WorkspaceError
+from ssclass.errors import DistrustedError, FailedError, SsclassError, StoreError, WorkspaceError
 from ssclass.files import write_whole
 from ssclass.pages.report import report
 from ssclass.retrain import results
+from ssclass.retrain.challenger import challenger
 from ssclass.retrain.decide import ask_gate
 from ssclass.retrain.predict import decided_classifier, result_folder
 from ssclass.retrain.result import Result
@@ -20,6 +22,8 @@ from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.ledger import PROMOTED, Event, State
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 PAGE_TAG = "prefect_run"
 """The tag of a run in MLflow with the address of its retrain in Prefect."""
@@ -94,6 +98,7 @@ def reconcile(workspace: Workspace) -> str | None:
     cards = _conclude(workspace, tracking, state)
     before = tracking.alias()
     version, state = set_alias(workspace, tracking, state, cards)
+    follow_challenger(workspace, tracking, state)
     if version is not None and version != before:
         told = state.decisions[state.champion or ""].body
         notices.tell(
@@ -126,6 +131,21 @@ def set_alias(
     raise FailedError(
         f"{workspace.root}: the champion changed {ROUNDS} times while the alias was set; see who else does"
     )
+
+
+def set_challenger(workspace: Workspace, tracking: Tracking, state: State) -> None:
+    """Point the alias `challenger` at the ledger's challenger, or at nothing; where it is right nothing is written."""
+    event = challenger(state)
+    if tracking.challenger() != (event and event.body["key"]):
+        tracking.set_challenger(event, lambda key: decided_classifier(workspace, key))
+
+
+def follow_challenger(workspace: Workspace, tracking: Tracking, state: State) -> None:
+    """The same, where more is at stake than the challenger: nothing fails for it, and the next retrain tries again."""
+    try:
+        set_challenger(workspace, tracking, state)
+    except SsclassError as error:
+        log.warning("the alias `challenger` is not as the ledger says: %s", error)
 
 
 def _newest(workspace: Workspace, state: State) -> State:

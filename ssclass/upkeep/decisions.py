@@ -11,6 +11,7 @@ from typing import Any
 
 from ssclass.data.batches import BatchRef, find_batches
 from ssclass.errors import InputError, NotFoundError, StoreError
+from ssclass.retrain.challenger import challenger
 from ssclass.settings import Settings
 from ssclass.tracking import publish
 from ssclass.tracking.client import Tracking
@@ -82,7 +83,10 @@ def roll_back(workspace: Workspace, number: int | None) -> tuple[Event | None, i
 
     event = _append_unless(workspace, "rollback", f"Roll back to champion {number or 'before'}", body)
     assert wanted is not None, "the body has chosen one"
-    publish.set_alias(workspace, Tracking(impatient(workspace.settings)), workspace.at().state)
+    tracking = Tracking(impatient(workspace.settings))
+    _, state = publish.set_alias(workspace, tracking, workspace.at().state)
+    if challenger(state) is None:  # to register one takes longer: the next retrain does
+        publish.follow_challenger(workspace, tracking, state)
     return event, wanted
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ssclass.retrain.challenger import challenger_key
 from ssclass.retrain.key import key_of
 from ssclass.tracking.client import DECISION_TAG, KEY_TAG, Tracking
 from ssclass.workspace.ledger import PROMOTED
@@ -38,14 +39,15 @@ def runs_and_models(workspace: Workspace, version: Version, before: datetime) ->
     """
     tracking, state = Tracking.of(workspace), version.state
     named = {event.body["run_id"] for event in state.decisions.values()}
+    kept = {*state.champions, challenger_key(state)}
     asked = key_of(version) if version.dataset.used else None
     with tracking.named():
         named |= {each.run_id for each in tracking.client.search_model_versions(f"name = '{tracking.name}'")}
         for run in tracking.all_runs():
             key, decided = run.data.tags.get(KEY_TAG), run.data.tags.get(DECISION_TAG)
-            is_named, is_champion = run.info.run_id in named, key in state.champions
+            is_named, is_champion = run.info.run_id in named, key in kept
             if run.info.start_time >= before.timestamp() * 1000 or (is_champion and (is_named or decided is not None)):
-                continue  # whatever became of a champion's run: the ledger says that it is one
+                continue  # whatever became of the run of a champion or the challenger: the ledger says that it is one
             thrown = run.info.lifecycle_stage == "deleted" and not is_named
             left = not thrown and not is_named and decided is None and key is not None and key != asked
             if thrown or left or (decided is not None and decided != PROMOTED):

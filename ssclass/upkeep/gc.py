@@ -23,6 +23,7 @@ from ssclass.model.augmentation import AugmentedSpec
 from ssclass.model.features import SEEN
 from ssclass.model.spec import FeatureSpec
 from ssclass.params import AugmentParams
+from ssclass.retrain.challenger import challenger_key
 from ssclass.store import Store
 from ssclass.upkeep.finish import journal_key, open_journals
 from ssclass.upkeep.garbage import KINDS, Garbage, runs_and_models
@@ -56,7 +57,8 @@ def collect(
 def _find(change: Change, before: datetime, keep_champions: bool) -> Iterator[Garbage]:
     workspace, version = change.workspace, change.version
     state, store = version.state, workspace.store
-    champions = set(state.champions) if keep_champions else {state.champion} - {None}
+    champions = (set(state.champions) if keep_champions else {state.champion}) | {challenger_key(state)}
+    champions -= {None}
     recent = {key for key, event in state.decisions.items() if datetime.fromisoformat(event.at) >= before}
     objects = _Objects(workspace, version)
     yield from objects.garbage({str(key) for key in champions} | recent, before)

@@ -72,7 +72,8 @@ def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
                     made.append(Rebuilt(key, event.body["decision"], note))
             if result is not None and key in state.champions:
                 cards[key] = model_card(result, event, state.number_of(key))
-        publish.set_alias(workspace, tracking, state, cards)
+        _, state = publish.set_alias(workspace, tracking, state, cards)
+        publish.follow_challenger(workspace, tracking, state)
     return made
 
 

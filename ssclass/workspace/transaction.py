@@ -114,6 +114,7 @@ class Change:
         for name in names:
             git("tag", "--force", name, commit)
         git("update-ref", "refs/remotes/origin/main", commit)  # last: until then, the next transaction fetches
+        pack_tags(git, root)
         return self.workspace.at(commit)
 
     def _tags(self, names: Sequence[str], commit: str) -> tuple[list[str], list[str]]:
@@ -178,6 +179,11 @@ def fetch(git: Git, root: Path) -> None:
     if there and there[0] == git("rev-parse", "--verify", "--quiet", "refs/remotes/origin/main", check=False):
         return
     git.remote("fetch", "--quiet", "--prune", "origin", *FETCHED)
+    pack_tags(git, root)
+
+
+def pack_tags(git: Git, root: Path) -> None:
+    """Keep many tags in one file; in files of their own they make every push slower."""
     if sum(1 for _ in (root / ".git" / "refs" / "tags").glob("*/*")) > LOOSE_TAGS:
         git("pack-refs", "--all")
 

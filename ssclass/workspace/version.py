@@ -77,7 +77,8 @@ class Version:
     def dataset(self) -> Dataset:
         """The data set; photos stay where they are. Which of them train and are held out, this commit's params say."""
         files = self.files(DATA)
-        missing = [each for each in files if not self._memo_of(each).exists()]
+        here = {path.stem for path in self._memo.glob("*.json")}
+        missing = [each for each in files if each.md5 not in here]
         with ThreadPoolExecutor(REQUESTS, thread_name_prefix="shards") as pool:
             list(pool.map(self.shard, missing))  # a fresh clone: each of them is a few requests to S3
         shards = [self.shard(each) for each in files]
@@ -110,15 +111,14 @@ class Version:
 
     def shard(self, tracked: Tracked) -> Shard:
         """One shard of this version, without its image bytes; StoreError when it cannot be had."""
-        memo = self._memo_of(tracked)
-        if not memo.exists():
+        try:
+            return _remembered(self._memo, tracked.md5)
+        except FileNotFoundError:
+            memo = memo_path(self._memo, tracked.md5)
             memo.parent.mkdir(parents=True, exist_ok=True)
             with self._objects.open(tracked.md5) as source:
                 write_memo(read_shard(source), memo)
-        return _remembered(memo)
-
-    def _memo_of(self, tracked: Tracked) -> Path:
-        return memo_path(self._memo, tracked.md5)
+            return _remembered(self._memo, tracked.md5)
 
 
 class WorkTree(Version):
@@ -151,9 +151,9 @@ class Versions:
 
 
 @lru_cache(4096)
-def _remembered(memo: Path) -> Shard:
-    """A shard from its memo, which is named after its content."""
-    return read_memo(memo)
+def _remembered(folder: Path, md5: str) -> Shard:
+    """A shard from its memo, which is named after its content. FileNotFoundError where there is none."""
+    return read_memo(memo_path(folder, md5))
 
 
 def photos_of(version: Version, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,3 +23,18 @@ def s3_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+@contextmanager
+def s3_process() -> Iterator[str]:
+    """The same in a process of its own, so that its seconds of processors are not counted as those of its client."""
+    told = [sys.executable, "-m", "tests.support.moto"]
+    with subprocess.Popen(told, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield server.stdout.readline().strip()
+        server.stdin.close()  # it ends
+
+
+if __name__ == "__main__":
+    with s3_server() as url:
+        print(url, flush=True)
+        sys.stdin.read()

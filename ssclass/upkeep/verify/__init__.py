@@ -27,6 +27,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("MLflow registry", tracking.registry),
     ("MLflow models", tracking.models),
     ("MLflow alias", tracking.alias),
+    ("MLflow challenger", tracking.challenger_alias),
 )
 
 

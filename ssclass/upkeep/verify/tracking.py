@@ -9,8 +9,9 @@ from typing import Any
 
 from ssclass.errors import StoreError
 from ssclass.retrain import results
+from ssclass.retrain.challenger import challenger_key
 from ssclass.tracking import publish
-from ssclass.tracking.client import ALIAS, CANDIDATE, DECISION_TAG, KEY_TAG, MODEL, Tracking
+from ssclass.tracking.client import ALIAS, CANDIDATE, CHALLENGER, DECISION_TAG, KEY_TAG, MODEL, Tracking
 from ssclass.upkeep.artifacts import damage, restore
 from ssclass.upkeep.rebuild import rebuild
 from ssclass.upkeep.verify.finding import REPAIR, Finding
@@ -183,4 +184,20 @@ def alias(workspace: Workspace) -> Iterator[Finding]:
             f"on {f'version {found}' if found else 'no version'}, the ledger's champion is version {wanted.version}",
             f"{REPAIR}, and the next retrain does",
             lambda: publish.set_alias(workspace, tracking, workspace.at().state),
+        )
+
+
+def challenger_alias(workspace: Workspace) -> Iterator[Finding]:
+    """The alias `challenger` is on the candidate that the ledger makes the challenger, or on none."""
+    tracking = _usable(workspace)
+    if tracking is None:
+        return
+    wanted, found = challenger_key(workspace.at().state), tracking.challenger()
+    if found != wanted:
+        said = f"on {found or 'no candidate'}, the ledger's challenger is {wanted or 'none'}"
+        yield Finding(
+            f"alias {CHALLENGER}",
+            said,
+            f"{REPAIR}, and the next retrain does",
+            lambda: publish.set_challenger(workspace, tracking, workspace.at().state),
         )
