@@ -23,6 +23,7 @@ from ssclass.model.backbones import import_keras
 from ssclass.model.ensemble import combine_tensors, combined
 from ssclass.model.extraction import feature_arrays
 from ssclass.model.features import Features
+from ssclass.model.heads.bilinear import answers as root_answers
 from ssclass.model.keras_files import UNREADABLE, load_model, save_model
 from ssclass.model.saved_head import SavedHead, keep_answers, open_head
 from ssclass.model.spec import FeatureSpec
@@ -51,7 +52,10 @@ class Member:
         return f"{self.spec.backbone}/{self.head_name}"
 
     def predict(self, features: Features) -> np.ndarray:
-        """Probabilities float64 [n, classes] of the photos with these features."""
+        """Probabilities float64 [n, classes] of the photos with these features, or with roots in the place of maps."""
+        roots = [array for name, array in features.arrays.items() if name.endswith(".root")]
+        if roots and not features.arrays.keys() >= set(self.head.input):
+            return root_answers(self.head, roots[0])
         parts = []
         for at in range(0, len(features), BATCH):
             arrays = {name: features.arrays[name][at : at + BATCH] for name in self.head.input}
@@ -97,7 +101,11 @@ class Classifier:
     def predict(self, features_of: FeaturesOf) -> np.ndarray:
         """Probabilities float64 [n, classes] of the photos whose features `features_of` gives."""
         features = {spec: features_of(spec) for spec in self.specs}
-        return combined([member.predict(features[member.spec]) for member in self.members], self.combine)
+        return self.answers(lambda member: features[member.spec])
+
+    def answers(self, features_of_member: Callable[[Member], Features]) -> np.ndarray:
+        """Probabilities float64 [n, classes] of photos, given what each member takes of them."""
+        return combined([member.predict(features_of_member(member)) for member in self.members], self.combine)
 
     def about(self) -> dict[str, Any]:
         """The content of ``classifier.json``."""

@@ -16,20 +16,21 @@ float32 [photos, views, places, 2], says where each place is.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssclass.errors import StoreError
 from ssclass.files import check_members, write_whole
 from ssclass.model.extraction import Extractor, extract, make_extractor, tuned_extractor
-from ssclass.model.spec import FeatureSpec, Spec
+from ssclass.model.spec import DerivedSpec, FeatureSpec, Spec
 from ssclass.store import Store
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SEEN = "seen.json"
 MOST_OF_A_PHOTO = 16_000_000  # bytes: several crops of the largest activations are a tenth of it
 
 
@@ -45,13 +47,15 @@ class Features:
     """Features of some photos: `arrays` [photos, views, …] as above, rows in the order of `sha256s`.
 
     Training photos have more: `groups`, the near-duplicate group of each photo (where it is empty, each photo is a
-    group of its own), and `augmented`, the arrays of its altered copies, [photos, copies, views, …].
+    group of its own), and `augmented`, the arrays of its altered copies, [photos, copies, views, …]. `axes`: what the
+    roots in `arrays` are on, where they stand in the place of maps (`ssclass.model.heads.bilinear`).
     """
 
     sha256s: tuple[str, ...]
     arrays: dict[str, np.ndarray]
     groups: tuple[str, ...] = ()
     augmented: dict[str, np.ndarray] = field(default_factory=dict)
+    axes: Any = None
 
     def __len__(self) -> int:
         return len(self.sha256s)
@@ -71,6 +75,7 @@ class Features:
             {name: array[index] for name, array in self.arrays.items()},
             tuple(self.groups[row] for row in index) if self.groups else (),
             {name: array[index] for name, array in self.augmented.items()},
+            self.axes,
         )
 
     def with_augmented(self, augmented: Sequence[Features]) -> Features:
@@ -106,13 +111,19 @@ class FeatureMemo:
         """The key of the features in the bucket, and their path under the local folder."""
         return f"features/{spec.fingerprint}/{photos_digest}.npz"
 
-    def get(self, spec: Spec, photos_digest: str, sha256s: tuple[str, ...]) -> Features | None:
-        """The features of exactly these photos; None when they are not remembered or the memory is damaged."""
+    def get(
+        self, spec: Spec, photos_digest: str, sha256s: tuple[str, ...], names: Collection[str] | None = None
+    ) -> Features | None:
+        """The features of exactly these photos; None when they are not remembered or the memory is damaged.
+
+        `names`: the arrays that are wanted, if not all; others are not read.
+        """
         key = self.key(spec, photos_digest)
         path = self.local / key
         try:
-            if (found := _unpack(path.read_bytes(), sha256s)) is not None:
-                return found
+            with path.open("rb") as file:
+                if (found := _unpack(file, sha256s, names)) is not None:
+                    return found
         except OSError:
             pass
         if self.store is None:
@@ -122,15 +133,22 @@ class FeatureMemo:
         except StoreError as error:
             log.warning("features are computed again: %s", error)
             return None
-        if packed is None or (found := _unpack(packed, sha256s)) is None:
+        if packed is None or (found := _unpack(io.BytesIO(packed), sha256s, names)) is None:
             return None
         write_whole(path, packed)
         return found
 
     def put(self, spec: Spec, photos_digest: str, features: Features) -> None:
         """Keep features in both places. S3 out of reach is only logged: the memo is never a dependency."""
-        key = self.key(spec, photos_digest)
-        packed = _pack(features)
+        self._keep(self.key(spec, photos_digest), _pack(features))
+
+    def note_seen(self, spec: DerivedSpec) -> None:
+        """Keep, before the features, what says which shards they tell of besides their own."""
+        key = f"features/{spec.fingerprint}/{SEEN}"
+        if not (self.local / key).exists():
+            self._keep(key, (json.dumps(sorted(spec.seen)) + "\n").encode())
+
+    def _keep(self, key: str, packed: bytes) -> None:
         write_whole(self.local / key, packed)
         if self.store is not None:
             try:
@@ -146,19 +164,26 @@ def shard_features(
     open_photos: Callable[[], Iterable[tuple[str, bytes]]],
     extractor: Callable[[Any], Extractor] = make_extractor,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    names: Collection[str] | None = None,
 ) -> Features:
     """Features of a shard's photos in the shard's order, from the memo or else computed and remembered.
 
     A spec of altered copies has them of training photos only, and under the same key as the photos', so that who
     forgets a photo finds its copies. `open_photos` and `extractor` are called only on a miss; `progress` gets (photos
-    done, photos in all).
+    done, photos in all). `names`: the arrays that are wanted, where not all are; others may be there too.
     """
     sha256s = spec.photos(shard.rows)
     if not sha256s:
         return Features((), {})
-    if (found := memo.get(spec, shard.photos_digest, sha256s)) is not None:
+    if (found := memo.get(spec, shard.photos_digest, sha256s, names)) is not None:
         progress(len(sha256s), len(sha256s))
         return found
+    if isinstance(spec, DerivedSpec):
+        of_source = shard_features(spec.source, memo, shard, open_photos, extractor, progress, spec.taken)
+        features = replace(of_source, arrays=spec.derived(of_source.arrays))
+        memo.note_seen(spec)
+        memo.put(spec, shard.photos_digest, features)
+        return features
     if isinstance(spec.network, FeatureSpec) and spec.network.tuned_blocks:  # the frozen part need not run again
         activations = shard_features(spec.frozen_part, memo, shard, open_photos, extractor, progress)
         features = replace(activations, arrays=tuned_extractor(spec.network)(activations.arrays))
@@ -181,7 +206,8 @@ def _pack(features: Features) -> bytes:
     arrays = {"sha256s": np.array(features.sha256s, dtype="U64")} | features.arrays
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for name, array in arrays.items():
-            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+            plain = zipfile.ZipInfo(f"{name}.npy")  # stored as they are: roots have nothing to find
+            with file.open(plain if name.endswith(".root") else plain.filename, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
     return buffer.getvalue()
 
@@ -203,14 +229,17 @@ def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_1_0(io.BytesIO(data))
 
 
-def _unpack(packed: bytes, sha256s: tuple[str, ...]) -> Features | None:
+def _unpack(packed: IO[bytes], sha256s: tuple[str, ...], names: Collection[str] | None) -> Features | None:
     """Features of exactly these photos, or None: a damaged or foreign file is a miss (zip checks its own sums)."""
     try:
-        with zipfile.ZipFile(io.BytesIO(packed)) as file:
+        with zipfile.ZipFile(packed) as file:
             check_members(file, len(sha256s) * MOST_OF_A_PHOTO)
-            arrays = {name.removesuffix(".npy"): _array(file.read(name)) for name in file.namelist()}
+            there = [name.removesuffix(".npy") for name in file.namelist()]
+            if names is not None:
+                there = [name for name in there if name in names or name == "sha256s"]
+            arrays = {name: _array(file.read(f"{name}.npy")) for name in there}
         found = tuple(str(sha256) for sha256 in arrays.pop("sha256s"))
     except Exception:  # NumPy parses a header as Python: a damaged one makes it raise anything
         return None
     whole = found == sha256s and arrays and all(np.shape(array)[:1] == (len(found),) for array in arrays.values())
-    return Features(found, arrays) if whole else None
+    return Features(found, arrays) if whole and (names is None or len(arrays) == len(names)) else None

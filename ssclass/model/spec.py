@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -60,6 +61,53 @@ class Spec(Protocol):
     def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
         """sha256s of the photos of a shard that have such features."""
         ...
+
+
+class DerivedSpec(ABC):
+    """A spec of features that are made of those of another spec, `source`, and of something found from photos.
+
+    `seen`: photos digests of the shards that these photos are in.
+    """
+
+    source: Spec
+    seen: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """As :attr:`Spec.fingerprint`, after a word that says what is derived, and a dash."""
+
+    @property
+    @abstractmethod
+    def taken(self) -> tuple[str, ...] | None:
+        """The names of the arrays of `source` that the features are made of; None: all."""
+
+    @abstractmethod
+    def derived(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The arrays of photos, given those of `source`."""
+
+    @property
+    def name(self) -> str:
+        """The words that follow "features of BATCH" when progress is shown."""
+        return self.source.name
+
+    @property
+    def network(self) -> FeatureSpec | ModelSpec:
+        """The spec of the network that the pixels go through."""
+        return self.source.network
+
+    @property
+    def frozen_part(self) -> Spec:
+        """The spec of the activations that the tuned blocks of the network take."""
+        return self.source.frozen_part
+
+    def pixels(self, sha256: str, data: bytes) -> np.ndarray:
+        """A photo as the network wants it: uint8 [h, w, 3]; raises Refused."""
+        return self.source.pixels(sha256, data)
+
+    def photos(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """sha256s of the photos of a shard that have such features."""
+        return self.source.photos(rows)
 
 
 class PhotoSpec:

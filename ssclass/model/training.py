@@ -17,7 +17,7 @@ from ssclass.model.ensemble import combined
 from ssclass.model.features import Features
 from ssclass.model.folds import grouped_folds
 from ssclass.model.heads.base import CrossValidation, Curves
-from ssclass.model.heads.registry import AUTO, HEADS, needs_maps
+from ssclass.model.heads.registry import HEADS, needs_maps, raced
 from ssclass.model.spec import FeatureSpec, feature_spec
 from ssclass.params import ModelParams, Params
 
@@ -44,12 +44,13 @@ def train(
 
     `labels` int [n] index `params.dataset.classes`; `groups` name the near-duplicate group of each photo; `progress`
     gets fits done and fits in all. Head `auto` becomes the head with the highest cross-validated accuracy, of equals
-    the first in the order of `AUTO`. BatchError when there is too little to cross-validate.
+    the first in the order of `ssclass.model.heads.registry.AUTO`. BatchError when there is too little to
+    cross-validate.
     """
     classes = params.dataset.classes
     features = replace(features, groups=tuple(groups))
     folds = grouped_folds(labels, groups, classes, params.train.folds, params.train.seed)
-    names = AUTO if params.model.head == "auto" else (params.model.head,)
+    names = raced(len(labels)) if params.model.head == "auto" else (params.model.head,)
     heads = {name: HEADS[name](max(spec.sizes), len(classes), params.train) for name in names}
     total, done = len(folds) * (len(heads) + bool(spec.before_blocks)) + 1, 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,23 +42,28 @@ def memo_of(workspace: Workspace) -> FeatureMemo:
 
 
 def features_of(
-    version: Version, memo: FeatureMemo, spec: Spec, *asked: Sequence[str], progress: Progress = silent
+    version: Version,
+    memo: FeatureMemo,
+    spec: Spec,
+    *asked: Sequence[str],
+    progress: Progress = silent,
+    names: Collection[str] | None = None,
 ) -> list[Features]:
     """Features of photos of the data set, in the order in which each list of sha256s asks for them; one pass for all.
 
     They are computed only for shards never seen under this fingerprint, and shards without a photo that is asked for
-    are not opened. A spec of augmented photos computes features of training photos only. KeyError names a photo that is
-    in no shard.
+    are not opened. A spec of augmented photos computes features of training photos only. `names`: the arrays that are
+    wanted, if not all. KeyError names a photo that is in no shard.
     """
     from ssclass.model.extraction import make_extractor
-    from ssclass.model.features import concat, shard_features
+    from ssclass.model.features import shard_features
+    from ssclass.model.gathered import Gathered
 
     network = partial(make_extractor, engine=version.params.features.engine)
-    wanted = [set(sha256s) for sha256s in asked]
-    parts: list[list[Features]] = [[] for _ in asked]
+    gathered = [Gathered(sha256s, memo.local) for sha256s in asked]
     for shard in version.dataset.shards:
         there = spec.photos(shard.rows)
-        if all(photos.isdisjoint(there) for photos in wanted):
+        if not any(each.wants(there) for each in gathered):
             continue
 
         def photos(batch: str = shard.batch_id) -> Iterator[tuple[str, bytes]]:
@@ -67,11 +72,10 @@ def features_of(
         def report(done: int, total: int, batch: str = shard.batch_id) -> None:
             progress(f"features of {batch}{spec.name}", done, total)
 
-        found = shard_features(spec, memo, shard, photos, extractor=network, progress=report)
-        for kept, some in zip(parts, wanted, strict=True):
-            rows = [row for row, sha256 in enumerate(found.sha256s) if sha256 in some]
-            kept.append(found if len(rows) == len(found) else found.rows(rows))
-    return [concat(kept).take(sha256s) for kept, sha256s in zip(parts, asked, strict=True)]
+        found = shard_features(spec, memo, shard, photos, extractor=network, progress=report, names=names)
+        for each in gathered:
+            each.add(found, names)
+    return [each.features() for each in gathered]
 
 
 def probabilities(
@@ -82,8 +86,7 @@ def probabilities(
     progress: Progress = silent,
 ) -> NDArray[np.float64]:
     """A model's probabilities for rows of the data set, float64 [n, its classes], through the memo."""
-    sha256s = [row.sha256 for row in rows]
-    return model.predict(lambda spec: features_of(version, memo, spec, sha256s, progress=progress)[0])
+    return HeldOut(version, memo, rows, progress).probabilities(model)
 
 
 def answer(
@@ -108,26 +111,51 @@ class HeldOut:
         self._progress = progress
         self._known: dict[Any, Features] = {}
 
-    def beside(self, spec: Spec, sha256s: Sequence[str]) -> Features:
-        """Features of other photos; those of the held-out ones are kept, as they come by in the same pass."""
+    def beside(self, spec: Spec, sha256s: Sequence[str], names: tuple[str, ...] | None = None) -> Features:
+        """Features of other photos; those of the held-out ones are kept, as they come by in the same pass.
+
+        `names`: these arrays alone.
+        """
         asked = [row.sha256 for row in self.rows]
-        found, self._known[spec] = features_of(self.version, self._memo, spec, sha256s, asked, progress=self._progress)
+        found, self._known[spec, names] = features_of(
+            self.version, self._memo, spec, sha256s, asked, progress=self._progress, names=names
+        )
         return found
 
-    def without(self, spec: Spec, sha256s: Sequence[str]) -> Features:
-        """Features of other photos, and no more."""
-        (found,) = features_of(self.version, self._memo, spec, sha256s, progress=self._progress)
+    def without(self, spec: Spec, sha256s: Sequence[str], names: tuple[str, ...] | None = None) -> Features:
+        """Features of other photos, and no more; `names`: these arrays alone."""
+        (found,) = features_of(self.version, self._memo, spec, sha256s, progress=self._progress, names=names)
         return found
 
-    def of(self, spec: Spec) -> Features:
-        """Features of the held-out photos."""
-        if spec not in self._known:
-            self.beside(spec, ())
-        return self._known[spec]
+    def of(self, spec: Spec, names: tuple[str, ...] | None = None) -> Features:
+        """Features of the held-out photos; `names`: these arrays alone."""
+        if (spec, names) not in self._known:
+            self.beside(spec, (), names)
+        return self._known[spec, names]
 
     def answer(self, model: Classifier | Adopted) -> Answers:
         """A model's answers on the held-out photos, in the classes of the version's params."""
-        return Answers.of(model, model.predict(self.of), self.rows, self.version.params.dataset.classes)
+        return Answers.of(model, self.probabilities(model), self.rows, self.version.params.dataset.classes)
+
+    def probabilities(self, model: Classifier | Adopted) -> NDArray[np.float64]:
+        """A model's probabilities for the held-out photos, float64 [n, its classes].
+
+        Where there are many photos, a member is asked by roots instead of maps.
+        """
+        from ssclass.model.classifier import Classifier
+        from ssclass.model.pooled import asked_of
+
+        if not isinstance(model, Classifier) or not has_many(self.version):
+            return model.predict(self.of)
+        seen = [shard.photos_digest for shard in self.version.dataset.shards]
+        return model.answers(lambda member: self.of(*asked_of(member, seen)))
+
+
+def has_many(version: Version) -> bool:
+    """Whether a version has so many training photos that maps of them are not held."""
+    from ssclass.model.pooled import are_many
+
+    return are_many(len(version.dataset.train), version.params.augment.copies)
 
 
 def decided_classifier(workspace: Workspace, key: str) -> Classifier | Adopted:

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssclass.errors import BatchError, DistrustedError, FailedError, NotFoundError
-from ssclass.retrain.predict import Progress, answer, decided_classifier, features_of, memo_of, result_folder, silent
+from ssclass.retrain.predict import (
+    Progress,
+    answer,
+    decided_classifier,
+    features_of,
+    has_many,
+    memo_of,
+    result_folder,
+    silent,
+)
 from ssclass.retrain.result import RESULT, Result, label_index
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.version import Version, photos_of
@@ -126,15 +135,20 @@ def confirm(workspace: Workspace, version: Version, key: str, progress: Progress
 def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, model: Classifier) -> None:
     """DistrustedError unless a few held-out photos have the features that are remembered of them."""
     from ssclass.model.extraction import extract, make_extractor
+    from ssclass.model.pooled import asked_of
+    from ssclass.model.spec import DerivedSpec
 
     holdout = [row.sha256 for row in version.dataset.holdout]
     drawn = secrets.SystemRandom().sample(holdout, min(SAMPLE, len(holdout)))
-    for spec in model.specs:
-        frozen = spec.frozen_part
+    pooled = [asked_of(member, ())[0] for member in model.members] if has_many(version) else []
+    for spec in dict.fromkeys((*model.specs, *pooled)):
+        frozen = spec if isinstance(spec, DerivedSpec) else spec.frozen_part
         (remembered,) = features_of(version, memo, frozen, drawn)
         photos = photos_of(version, drawn)
         network = make_extractor(frozen.network, version.params.features.engine)
         names, arrays = extract(frozen, photos, network, lambda done: None)
+        if isinstance(frozen, DerivedSpec):
+            arrays = frozen.derived(arrays)
         for name, values in arrays.items():
             ours = values.reshape(len(names), -1).astype(np.float64)
             theirs = remembered.arrays[name][[drawn.index(sha256) for sha256 in names]].reshape(len(names), -1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass.data.dataset import Dataset
-from ssclass.data.shards import Row
 from ssclass.errors import BatchError
 from ssclass.model.runtimes import TENSORFLOW, runtime_of
-from ssclass.params import AugmentParams, Params
+from ssclass.params import Params
 from ssclass.retrain.predict import (
     HeldOut,
     Progress,
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from ssclass.model.adopted import Adopted
     from ssclass.model.classifier import Classifier
     from ssclass.model.features import FeatureMemo, Features
-    from ssclass.model.spec import FeatureSpec
+    from ssclass.model.spec import FeatureSpec, Spec
     from ssclass.model.training import Trained
 
 METRICS = "metrics.json"
@@ -150,7 +149,7 @@ def fit(
     with watch.step("features"):
         planned = plan(params)  # by `auto` where that is asked for: the features are then the same, whatever is raced
         features = {
-            spec: training_features(held_out, spec, params.augment, rows)
+            spec: training_features(held_out, spec, params, dataset, tried(planned, spec, head, len(rows)))
             for spec in dict.fromkeys(spec for spec, _ in planned)
         }
     with watch.step("training"):
@@ -166,21 +165,61 @@ def fit(
         )
 
 
-def training_features(held_out: HeldOut, spec: FeatureSpec, augment: AugmentParams, rows: Sequence[Row]) -> Features:
-    """Features of training rows and of their augmented copies, as many as `augment` asks for."""
-    from ssclass.model.augmentation import AugmentedSpec
+def tried(planned: Sequence[tuple[FeatureSpec, str]], spec: FeatureSpec, head: str | None, photos: int) -> set[str]:
+    """The names of the heads that are fitted to features of a spec; `head`: the only one that ``auto`` tries."""
+    from ssclass.model.heads.registry import raced
 
-    sha256s = [row.sha256 for row in rows]
-    features = held_out.beside(spec, sha256s)
-    copies = [AugmentedSpec(spec, augment, number) for number in range(augment.copies)]
-    return features.with_augmented([held_out.without(copy, sha256s) for copy in copies])
+    named = {name for each, name in planned if each == spec}
+    if "auto" in named:
+        named |= {head} if head is not None else {*raced(photos)}
+    return named - {"auto"}
+
+
+def training_features(
+    held_out: HeldOut, spec: FeatureSpec, params: Params, dataset: Dataset, heads: Collection[str]
+) -> Features:
+    """Features of the training photos and of their augmented copies, as many as the params ask for.
+
+    `heads`: the names of those that are fitted to them. Where there are many photos, there are no more arrays than
+    these need, and roots in the place of maps.
+    """
+    from ssclass.model.augmentation import AugmentedSpec
+    from ssclass.model.features import Features
+    from ssclass.model.pooled import PooledSpec, are_many, fixed_axes, lean_arrays, sample
+
+    sha256s = tuple(row.sha256 for row in dataset.train)
+    copies = [AugmentedSpec(spec, params.augment, number) for number in range(params.augment.copies)]
+    lean = lean_arrays(spec, heads) if are_many(len(sha256s), len(copies)) else None
+    if lean is None:
+        features = held_out.beside(spec, sha256s)
+        return features.with_augmented([held_out.without(copy, sha256s) for copy in copies])
+    maps, others = lean
+    found: list[dict[str, np.ndarray]] = [{} for _ in range(1 + len(copies))]
+    axes = None
+    specs: list[Spec] = [spec, *copies]
+    sources: list[tuple[list[Spec], tuple[str, ...] | None]] = []
+    if others:
+        sources.append((specs, others))
+    if maps:
+        drawn, seen = sample(dataset.shards, sha256s)
+        axes = fixed_axes(held_out.without(spec, drawn, maps), params.train.seed)
+        sources.append(([PooledSpec.of(each, axes, seen) for each in specs], None))
+    for (photos, *altered), names in sources:
+        found[0] |= held_out.beside(photos, sha256s, names).arrays
+        for arrays, copy in zip(found[1:], altered, strict=True):
+            arrays |= held_out.without(copy, sha256s, names).arrays
+    features = Features(sha256s, found[0], axes=axes)
+    return features.with_augmented([Features(sha256s, arrays) for arrays in found[1:]])
 
 
 def save_candidate(trained: Trained, dataset: Dataset, folder: Path, params: Params) -> None:
     """Write the small form of a classifier, and training.json beside it, to a folder that it replaces.
 
-    It says which runtime ``features.engine`` of the params meant on this machine.
+    It says which runtime ``features.engine`` of the params meant on this machine, and under which fingerprints the
+    roots are remembered that a head learnt from.
     """
+    from ssclass.model.pooled import are_many, pooled_fingerprints
+
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     trained.classifier.save(folder)
@@ -196,6 +235,8 @@ def save_candidate(trained: Trained, dataset: Dataset, folder: Path, params: Par
         record["sure"] = sure
     if (believed := calibration(trained.cv[trained.head].probabilities, labels)) is not None:
         record["calibration"] = believed
+    if are_many(len(dataset.train), params.augment.copies):
+        record["pooled"] = pooled_fingerprints(trained.classifier, params.augment)
     write_training(folder, record)
 
 

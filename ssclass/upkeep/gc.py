@@ -20,6 +20,7 @@ from typing import Any
 from ssclass.data.build import QUARANTINE
 from ssclass.errors import WorkspaceError
 from ssclass.model.augmentation import AugmentedSpec
+from ssclass.model.features import SEEN
 from ssclass.model.spec import FeatureSpec
 from ssclass.params import AugmentParams
 from ssclass.retrain.challenger import challenger_key
@@ -136,6 +137,8 @@ class _Objects:
                     if item["relpath"] == "classifier.json":
                         about = json.loads(self.workspace.objects.read(item["md5"]) or b"{}")
                         found |= set(_fingerprints(about, self.version.params.augment))
+                    elif item["relpath"] == "training.json":
+                        found |= set(json.loads(self.workspace.objects.read(item["md5"]) or b"{}").get("pooled", ()))
         return found
 
     def _tracked(self, rev: str, only: str | None) -> Iterator[str]:
@@ -195,7 +198,7 @@ def _features(
 ) -> Iterator[Garbage]:
     """Features under fingerprints that no model in use has, and of shards that are no longer in the data set."""
     store, shards = workspace.store, {f"{shard.photos_digest}.npz" for shard in version.dataset.shards}
-    kept = {f"{fingerprint}/{name}" for fingerprint in fingerprints for name in shards}
+    kept = {f"{fingerprint}/{name}" for fingerprint in fingerprints for name in (*shards, SEEN)}
     for item in store.list("features/"):
         name = item.key.removeprefix("features/")
         if not item.key.endswith("/") and name not in kept and item.modified < before:

@@ -14,6 +14,7 @@ from ssclass.data.shards import Shard, read_shard
 from ssclass.errors import FailedError, StoreError
 from ssclass.files import write_whole
 from ssclass.history.shards import forgotten_md5s, holdings, stray_shards
+from ssclass.model.features import SEEN
 from ssclass.upkeep.traces import NOBODY
 from ssclass.workspace.dvc import DATA
 from ssclass.workspace.objects import CACHE, REMOTE
@@ -99,16 +100,32 @@ def _md5(path: Path) -> str:
 
 
 def erase_features(workspace: Workspace, shards: Iterable[Shard]) -> list[str]:
-    """Features of shards that are no more, under whatever fingerprint; they are a memo."""
-    kept = {f"{shard.photos_digest}.npz" for shard in shards}
-    for path in list((workspace.private / "features").rglob("*.npz")):
+    """Features of shards that are no more, under whatever fingerprint, and what tells of them; they are a memo."""
+    digests = {shard.photos_digest for shard in shards}
+    kept = {SEEN, *(f"{digest}.npz" for digest in digests)}
+    folder, store = workspace.private / "features", workspace.store
+    for derived in list(folder.glob("*-*")):
+        note = derived / SEEN
+        if not _tells_of(note.read_bytes() if note.exists() else None, digests):
+            shutil.rmtree(derived)
+    for path in list(folder.rglob("*.npz")):
         if path.name not in kept:
             path.unlink()
-    versions = {key for key, _, _ in workspace.store.versions("features/") if key.endswith(".npz")}
-    found = sorted(key for key in versions if key.rsplit("/", 1)[-1] not in kept)
+    keys = {key for key, _, _ in store.versions("features/") if key.endswith((".npz", f"/{SEEN}"))}
+    derived_from = {key.rsplit("/", 1)[0] for key in keys if "-" in key.split("/")[1]}
+    gone = {each for each in derived_from if not _tells_of(store.get(f"{each}/{SEEN}"), digests)}
+    found = sorted(key for key in keys if key.rsplit("/", 1)[-1] not in kept or key.rsplit("/", 1)[0] in gone)
     for key in found:
-        workspace.store.erase(key)
+        store.erase(key)
     return found
+
+
+def _tells_of(note: bytes | None, shards: Collection[str]) -> bool:
+    """Whether a note beside derived features names shards that are there, and no others."""
+    try:
+        return set(json.loads(note or b"")) <= set(shards)
+    except (ValueError, TypeError):
+        return False
 
 
 def blank_results(workspace: Workspace, photos: Collection[str]) -> list[str]:

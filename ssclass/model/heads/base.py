@@ -72,11 +72,13 @@ class Fitted:
 class Head(ABC):
     """A kind of head; `arrays` are the names of the feature arrays that the fitted model takes.
 
-    `maps`: it needs feature maps, which are computed for heads of that kind only.
+    `maps`: it needs feature maps, which are computed for heads of that kind only. `moments`: which of the pooled arrays
+    it is fitted to.
     """
 
     name: ClassVar[str]
     maps: ClassVar[bool] = False
+    moments: ClassVar[tuple[str, ...]] = ("mean",)
     arrays: tuple[str, ...]
 
     @abstractmethod
@@ -99,15 +101,16 @@ def tested_rows(folds: Sequence[Fold]) -> np.ndarray:
     return np.sort(np.concatenate([test for _, test in folds]))
 
 
-def pooled(features: Features, name: str) -> np.ndarray:
+def pooled(features: Features, name: str, rows: np.ndarray | None = None) -> np.ndarray:
     """An array of the photos and of their copies, the mean over views: float64 [n, 1 + copies, channels].
 
-    The photo comes first.
+    The photo comes first. `rows`: of these photos alone.
     """
-    photos = features.arrays[name].mean(axis=1, dtype=np.float64)[:, None]
+    which = slice(None) if rows is None else rows
+    photos = features.arrays[name][which].mean(axis=1, dtype=np.float64)[:, None]
     if name not in features.augmented:
         return np.asarray(photos)
-    return np.concatenate([photos, features.augmented[name].mean(axis=2, dtype=np.float64)], axis=1)
+    return np.concatenate([photos, features.augmented[name][which].mean(axis=2, dtype=np.float64)], axis=1)
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -13,12 +13,18 @@ its trace, then Newton-Schulz as in iSQRT-COV (Li, Xie, Wang and Gao, CVPR 2018,
 
 of which `STEPS` steps are enough: eigenvalues below a thousandth of the trace come out smaller than their root.
 Multiplications only, so it is the same in numpy here and as Keras layers in the exported model.
+
+The map of a photo takes 200 kB, its root 4: where there are many photos, roots on axes that are fixed are remembered
+in the place of maps (`ssclass.model.pooled`). They are ``320.out.root``, float16 [photos, AXES * (AXES + 1) / 2], see
+:func:`pack`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,15 +38,22 @@ CENTRE = 0.6  # standard deviation of the Gaussian, in halves of the view's side
 STEPS = 5  # 3 to 12 are alike on the study's photos; the paper has 5
 PLACES = 10_000  # from which the axes are found: bounds time and memory
 _FALL = -1 / (4 * CENTRE**2)  # of the logarithm of the root of a weight, with the square of the distance
+ANSWERED = 1024  # photos that are answered from their roots at once
 BLOCK = 32  # photos that are in memory as float32 at once: 13 MB of maps at 320 pixels, several times
 
 
 @dataclass(frozen=True, eq=False)
 class Axes:
-    """Principal axes: `axes` float32 [channels, AXES or fewer], orthonormal columns, about `mean` [channels]."""
+    """Principal axes: `axes` float32 [channels, AXES or fewer], orthonormal columns; `offset`: their mean along them.
 
-    mean: np.ndarray
+    `mean` [channels] is that about which they were found; of the axes of a fitted head there is none. `shapes`: arrays
+    of no photo, whose dtypes and shapes are those of the maps that they are for.
+    """
+
     axes: np.ndarray
+    offset: np.ndarray
+    mean: np.ndarray | None = None
+    shapes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class BilinearHead(KernelHead):
@@ -48,6 +61,7 @@ class BilinearHead(KernelHead):
 
     name = "bilinear"
     maps = True
+    moments = ()
     gamma = 1.0  # 0.7 to 1.4 are alike on the study's photos (docs/models.md)
 
     @property
@@ -57,6 +71,36 @@ class BilinearHead(KernelHead):
 
     def _basis(self, features: Features, train: np.ndarray) -> Axes:
         return find_axes(features.arrays[self.arrays[0]], train, self.seed, features.arrays.get(self._place))
+
+    @property
+    def root(self) -> str:
+        """The name of the array of remembered roots."""
+        return root_name(self.arrays[0])
+
+    def _many(self, features: Features) -> tuple[Features, Any]:
+        """Roots in the place of maps, and the axes that they are on: those that were remembered, or made here."""
+        if features.axes is not None:
+            return features, features.axes
+        everything = np.arange(len(features))
+        axes = self._basis(features, everything)
+        packed = np.empty((len(features), self._rows(features) // len(features), _packed_width(axes)), np.float16)
+        for at in range(0, len(features), BLOCK):
+            packed[at : at + BLOCK] = pack(self._vectors(features, everything[at : at + BLOCK], axes))
+        copies = {self.root: packed[:, 1:]} if packed.shape[1] > 1 else {}
+        return replace(features, arrays=features.arrays | {self.root: packed[:, 0]}, augmented=copies), axes
+
+    def _block(self, features: Features, rows: np.ndarray) -> np.ndarray:
+        roots = features.arrays[self.root][rows][:, None]
+        if self.root in features.augmented:
+            roots = np.concatenate([roots, features.augmented[self.root][rows]], axis=1)
+        return unit(roots)
+
+    def _landmarks(self, z: np.ndarray) -> np.ndarray:
+        return unpack(z)
+
+    def _rows(self, features: Features) -> int:
+        copies = features.augmented.get(self.arrays[0], features.augmented.get(self.root))
+        return len(features) * (1 if copies is None else 1 + copies.shape[1])
 
     def _vectors(self, features: Features, rows: np.ndarray, basis: Axes) -> np.ndarray:
         def versions(name: str) -> list[np.ndarray]:
@@ -68,11 +112,11 @@ class BilinearHead(KernelHead):
         places = versions(self._place) if self._place in features.arrays else [None] * len(maps)
         return np.stack([pool(one, rows, basis, at) for one, at in zip(maps, places, strict=True)], axis=1)
 
-    def _inputs(self, features: Features) -> dict[str, tuple[int | None, ...]]:
+    def _inputs(self, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int | None, ...]]:
         name = self.arrays[0]
-        if self._place not in features.arrays:
-            return {name: features.arrays[name].shape[1:]}
-        _, views, _, channels = features.arrays[name].shape
+        if self._place not in arrays:
+            return {name: arrays[name].shape[1:]}
+        _, views, _, channels = arrays[name].shape
         return {name: (views, None, channels), self._place: (views, None, 2)}
 
     def _layers(self, inputs: Mapping[str, Any], basis: Axes) -> Any:
@@ -100,7 +144,8 @@ def find_axes(maps: np.ndarray, train: np.ndarray, seed: int, place: np.ndarray 
     channels = len(mean)
     first = max(0, channels - AXES)
     _, axes = eigh(roots.T @ roots, subset_by_index=[first, channels - 1])
-    return Axes(mean, np.ascontiguousarray(axes, dtype=np.float32))
+    axes = np.ascontiguousarray(axes, dtype=np.float32)
+    return Axes(axes, mean @ axes, mean)
 
 
 def pool(maps: np.ndarray, rows: np.ndarray, axes: Axes, place: np.ndarray | None = None) -> np.ndarray:
@@ -114,7 +159,7 @@ def pool(maps: np.ndarray, rows: np.ndarray, axes: Axes, place: np.ndarray | Non
         block = maps[rows[at : at + BLOCK]]
         roots = _roots(block.reshape(len(block), -1, block.shape[-1]))
         weights = fixed if place is None else _root_weights(place[rows[at : at + BLOCK]])
-        y = (roots @ axes.axes - axes.mean @ axes.axes) * weights
+        y = (roots @ axes.axes - axes.offset) * weights
         y /= np.maximum(np.linalg.norm(y, axis=(1, 2), keepdims=True), 1e-6)  # then the trace of S is 1
         root = _square_root(y.transpose(0, 2, 1) @ y).reshape(len(block), -1).astype(np.float64)
         found.append(root / np.maximum(np.linalg.norm(root, axis=1, keepdims=True), 1e-12))
@@ -156,10 +201,77 @@ def pool_layers(views: Any, axes: Axes, place: Any = None) -> Any:
         if number < STEPS - 1:
             inverse = factor if inverse is None else times([factor, inverse])
     one = np.eye(wide, dtype=np.float32)
-    project.set_weights([axes.axes, -axes.mean @ axes.axes])
+    project.set_weights([axes.axes, -axes.offset])
     weigh.set_weights([np.sqrt(place_weights(*views.shape[1:4])) if place is None else np.full((2, 1), _FALL)])
     step.set_weights([-0.5 * one, 1.5 * one])
     return layers.UnitNormalization(name="unit")(layers.Flatten(name="root")(root))
+
+
+def axes_of(model: Any) -> Axes | None:
+    """The axes of a fitted head, a Keras model; None where it has none under the name of :func:`pool_layers`."""
+    try:
+        axes, bias = model.get_layer("axes").get_weights()
+    except ValueError:
+        return None
+    return Axes(axes, -bias)
+
+
+def answers(model: Any, roots: np.ndarray) -> np.ndarray:
+    """Probabilities float64 [n, classes] that a fitted head, a Keras model, gives photos with these packed roots."""
+    from scipy.special import softmax
+
+    alike, offset = model.get_layer("kernel").get_weights()
+    weights, bias = model.get_layer("probabilities").get_weights()
+    alike = pack(alike.T, np.float32).T
+    parts = [
+        np.exp(unit(roots[at : at + ANSWERED]) @ alike + offset) @ weights + bias
+        for at in range(0, len(roots), ANSWERED)
+    ]
+    return np.asarray(softmax(np.concatenate(parts or [np.empty((0, len(bias)))]).astype(np.float64), axis=1))
+
+
+def root_name(name: str) -> str:
+    """The name of the array of roots of the maps in an array with a name: ``320.out.root`` of ``320.out.map``."""
+    return name.removesuffix("map") + "root"
+
+
+def pack(z: np.ndarray, dtype: type = np.float16) -> np.ndarray:
+    """Flattened symmetric matrices [..., d * d] as their diagonals and what is above: [..., d * (d + 1) / 2].
+
+    What is above is times the root of 2, so that products of two of them are what they were.
+    """
+    side = math.isqrt(z.shape[-1])
+    matrices = z.reshape(*z.shape[:-1], side, side)
+    down, across, scale = _triangle(side)
+    return np.asarray((matrices[..., down, across] + matrices[..., across, down]) * (scale / 2), dtype=dtype)
+
+
+def unpack(packed: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`pack`, float32 [n, d * d]."""
+    side = (math.isqrt(8 * packed.shape[-1] + 1) - 1) // 2
+    down, across, scale = _triangle(side)
+    z = np.empty((len(packed), side, side), np.float32)
+    z[:, down, across] = z[:, across, down] = packed / scale
+    return z.reshape(len(packed), -1)
+
+
+def unit(packed: np.ndarray) -> np.ndarray:
+    """Packed roots [..., d] at length one, float32: half precision leaves them a few parts of ten thousand off."""
+    z = packed.astype(np.float32)
+    z /= np.maximum(np.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
+    return z
+
+
+@cache
+def _triangle(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and columns of a matrix's diagonal and of what is above it, and the scale of each."""
+    down, across = np.triu_indices(side)
+    return down, across, np.where(down == across, 1, math.sqrt(2)).astype(np.float32)
+
+
+def _packed_width(axes: Axes) -> int:
+    wide = int(axes.axes.shape[1])
+    return wide * (wide + 1) // 2
 
 
 def place_weights(views: int, height: int, width: int) -> np.ndarray:

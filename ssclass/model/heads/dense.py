@@ -24,6 +24,7 @@ class DenseHead(Head):
     """
 
     hidden: ClassVar[int] = 0
+    moments = ("mean", "square")
 
     def __init__(self, size: int, classes: int, params: TrainParams) -> None:
         self.arrays = (f"{size}.out.map" if self.maps else f"{size}.out.mean",)

@@ -12,50 +12,30 @@ is tried in closed form. A photo's altered copies are rows like it, of weight 1 
 them, which makes (t_i - f_i) and (1 - h_i) a vector and a matrix a photo, of which the photo's own entry counts. They
 are no landmarks. Probabilities are softmax(f / temperature), the temperature being that with the lowest
 leave-one-out log loss: it never changes which class wins.
+
+Above `LANDMARKS` photos and copies, the folds of the cross-validation take the place of leave-one-out, and no more than
+a block of photos is in memory (`ssclass.model.heads.ridge`).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ssclass.model.backbones import import_keras
 from ssclass.model.features import Features
-from ssclass.model.folds import Fold, side_by_side
+from ssclass.model.folds import Fold, grouped_folds, side_by_side
 from ssclass.model.heads.base import CrossValidation, Fitted, Head, Tick, path_curves, pooled, tested_rows
+from ssclass.model.heads.ridge import GAMMA, L2S, KernelFit, Many, kernel, partition, temperature
 from ssclass.params import TrainParams
 
-GAMMA = 4.0  # g; 2 to 4 are alike on the study's photos (docs/models.md)
-L2S = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # .1 to .001 are alike on the study's photos
 LANDMARKS = 2000  # bounds memory, time and the model's size: 2,000 x 1,024 floats are 8 MB
+OWN_FOLDS = 5  # of a fit to many photos that nothing was cross-validated for
 TINY = 1e-9  # of the largest eigenvalue: directions below it are rounding (copies of one photo, say)
-
-
-@dataclass(frozen=True, eq=False)
-class KernelFit:
-    """`landmarks` float64 [m, d], unit rows; `weights` [m, classes] and `bias` [classes] give f; see above.
-
-    `l2`: the penalty. `loss`: the mean squared leave-one-out residual. `gamma`: g.
-    """
-
-    landmarks: np.ndarray
-    weights: np.ndarray
-    bias: np.ndarray
-    temperature: float
-    l2: float
-    loss: float
-    gamma: float
-
-    def probabilities(self, z: np.ndarray) -> np.ndarray:
-        """Probabilities float64 [n, classes] for unit rows z [n, d]."""
-        from scipy.special import softmax
-
-        scores = kernel(z, self.landmarks, self.gamma) @ self.weights + self.bias
-        return np.asarray(softmax(scores / self.temperature, axis=1))
 
 
 class KernelHead(Head):
@@ -70,11 +50,18 @@ class KernelHead(Head):
         self.arrays = (f"{size}.out.map" if self.maps else f"{size}.out.mean",)
         self.classes = classes
         self.seed = params.seed
+        self._found: Many | None = None
 
     def cross_validate(
         self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick
     ) -> CrossValidation:
-        """Choose penalty and temperature of each fold by its own training photos; `l2` is the median penalty."""
+        """Choose penalty and temperature of each fold by its own training photos; `l2` is the median penalty.
+
+        Of many photos, `ssclass.model.heads.many` chooses both for all folds.
+        """
+        if self._rows(features) > LANDMARKS and partition(folds, len(labels)):
+            self._found = self._among_many(features, labels, folds, tick)
+            return self._found.validation
         found = np.empty((len(labels), self.classes))
         by_l2 = np.empty((len(L2S), len(labels), self.classes))
         chosen = []
@@ -95,7 +82,13 @@ class KernelHead(Head):
         return CrossValidation.of(found, labels, folds, float(np.median(chosen)), curves)
 
     def fit(self, features: Features, labels: np.ndarray, found: CrossValidation) -> Fitted:
-        """Fit to all rows; leave-one-out chooses the penalty again."""
+        """Fit to all rows; leave-one-out chooses the penalty again, of many photos it is cross-validation's."""
+        if self._rows(features) > LANDMARKS:
+            many = self._found
+            if many is None or many.features is not features or not np.array_equal(many.labels, labels):
+                many = self._among_many(features, labels, self._own_folds(features, labels), lambda: None)
+            fit = many.fit()
+            return Fitted(self._model(features, many.basis, replace(fit, landmarks=self._landmarks(fit.landmarks))))
 
         def fit_all(fold: Fold) -> tuple[Any, KernelFit]:
             basis = self._basis(features, fold[0])
@@ -104,6 +97,31 @@ class KernelHead(Head):
         everything = np.arange(len(labels))
         ((basis, fit),) = side_by_side(fit_all, [(everything, everything[:0])], self._rows(features))
         return Fitted(self._model(features, basis, fit))
+
+    def _among_many(self, features: Features, labels: np.ndarray, folds: Sequence[Fold], tick: Tick) -> Many:
+        ready, basis = self._many(features)
+
+        def vectors(rows: np.ndarray) -> np.ndarray:
+            return self._block(ready, rows)
+
+        return Many.of(vectors, features, labels, folds, self.classes, LANDMARKS, self.seed, self.gamma, basis, tick)
+
+    def _own_folds(self, features: Features, labels: np.ndarray) -> list[Fold]:
+        """Folds for a fit that no cross-validation came before."""
+        classes = [str(number) for number in range(self.classes)]
+        return grouped_folds(labels, features.groups or features.sha256s, classes, OWN_FOLDS, self.seed)
+
+    def _many(self, features: Features) -> tuple[Features, Any]:
+        """Features of many photos as `_block` wants them, and the basis of their vectors."""
+        return features, None
+
+    def _block(self, features: Features, rows: np.ndarray) -> np.ndarray:
+        """Unit vectors of some photos and of their copies, float32 [n, 1 + copies, d], without a loop over the rest."""
+        return self._vectors(features, rows, None).astype(np.float32)
+
+    def _landmarks(self, z: np.ndarray) -> np.ndarray:
+        """Landmarks as the layers have their unit vectors, given as `_block` has them."""
+        return z
 
     def _rows(self, features: Features) -> int:
         """How many photos and copies of photos there are."""
@@ -122,9 +140,9 @@ class KernelHead(Head):
     def _layers(self, inputs: Mapping[str, Any], basis: Any) -> Any:
         """Keras layers that make the unit vectors, [n, d], of Keras tensors [n, views, …] by their arrays' names."""
 
-    def _inputs(self, features: Features) -> dict[str, tuple[int | None, ...]]:
-        """The arrays that the model takes, and their shapes, a photo."""
-        return {self.arrays[0]: (None, features.arrays[self.arrays[0]].shape[-1])}
+    def _inputs(self, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int | None, ...]]:
+        """The names of the arrays that the model takes, and their shapes, a photo."""
+        return {self.arrays[0]: (None, arrays[self.arrays[0]].shape[-1])}
 
     def _fits(self, z: np.ndarray, labels: np.ndarray) -> list[KernelFit]:
         return list(fit_path(z[:, 0], labels, self.classes, self.seed, augmented=z[:, 1:], gamma=self.gamma))
@@ -132,9 +150,10 @@ class KernelHead(Head):
     def _model(self, features: Features, basis: Any, fit: KernelFit) -> Any:
         """The fit as a Keras model: layers to unit vectors, Dense exponential (the kernel), Dense softmax."""
         keras = import_keras()
+        arrays = dict(features.axes.shapes if features.axes is not None else {}) | features.arrays
         inputs = {
-            name: keras.Input(shape, name=name, dtype=str(features.arrays[name].dtype))
-            for name, shape in self._inputs(features).items()
+            name: keras.Input(shape, name=name, dtype=str(arrays[name].dtype))
+            for name, shape in self._inputs(arrays).items()
         }
         alike = keras.layers.Dense(len(fit.landmarks), activation="exponential", name="kernel")
         dense = keras.layers.Dense(self.classes, activation="softmax", name="probabilities")
@@ -152,7 +171,7 @@ class RbfHead(KernelHead):
     gamma = GAMMA
 
     def _vectors(self, features: Features, rows: np.ndarray, basis: None) -> np.ndarray:
-        return unit_roots(pooled(features, self.arrays[0])[rows])
+        return unit_roots(pooled(features, self.arrays[0], rows))
 
     def _layers(self, inputs: Mapping[str, Any], basis: None) -> Any:
         """GAP over views, root, unit length."""
@@ -170,9 +189,11 @@ def unit_roots(mean: np.ndarray) -> np.ndarray:
     return np.asarray(roots / np.maximum(np.linalg.norm(roots, axis=-1, keepdims=True), 1e-12))
 
 
-def kernel(x: np.ndarray, z: np.ndarray, gamma: float = GAMMA) -> np.ndarray:
-    """The kernel k of each row of x with each row of z; `gamma`: g."""
-    return np.asarray(np.exp(2 * gamma * (x @ z.T - 1)))
+def landmark_rows(rows: int, seed: int) -> np.ndarray:
+    """The row numbers of the landmarks among so many photos, in order: all of them, or a seeded draw of `LANDMARKS`."""
+    if rows <= LANDMARKS:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, LANDMARKS, replace=False))
 
 
 def fit_path(
@@ -188,9 +209,7 @@ def fit_path(
 
     `augmented`: z of the altered copies of each photo, [n, copies, d]. `gamma`: g.
     """
-    landmarks = z
-    if len(z) > LANDMARKS:
-        landmarks = z[np.sort(np.random.default_rng(seed).choice(len(z), LANDMARKS, replace=False))]
+    landmarks = z[landmark_rows(len(z), seed)]
     values, vectors = np.linalg.eigh(kernel(landmarks, landmarks, gamma))
     solid = values > TINY * values[-1]
     whiten = vectors[:, solid] / np.sqrt(values[solid])
@@ -214,7 +233,7 @@ def fit_path(
             landmarks,
             whiten @ weights,
             bias,
-            _temperature(targets - residual, labels),
+            temperature(targets - residual, labels),
             l2,
             float((residual**2).mean()),
             gamma,
@@ -224,16 +243,3 @@ def fit_path(
 def best(fits: Sequence[KernelFit]) -> KernelFit:
     """The fit with the smallest leave-one-out residuals: their squares tell penalties apart, their signs hardly do."""
     return min(fits, key=lambda fit: fit.loss)
-
-
-def _temperature(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature, 0.02 to 50, at which softmax(scores / temperature) has the lowest log loss."""
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    rows = np.arange(len(labels))
-
-    def loss(log_temperature: float) -> float:
-        return -float(log_softmax(scores / np.exp(log_temperature), axis=1)[rows, labels].mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.02), np.log(50)), method="bounded").x))
