@@ -265,6 +265,15 @@ def waits(workspace: Workspace) -> Iterator[Figure]:
     retrain = command("-m", "ssclass", "retrain", "--workspace", str(workspace.root))
     ways = {"ssclass": retrain, "the same flow by Prefect": command("-c", flow, str(workspace.root))}
     yield Figure("ssclass retrain, nothing new", "s", False).measure(ways, 3)
+    keras = (
+        "import sys, numpy as np, keras; from PIL import Image; model = keras.models.load_model(sys.argv[1]); "
+        f"photo = Image.open(sys.argv[2]).convert('RGB').resize(({SIZE}, {SIZE})); "
+        "print(model(np.asarray(photo)[None], training=False))"
+    )
+    photo, model = next((workspace.root.parent / "drawn").rglob("*.jpg")), next(workspace.private.rglob("model.keras"))
+    predict = command("-m", "ssclass", "predict", str(photo), "--workspace", str(workspace.root))
+    ways = {"ssclass": predict, "Keras, the same model": command("-c", keras, str(model), str(photo))}
+    yield Figure("ssclass predict, one photo", "s", False).measure(ways, 3)
 
 
 # -- the table -----------------------------------------------------------------------------------------------

@@ -45,7 +45,10 @@ def retrain(workspace: str, batch: str | None = None, count: int = 0, rerun: int
         rerun: How many runs in a row crashed before this one.
     """
     with telling.logged(workspace):
-        return telling.ended(workspace, decided(workspace, rerun))  # type: ignore[no-any-return]
+        told = telling.ended(workspace, decided(workspace, rerun))
+        step.tell_health(workspace)
+        step.attach_exports(workspace)  # last, and without the folder's lock: nobody waits for it
+        return told  # type: ignore[no-any-return]
 
 
 def decided(workspace: str, rerun: int) -> Outcome:

@@ -26,6 +26,7 @@ SETTINGS_FILE = "ssclass.toml"
 STARTED_FILE = ".ssclass/started.toml"
 """Where `ssclass up` writes what it started; untracked."""
 DEFAULT_NAME = "ssclass"
+EXPORT = "(litert-(float32|float16|int8)|tfjs-(float32|float16|int8)|onnx-float32|savedmodel-float32)"
 NAME = r"^[a-z0-9][a-z0-9-]{0,39}$"
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent
@@ -93,6 +94,11 @@ class Settings(BaseSettings):
         default=None,
         pattern=r"^(\[[0-9A-Fa-f:]+\]:|[A-Za-z0-9.-]+:)?[0-9]{1,5}$",
         description="[HOST:]PORT on which `ssclass up` has `ssclass serve` listen; none: it starts none",
+    )
+    exports: str = Field(
+        default="litert-float16",
+        pattern=rf"^({EXPORT}(\s*,\s*{EXPORT})*)?$",
+        description="what champions are exported to once promoted, as in litert-float16, onnx-float32; none: ''",
     )
     collect_photos: int = Field(
         default=0, ge=0, le=100_000, description="doubtful photos that `ssclass serve` keeps in S3, at most; 0: none"

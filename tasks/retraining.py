@@ -26,6 +26,8 @@ from ssclass.retrain import key as keys
 from ssclass.retrain import train as training
 from ssclass.retrain.ingest import Ingested
 from ssclass.secrets import redact
+from ssclass.serving import attached
+from ssclass.tracking import health as loop
 from ssclass.tracking import publish
 from ssclass.upkeep.finish import finish_forgetting
 from ssclass.workspace import clones
@@ -203,6 +205,26 @@ def reconcile(folder: str) -> str | None:
     except StoreError as error:
         log.warning("what was forgotten is not gone everywhere yet: %s", error)
     return version
+
+
+@task(task_run_name="tell the loop's health")
+def tell_health(folder: str) -> None:
+    """Have MLflow tell how the loop does. Nothing fails for it, and the next retrain makes it up."""
+    try:
+        loop.tell_health(workspace_at(folder))
+    except Exception as error:
+        redact(error)
+        log.warning("the loop's health is not in MLflow yet; the next retrain writes it: %s", error)
+
+
+@task(task_run_name="export the champion")
+def attach_exports(folder: str) -> None:
+    """Have the champion in force exported, where it is not yet. The decision stands: nothing fails for it."""
+    try:
+        attached.attach_exports(workspace_at(folder))
+    except Exception as error:
+        redact(error)
+        log.warning("the champion is not exported yet; the next retrain tries again: %s", error)
 
 
 @outside()

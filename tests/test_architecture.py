@@ -171,7 +171,7 @@ def test_importing_ours_changes_nothing_outside(tmp_path: Path):
 NAMES = {
     "PIL": "pillow", "dvc_data": "dvc-data", "pillow_heif": "pillow-heif", "sklearn": "scikit-learn",
     "prometheus_client": "prometheus-client",
-    "pydantic_settings": "pydantic-settings", "yaml": "pyyaml",
+    "google": "protobuf", "pydantic_settings": "pydantic-settings", "yaml": "pyyaml",
 }  # fmt: skip
 """Modules whose package has another name."""
 PLUGINS = {

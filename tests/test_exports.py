@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +16,14 @@ import pytest
 from ssclass.errors import FailedError, InputError
 from ssclass.model.backbones import import_keras
 from ssclass.serving import exporting
-from ssclass.serving.checked import Check
+from ssclass.serving.checked import PAGE, Check
 from ssclass.serving.exporting import check_choice, convert, open_export
+from ssclass.serving.tfjs import page
+from ssclass.settings import CHECKOUT
+from tests.support.browsing import PHONE, Browser, fits, violations
 
 SIZE = 40
+CLASSES = ("sandwich", "sushi", "soup & salad")
 
 
 def network(extra: Any = None) -> Any:
@@ -62,6 +71,9 @@ def images() -> np.ndarray:
         ("litert", "int8", 0.1),
         ("onnx", "float32", 1e-3),
         ("savedmodel", "float32", 1e-3),
+        ("tfjs", "float32", 1e-3),
+        ("tfjs", "float16", 2e-2),
+        ("tfjs", "int8", 0.2),
     ],
 )
 def test_another_runtime_answers_alike(
@@ -113,3 +125,73 @@ def test_a_point_of_accuracy_is_the_limit() -> None:
 
     assert [wrong(right) for right in (187, 188, 190, 192, 193)] == [True, False, False, False, True]
     assert wrong(190, float("inf"))
+
+
+# -- the page ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """An export for browsers with its page, on a server; TensorFlow.js is not beside it."""
+    folder = tmp_path_factory.mktemp("site")
+    convert(model, SIZE, "tfjs", "float32", folder)
+    (folder / PAGE).write_text(page("version 7", SIZE, CLASSES), encoding="utf-8")
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_page_says_what_is_missing_and_how_to_get_it(site: tuple[Path, str], chromium: Browser) -> None:
+    folder, url = site
+    for address, needed in ((url, "npm pack @tensorflow/tfjs@"), ((folder / PAGE).as_uri(), "python3 -m http.server")):
+        with chromium.page(PHONE, strict=False) as opened:
+            opened.goto(address)
+            opened.get_by_text(needed).wait_for()
+            assert opened.locator("#file").is_disabled()
+            assert violations(opened) == []
+            assert fits(opened)
+
+
+def test_the_page_answers_as_the_model_on_a_file_and_on_the_camera(
+    site: tuple[Path, str], model: Any, images: np.ndarray, chromium: Browser, tmp_path: Path
+) -> None:
+    """Of photos in the model's own size nothing is resized: what comes out is the network's answer, in the browser."""
+    from PIL import Image
+
+    runtime = Path(os.environ.get("TFJS") or CHECKOUT / "node_modules/@tensorflow/tfjs/dist/tf.min.js")
+    if not runtime.is_file():
+        pytest.skip("no TensorFlow.js: `npm install --no-save @tensorflow/tfjs`, or TFJS=path of its tf.min.js")
+    folder, url = site
+    (folder / "tf.min.js").write_bytes(runtime.read_bytes())
+    expected = np.asarray(model(images))
+    with chromium.page(PHONE, permissions=["camera"]) as opened:
+        opened.goto(url)
+        opened.get_by_text("Ready.").wait_for()
+        for number, (image, odds) in enumerate(zip(images, expected, strict=True)):
+            Image.fromarray(image).save(tmp_path / f"{number}.png")
+            opened.locator("#file").set_input_files(tmp_path / f"{number}.png")
+            best = int(odds.argmax())
+            opened.get_by_role("status").get_by_text(f"{CLASSES[best]}, {100 * odds[best]:.1f} %").wait_for()
+            rows = dict(row.split("\t") for row in opened.locator("#answer tbody").inner_text().splitlines())
+            for name, value in zip(CLASSES, odds, strict=True):
+                assert float(rows[name].removesuffix(" %")) == pytest.approx(100 * value, abs=0.2)
+        turned = Image.Exif()
+        turned[0x0112] = 6  # a quarter turn clockwise makes it upright
+        Image.fromarray(np.rot90(images[0])).save(tmp_path / "turned.jpg", exif=turned, quality=100, subsampling=0)
+        opened.locator("#file").set_input_files(tmp_path / "turned.jpg")
+        opened.get_by_role("status").get_by_text(CLASSES[int(expected[0].argmax())]).wait_for()
+        (tmp_path / "no.jpg").write_bytes(b"no photo")
+        opened.locator("#file").set_input_files(tmp_path / "no.jpg")
+        opened.get_by_text("cannot open it as a photo").wait_for()
+        assert violations(opened) == []
+        opened.get_by_role("button", name="Use the camera").click()
+        opened.get_by_role("button", name="Stop the camera").wait_for()
+        opened.get_by_role("status").get_by_text(" %").wait_for()
+        opened.get_by_role("button", name="Stop the camera").click()
+        opened.get_by_role("button", name="Use the camera").wait_for()
+        chromium.shoot(opened, "camera")

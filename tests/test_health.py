@@ -17,9 +17,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from ssclass.cli import cli
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Receipt, Row, Shard
+from ssclass.retrain.calibration import calibrations
 from ssclass.retrain.health import ALARM, DRAWS, compared, drift, health, running, told_by
+from ssclass.retrain.statistics import calibration
 from ssclass.serving.loop import FEW, Loop
 from ssclass.stack.automations import ALARMS
+from ssclass.tracking.health import UNTIL, HealthRuns, tell_health
 from ssclass.workspace.ledger import Event, State
 from tests.support.fake_head import patch_model, retrain_flow
 from tests.support.shops import Shop, empty_mlflow, pictures
@@ -163,6 +166,26 @@ def test_ages_are_those_of_the_ledger() -> None:
     assert (nothing.champion_days, nothing.decision_days, nothing.batch_days, nothing.alarms) == (None, None, None, [])
 
 
+def test_probabilities_that_cannot_be_believed_show_beside_those_of_cross_validation() -> None:
+    odds = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]])
+    found = calibration(odds, np.array([0, 1, 1, 0]))
+    assert found is not None
+    assert found["confidence"] == pytest.approx(0.75)
+    assert found["loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean())
+    assert calibration(np.array([[np.nan, 1.0]]), np.array([0])) is None
+    assert calibration(np.empty((0, 2)), np.array([], int)) is None
+
+    state = ledger_of((36, 40), (20, 40), (30, 40))
+    assert calibrations(state) == {}, "older lines tell nothing of it"
+    for batch, loss in (("b1", 1.0), ("b2", 0.4)):
+        state.ingested[batch].body["champion_test"] |= {"loss": loss, "confidence": 0.9, "usual_loss": 0.3}
+    (told,) = calibrations(state).values()
+    assert (told.batches, told.n, told.accuracy) == (2, 80, 50 / 80)
+    assert (told.loss, told.usual_loss, told.confidence) == pytest.approx((0.7, 0.3, 0.9))
+    assert "log loss 0.700, 0.300 in cross-validation" in told.told()
+    assert json.loads(json.dumps(health(state, Dataset(), NOW).as_dict()))["calibration"]["main"]["n"] == 80
+
+
 # -- where it is told ------------------------------------------------------------------------------------------
 
 
@@ -173,7 +196,7 @@ def shop(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch_model(patch.setattr)
-        drawn = pictures(folder / "pictures", 110)
+        drawn = pictures(folder / "pictures", 136)
         shop = Shop.make(folder / "shop", s3_endpoint, drawn, retrain_flow(), folder / "empty.db")
         shop.first(train=20)
         assert shop.retrain().decision == "PROMOTED"
@@ -234,3 +257,45 @@ def test_where_s3_or_origin_is_away_the_service_goes_on_with_what_it_saw(shop: S
     assert "ssclass_champion_age_seconds" in text
     assert "ssclass_batches_waiting" not in text
     assert "ssclass_loop_seen_seconds" not in text
+
+
+def values(runs: HealthRuns, name: str) -> dict[int, float]:
+    """The values of a metric in MLflow by their step; each is there once."""
+    run_id = runs.run().info.run_id
+    with runs.named():
+        found = runs.client.get_metric_history(run_id, name)
+    assert len({each.step for each in found}) == len(found)
+    return {each.step: each.value for each in found}
+
+
+def test_mlflow_tells_it_over_time_and_however_often_it_is_written_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.send("usual", 12)
+    shop.retrain()
+    workspace, runs = shop.workspace, HealthRuns(shop.workspace)
+    events = workspace.at().events
+    by_batch = {event.body["batch"]: number for number, event in enumerate(events, 1) if event.kind == "ingest"}
+    test = events[by_batch["usual"] - 1].body["champion_test"]
+    assert values(runs, "batch_accuracy")[by_batch["usual"]] == test["right"] / test["n"]
+    assert values(runs, "batch_loss")[by_batch["usual"]] == pytest.approx(test["loss"])
+    assert 0 < test["confidence"] <= 1
+    assert list(values(runs, "held")) == list(range(1, len(events) + 1))
+    assert by_batch["usual"] in values(runs, "running_accuracy/main")
+    assert values(runs, "waiting")[len(events)] == 0
+    before = {name: values(runs, name) for name in runs.run().data.metrics}
+    assert tell_health(workspace) == 0
+
+    with runs.named():
+        runs.client.set_tag(runs.run().info.run_id, UNTIL, "1")  # as if it had been killed before it noted how far
+    assert tell_health(workspace) == len(events) - 1
+    assert {name: values(runs, name) for name in runs.run().data.metrics} == before
+
+    def away(*_: Any) -> None:
+        raise OSError("MLflow is away")
+
+    monkeypatch.setattr(HealthRuns, "write", away)
+    shop.send("later", 12)
+    assert shop.retrain().decision in ("PROMOTED", "REJECTED"), "no retrain fails for it"
+    monkeypatch.undo()
+    assert tell_health(workspace) > 0

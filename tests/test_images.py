@@ -455,3 +455,15 @@ def test_drawings_are_all_different_and_their_junk_is_all_refused(tmp_path: Path
     assert len({place.group for place in places if isinstance(place, Place)}) == 24
     for name in junk(tmp_path, seed=1):
         assert refusal((tmp_path / name).read_bytes()).detail
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (5, 7), (2, 9), (1, 1)])
+def test_what_is_flat_is_found_as_pillows_filters_find_it(shape: tuple[int, int]) -> None:
+    from PIL import ImageFilter
+
+    from ssclass.data.palette import _over_squares
+
+    canvas = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for by, pick in ((ImageFilter.MaxFilter(5), np.maximum), (ImageFilter.MinFilter(5), np.minimum)):
+        expected = np.asarray(Image.fromarray(canvas).filter(by))
+        np.testing.assert_array_equal(_over_squares(canvas, pick), expected)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from ssclass.environment import free_port
 from ssclass.errors import TrackingError
 from ssclass.stack.serving import server
-from ssclass.tracking.client import Tracking
+from ssclass.tracking.client import MODEL, Tracking
 from ssclass.upkeep.rebuild import rebuild
 from ssclass.upkeep.verify import verify
 from ssclass.workspace.workspace import Workspace
@@ -62,7 +64,8 @@ def test_runs_that_mlflow_gc_purged_are_made_again_from_the_ledger(shop):
     client = shop.tracking.client
     for event in shop.state.decisions.values():
         client.delete_run(event.body["run_id"])
-    mlflow("gc", "--backend-store-uri", shop.workspace.settings.tracking_uri)
+    uri = shop.workspace.settings.tracking_uri
+    mlflow("gc", "--backend-store-uri", uri, "--tracking-uri", uri)
     names = {f"run/{key}" for key in shop.state.decisions}
     assert names <= wrong(shop.workspace)
     anew = Workspace(shop.workspace.settings)
@@ -70,31 +73,42 @@ def test_runs_that_mlflow_gc_purged_are_made_again_from_the_ledger(shop):
     assert wrong(shop.workspace) == set()
     assert shop.retrain().decision == "SKIPPED"
     assert list(shop.versions().values()) == shop.state.champions
+    for event in shop.state.decisions.values():
+        assert MODEL in shop.tracking.models_of(shop.tracking.run_of(event)), "champion and challenger, whole"
 
 
 def test_a_database_of_an_older_mlflow_is_named_with_its_remedy_which_helps(shop, tmp_path):
     from alembic import command
     from alembic.script import ScriptDirectory
     from mlflow.store.db.utils import _get_alembic_config
+    from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
+    from sqlalchemy import create_engine
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     config = _get_alembic_config(uri)
     newest = ScriptDirectory.from_config(config).get_current_head()
     before = ScriptDirectory.from_config(config).get_revision(newest).down_revision
+    InitialBase.metadata.create_all(create_engine(uri))
     command.upgrade(config, before)
-    old = Workspace(shop.workspace.settings.model_copy(update={"mlflow_uri": uri}))
-    with pytest.raises(TrackingError, match="mlflow db upgrade"):
-        rebuild(old)
     mlflow("db", "upgrade", uri)
-    anew = Workspace(old.settings)
+    anew = Workspace(shop.workspace.settings.model_copy(update={"mlflow_uri": uri}))
     rebuild(anew)
     assert wrong(anew) == set()
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "old.db")
+    with closing(sqlite3.connect(tmp_path / "old.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (before,))
+    old = anew.settings.model_copy(update={"mlflow_uri": f"sqlite:///{tmp_path / 'old.db'}"})
+    with pytest.raises(TrackingError, match="mlflow db upgrade"):
+        rebuild(Workspace(old))
 
 
 def test_dvc_gets_the_model_of_any_decision_by_its_name(shop, tmp_path):
-    for key in shop.state.decisions:
+    name = ["-c", "user.name=p", "-c", "user.email=p@example.org"]
+    for number, key in enumerate(shop.state.decisions, 1):
+        tag = ["tag", "-a", f"classifier@v{number}.0.0", f"run/{key}", "-m", "for whoever uses DVC's registry"]
+        subprocess.run(["git", "-C", str(shop.workspace.root), *name, *tag], check=True)
         command = [sys.executable, "-m", "dvc", "artifacts", "get", str(shop.workspace.root), "classifier"]
-        command += ["--rev", f"run/{key}", "--out", str(tmp_path / key)]
+        command += ["--rev", f"v{number}.0.0", "--out", str(tmp_path / key)]
         done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "DVC_NO_ANALYTICS": "1"}, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
         with shop.workspace.decided(key).open("candidate/classifier.json") as ours:
@@ -104,11 +118,11 @@ def test_dvc_gets_the_model_of_any_decision_by_its_name(shop, tmp_path):
 @contextmanager
 def serving(folder: Path, allowed: str, port: int) -> Iterator[str]:
     """MLflow's own server, as `mlflow server --allowed-hosts` has it."""
+    from mlflow.server import app, handlers  # before it hears of names: its inner application knows loopback
+    from mlflow.server.fastapi_app import create_fastapi_app
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", allowed)
-        from mlflow.server import app, handlers
-        from mlflow.server.fastapi_app import create_fastapi_app
-
         patch.setattr(handlers, "_tracking_store", None)
         patch.setattr(handlers, "_model_registry_store", None)
         uri = f"sqlite:///{folder / 'mlflow.db'}"

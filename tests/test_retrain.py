@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import requests
 
 from ssclass.demo.drawings import draw
 from ssclass.demo.run import deliveries, gather
+from ssclass.model.runtimes import described
 from ssclass.retrain.predict import result_folder
 from ssclass.retrain.result import Result
 from ssclass.serving.model import open_model, read_photo
@@ -23,6 +25,7 @@ from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, Pipeline
 
 PER_CLASS = 60
+ALIKE = 5e-4  # probabilities of two runtimes: additions come in another order, and maps are rounded to half precision
 
 
 @dataclass
@@ -302,7 +305,7 @@ def test_the_logged_model_loads_with_plain_keras_and_answers_like_predict(journe
     photos = sorted(sources["junk"][1].rglob("0*.jpg"))[:4]
     images = np.stack([read_photo(photo, mine.size) for photo in photos])
     answers = np.asarray(load_model(path)(images))
-    np.testing.assert_allclose(answers, mine.predict(images), atol=1e-6)
+    np.testing.assert_allclose(answers, mine.predict(images), atol=ALIKE)
     np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
 
     done = ssclass("predict", *photos, "--json", "--workspace", journey.workspace.root)
@@ -310,8 +313,63 @@ def test_the_logged_model_loads_with_plain_keras_and_answers_like_predict(journe
     told = json.loads(done.stdout)
     assert [item["file"] for item in told] == [str(photo) for photo in photos]
     spoken = [[item["probabilities"][name] for name in CLASSES] for item in told]
-    np.testing.assert_allclose(spoken, answers, atol=1e-6)
+    np.testing.assert_allclose(spoken, answers, atol=ALIKE)
     assert [item["label"] for item in told] == [CLASSES[at] for at in answers.argmax(1)]
+
+
+ASKED = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from ssclass.serving.model import open_model, read_photo
+from ssclass.settings import load_settings
+
+model = open_model(sys.argv[2], load_settings(Path(sys.argv[1])))
+answers = model.predict(np.stack([read_photo(Path(photo), model.size) for photo in sys.argv[3:]]))
+heavy = {name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras", "mlflow", "prefect", "dvc"}
+print(json.dumps({"answers": answers.tolist(), "heavy": sorted(heavy), "run": model.run_id}))
+"""
+
+
+def test_what_was_promoted_answers_without_keras_and_from_the_files_that_git_names(
+    journey, tracking, sources, ssclass: Command
+):
+    if not described("openvino"):
+        pytest.skip("an extra")
+    settings, state = journey.workspace.settings, journey.workspace.at().state
+    photos = sorted(sources["junk"][1].rglob("0*.jpg"))[:3]
+    run_id = state.decisions[state.champion].body["run_id"]
+    version = str(tracking.client.get_model_version_by_alias("ssclass", "champion").version)
+    whole = open_model("champion", settings).keras
+    size = open_model("champion", settings).size
+    expected = np.asarray(whole(np.stack([read_photo(photo, size) for photo in photos])))
+
+    def ask(name: str) -> dict:
+        command = [sys.executable, "-c", ASKED, str(journey.workspace.root), name, *map(str, photos)]
+        done = subprocess.run(command, env=ssclass.environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    kept = journey.workspace.private / "champions" / state.champion / "head.keras"
+    for name in ("champion", version, run_id):
+        found = ask(name)
+        assert found["heavy"] == []
+        assert found["run"] == run_id
+        np.testing.assert_allclose(found["answers"], expected, atol=ALIKE)
+    whole_file = kept.read_bytes()
+    for damage in (b"", whole_file[:-20] + b"x" * 20, None):
+        kept.unlink() if damage is None else kept.write_bytes(damage)
+        np.testing.assert_allclose(ask("champion")["answers"], expected, atol=ALIKE)
+        assert kept.read_bytes() == whole_file, "taken from DVC again"
+
+    tag = ("ssclass", version, "decision_key")
+    tracking.client.set_model_version_tag(*tag, "0" * 16)  # no decision of the ledger's: the registered files answer
+    try:
+        found = ask(version)
+    finally:
+        tracking.client.set_model_version_tag(*tag, state.champion)
+    assert "keras" in found["heavy"]
+    np.testing.assert_allclose(found["answers"], expected, atol=ALIKE)
 
 
 # -- a person at a keyboard -------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,125 +29,25 @@ from ssclass.environment import free_port
 from ssclass.errors import FailedError, InputError
 from ssclass.params import IngestParams
 from ssclass.retrain.statistics import sure_above
-from ssclass.serving import bodies, following, service
+from ssclass.serving import bodies, service
 from ssclass.serving.collected import collected, read
-from ssclass.serving.service import Service, application
-from ssclass.serving.start import start
+from ssclass.serving.service import Service
 from ssclass.settings import load_settings
 from ssclass.stack.parts import is_well, parts
 from ssclass.stack.plan import Plan
-from ssclass.stack.serving import server
-from ssclass.tracking.client import CANDIDATE, MODEL, Tracking
+from ssclass.tracking.client import CANDIDATE, MODEL
 from ssclass.upkeep.artifacts import mend_models
-from ssclass.upkeep.decisions import impatient, roll_back
-from ssclass.workspace.workspace import Workspace
-from tests.support import fake_head
+from ssclass.upkeep.decisions import roll_back
+from tests.support.load import BAD, asked_by, meanwhile, says_nothing, sends, streams
 from tests.support.pipelines import CLASSES
 from tests.support.running import clean_environment, eventually
-from tests.support.shops import Shop, empty_mlflow, pictures
-
-SIZE = fake_head.FakeClassifier.size
-
-
-def network(skill: float) -> Any:
-    """A network whose answers depend on the photo, and on the skill: no two champions answer alike."""
-    from ssclass.model.backbones import import_keras
-
-    keras = import_keras()
-    images = keras.Input((None, None, 3), dtype="uint8", name="images")
-    photo = keras.layers.Resizing(SIZE, SIZE, antialias=True)(images)
-    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(photo))
-    dense = keras.layers.Dense(2, activation="softmax")
-    model = keras.Model(images, dense(mean))
-    dense.set_weights([np.array([[1, -1], [2, 0], [0, 1]], np.float32), np.array([10 * (skill - 0.7), 0], np.float32)])
-    model.trainable = False
-    return model
-
-
-class Served:
-    """A shop with two champions, photos, and what each champion says of them."""
-
-    def __init__(self, shop: Shop) -> None:
-        self.shop = shop
-        self.photos = shop.pictures[-4:]
-        self.images = np.stack([decode(data, SIZE) for data in self.photos])
-        self.expected: dict[str, np.ndarray] = {}
-        for version, key in shop.versions().items():
-            skill = self.skill(key)
-            self.expected[version] = np.asarray(network(skill)(self.images))
-
-    def skill(self, key: str) -> float:
-        about = self.shop.workspace.private / "results" / key / "candidate" / "classifier.json"
-        return float(json.loads(about.read_text())["skill"])
-
-    def models(self, version: str) -> dict[str, Any]:
-        """The logged models of a version's run."""
-        key = self.shop.versions()[version]
-        tracking = self.shop.tracking
-        with tracking.named():
-            found: dict[str, Any] = tracking.models_of(tracking.run_of(self.shop.state.decisions[key]))
-        return found
-
-    def folder(self, version: str, name: str = MODEL) -> Path:
-        return Path(self.models(version)[name].artifact_location.removeprefix("file://"))
-
-    def note_sure(self, threshold: float = 0.9) -> None:
-        """Note a threshold with the second champion: its fake training has no probabilities to take one from."""
-        path = self.folder("2", CANDIDATE) / "training.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "sure": {"threshold": threshold}}))
-
-    def check(self, answer: dict[str, Any], which: list[int]) -> None:
-        """All predictions are those of the version that the answer names."""
-        expected = self.expected[answer["model"]["version"]][which]
-        for row, odds in zip(answer["predictions"], expected, strict=True):
-            assert list(row["probabilities"]) == list(CLASSES)
-            np.testing.assert_allclose(list(row["probabilities"].values()), odds, atol=1e-4)
-            assert row["label"] == CLASSES[odds.argmax()]
+from tests.support.serving import SIZE, Served, network, raw, running, served_process, turn_to, two_champions
 
 
 @pytest.fixture(scope="module")
 def served(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
-    database = folder / "empty" / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it writes to what pytest has closed
-        real = Tracking.log_model, Tracking.restore_model
-        fake_head.patch_model(patch.setattr)
-        patch.setattr(Tracking, "log_model", real[0])
-        patch.setattr(Tracking, "restore_model", real[1])
-        patch.setattr(fake_head.FakeClassifier, "whole", lambda self: network(self.skill))
-        patch.setattr(following, "POLL", 0.05)
-        patch.setattr(following, "AGAIN", 0.2)
-        empty_mlflow(database)
-        drawn = pictures(folder / "pictures", 80)
-        shop = Shop.make(folder / "shop", s3_endpoint, drawn, fake_head.retrain_flow(), database)
-        shop.first()
-        assert shop.retrain().decision == "PROMOTED"
-        shop.send("second", 20)
-        assert shop.retrain().decision == "PROMOTED"
-        made = Served(shop)
-        made.note_sure()
+    with two_champions(s3_endpoint, tmp_path_factory.mktemp("served")) as made:
         yield made
-
-
-@contextmanager
-def running(served: Served, key: str | None = None, **more: Any) -> Iterator[tuple[str, Service]]:
-    """The service on a port, in this process; `more` settings."""
-    settings = served.shop.clone().settings.model_copy(update=more)
-    made = start(Workspace(settings), impatient(settings), key)
-    port = free_port()
-    web = server(application(made, local=True), "127.0.0.1", port)
-    thread = threading.Thread(target=web.run, daemon=True)
-    thread.start()
-    try:
-        eventually("a champion answers", lambda: made.following.current)
-        eventually("the port is open", lambda: web.started)
-        yield f"http://127.0.0.1:{port}", made
-    finally:
-        web.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +59,6 @@ def running_service(served: Served) -> Iterator[tuple[str, Service]]:
 @pytest.fixture
 def url(running_service: tuple[str, Service]) -> str:
     return running_service[0]
-
-
-def raw(url: str, data: bytes | Iterator[bytes], kind: str = "image/jpeg", **headers: str) -> requests.Response:
-    return requests.post(f"{url}/predict", data=data, headers={"Content-Type": kind, **headers}, timeout=60)
 
 
 # -- what it answers ---------------------------------------------------------------------------------------------
@@ -220,23 +115,6 @@ def test_it_describes_and_counts_itself(served: Served, url: str) -> None:
 
 
 # -- what it does not take -----------------------------------------------------------------------------------------
-
-
-BAD: list[tuple[str, bytes, int]] = [
-    ("image/jpeg", b"", 422),
-    ("image/jpeg", b"no photo", 422),
-    ("application/octet-stream", b"\xff\xd8\xff\xe0" + bytes(1000), 422),
-    ("text/plain", b"x", 415),
-    ("application/json", b"{", 400),
-    ("application/json", b"[" * 100_000, 400),
-    ("application/json", b'{"photo": 3}', 422),
-    ("application/json", b'{"photos": []}', 422),
-    ("application/json", b'{"photo": "?"}', 422),
-    ("application/json", b'["QQ=="]', 422),
-    ("multipart/form-data", b"x", 400),
-    ("multipart/form-data; boundary=b", b"--b\r\nnonsense", 422),
-    ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--b--\r\n', 422),
-]
 
 
 @pytest.mark.parametrize(("kind", "body", "status"), BAD)
@@ -448,6 +326,24 @@ def test_mlflow_itself_opens_the_champion_by_its_alias(served: Served, tmp_path:
         model = mlflow.pyfunc.load_model(f"models:/{tracking.name}@champion")
     found = model.predict(list(served.photos)).to_dict("records")
     served.check({"model": {"version": tracking.alias()}, "predictions": found}, [0, 1, 2, 3])
+
+
+def test_as_a_process_it_answers_through_switches_and_nonsense(served: Served) -> None:
+    """The short form of tests/test_load.py."""
+    with served_process(served) as (url, process), asked_by(served, url, 4) as seen:
+        with meanwhile(*[(says_nothing, url)] * 5) as silent:
+            for wanted in ("1", "2", "1", "2"):
+                turn_to(served, url, wanted)
+            for kind, body, status in BAD:
+                assert sends(url, body, kind) == status
+            assert streams(url, 70) == 413
+            before, answered = process.memory_info().rss, seen.count
+            eventually("some hundred more are answered", lambda: seen.count > answered + 300)
+            grown = process.memory_info().rss - before
+        assert [each.result() for each in silent] == [0] * 5
+    assert (seen.failed, set(seen.statuses)) == ([], {200})
+    assert set(seen.versions) == {"1", "2"}
+    assert grown < 40_000_000, f"{grown / 1e6:.0f} MB more after 300 requests"
 
 
 # -- exports -----------------------------------------------------------------------------------------------------

@@ -275,6 +275,7 @@ def test_tags_are_fetched_where_main_has_moved_and_where_a_push_met_one(workspac
     """To compare every tag at each transaction costs more with every batch."""
     asked: list[str] = []
     remote = Git.remote
+    workspace.newest()
     monkeypatch.setattr(Git, "remote", lambda git, *args: (asked.append(args[0]), remote(git, *args))[1])
     with workspace.transaction() as change:
         change.publish("a version", [ledger.Event.now("freeze", reason="a test")], tags=["data/1"])
@@ -284,9 +285,39 @@ def test_tags_are_fetched_where_main_has_moved_and_where_a_push_met_one(workspac
     workspace.git("tag", "--delete", "data/2", check=False)
     with pytest.raises(LostRaceError), workspace.transaction() as change:
         change.publish("another", [ledger.Event.now("unfreeze")], tags=["data/2"])
+    workspace.newest()
     assert workspace.git("rev-parse", "data/2"), "the next transaction knows of it"
     with pytest.raises(WorkspaceError, match="data/2 is already on main"), workspace.transaction() as change:
         change.publish("another", [ledger.Event.now("unfreeze")], tags=["data/2"])
+
+
+@pytest.mark.parametrize("at", ["git push", "git tag", "git update-ref"])
+def test_tags_of_a_push_that_was_applied_get_here_by_the_next_transaction(
+    workspace: Workspace, monkeypatch: Any, at: str
+) -> None:
+    """Killed, or failed, between the push and the last tag: git has moved origin/main by then."""
+    called, remote, done = Git.__call__, Git.remote, []
+
+    def ends(git: Git, *args: str, **more: Any) -> str:
+        done.append(args[0])
+        if "push" in done and at == f"git {args[0]}":
+            raise KeyboardInterrupt(args)
+        return called(git, *args, **more)
+
+    def pushes(git: Git, *args: str) -> str:
+        told = remote(git, *args)
+        done.append(args[0])
+        if at == f"git {args[0]}":
+            raise KeyboardInterrupt(args)
+        return told
+
+    monkeypatch.setattr(Git, "__call__", ends)
+    monkeypatch.setattr(Git, "remote", pushes)
+    with pytest.raises(KeyboardInterrupt), workspace.transaction() as change:
+        change.publish("a version", [ledger.Event.now("freeze", reason="a test")], tags=["data/1", "run/1"])
+    monkeypatch.undo()
+    assert workspace.newest().state.frozen
+    assert workspace.git("tag", "--list", "data/1", "run/1").split() == ["data/1", "run/1"]
 
 
 def test_many_tags_are_packed_into_one_file(workspace: Workspace, monkeypatch: Any) -> None:

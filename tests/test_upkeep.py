@@ -186,8 +186,13 @@ def test_a_rejected_candidate_is_kept_without_the_backbone_and_answers_all_the_s
         images = np.stack([decode(photo, model.size) for photo in photos])
         whole = decided_classifier(aged.workspace, run.data.tags["decision_key"]).whole()
         expected = whole(images).numpy().astype(float)
-        np.testing.assert_array_equal(model.predict_few(images), expected)
-        np.testing.assert_allclose(model.predict(images), expected, atol=1e-6)  # its engine adds in another order
+        if model.quick is None:
+            np.testing.assert_array_equal(model.predict_few(images), expected)
+        # Its engine adds in another order; a champion's is not TensorFlow where another runtime is installed.
+        alike = 1e-6 if model.quick is None else 5e-4
+        np.testing.assert_allclose(model.predict_few(images), expected, atol=alike)
+        np.testing.assert_allclose(model.predict(images), expected, atol=alike)
+    assert open_model(rejected.info.run_id, aged.workspace.settings).quick is None
 
 
 # -- gc: each test goes on from where the one before it left the workspace ----------------------------------

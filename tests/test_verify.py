@@ -280,7 +280,7 @@ def test_what_was_mended_is_the_same_model(champion: Workspace) -> None:
     model = open_model("champion", champion.settings)
     images = np.random.default_rng(0).integers(0, 256, (2, model.size, model.size, 3), dtype=np.uint8)
     whole = decided_classifier(champion, key_of(champion)).whole()
-    np.testing.assert_allclose(model.predict(images), whole(images).numpy(), atol=1e-6)
+    np.testing.assert_allclose(model.keras(images).numpy(), whole(images).numpy(), atol=1e-6)
 
 
 def test_the_pipeline_goes_on_without_the_champions_tag(champion: Workspace, pipeline: Pipeline, tmp_path) -> None:

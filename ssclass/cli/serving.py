@@ -67,7 +67,7 @@ def serve(listen: str, folder: Path | None) -> None:
 
 @click.command("export-model")
 @click.argument("version", default="champion")
-@click.option("--format", "kind", type=click.Choice(["litert", "onnx", "savedmodel"]), required=True)
+@click.option("--format", "kind", type=click.Choice(["litert", "onnx", "savedmodel", "tfjs"]), required=True)
 @click.option("--dtype", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True)
 @click.option("--to", type=FOLDER, help="A new folder; default: named by version, format and dtype, in this one.")
 @in_workspace
@@ -75,6 +75,7 @@ def serve(listen: str, folder: Path | None) -> None:
 def export_model(version: str, kind: str, dtype: str, to: Path | None, folder: Path | None, as_json: bool) -> None:
     """Write VERSION for another runtime, checked on its held-out photos."""
     from ssclass import progress
+    from ssclass.serving.attached import attached_to
     from ssclass.serving.checked import export_model as export
     from ssclass.serving.exporting import check_choice
     from ssclass.serving.model import open_model
@@ -83,7 +84,9 @@ def export_model(version: str, kind: str, dtype: str, to: Path | None, folder: P
     workspace = workspace_at(folder)
     target = to or Path(f"{version}-{kind}-{dtype}")
     with progress.shown():
-        made = export(workspace, open_model(version, workspace.settings), kind, dtype, target, progress.report)
+        made = attached_to(workspace, version, f"{kind}-{dtype}", target) or export(
+            workspace, open_model(version, workspace.settings), kind, dtype, target, progress.report
+        )
     if as_json:
         print_json(made)
         return

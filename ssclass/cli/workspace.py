@@ -154,6 +154,8 @@ def status(folder: Path | None, as_json: bool) -> None:
             f"running    {source}: {each.right} of {each.n} right before they were learnt from ({low:.0%} to "
             f"{high:.0%}), {each.expected:.0f} usual; the last {each.batches} batches"
         )
+    for source, calibration in well.calibration.items():
+        print_line(f"calibration {source}: {calibration.told()}; the last {calibration.batches} batches")
     ages = {"champion": well.champion_days, "decision": well.decision_days, "batch": well.batch_days}
     if known := [f"{name} {days:.1f}" for name, days in ages.items() if days is not None]:
         print_line(f"days ago   {', '.join(known)}")

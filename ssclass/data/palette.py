@@ -39,17 +39,29 @@ def effective_colours(share: NDArray[np.floating]) -> float:
 
 
 def _histogram(pixels: NDArray[np.uint8], of: int) -> NDArray[np.float64]:
-    r, g, b = (pixels >> 5).astype(np.int64).T
+    r, g, b = ((pixels[:, channel] >> 5).astype(np.uint16) for channel in range(3))
     return np.bincount(r << 6 | g << 3 | b, minlength=512) / of
 
 
 def _foreground(canvas: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where a picture is neither flat (paper, a gradient) nor of its border's colour (grain): bool [h, w]."""
-    from PIL import Image, ImageFilter
-
-    picture = Image.fromarray(canvas)
-    most, least = (np.asarray(picture.filter(f)) for f in (ImageFilter.MaxFilter(5), ImageFilter.MinFilter(5)))
+    most, least = (_over_squares(canvas, pick) for pick in (np.maximum, np.minimum))
     edge = np.concatenate([side.reshape(-1, 3) for side in (canvas[:8], canvas[-8:], canvas[:, :8], canvas[:, -8:])])
     away = np.abs(canvas.astype(np.int16) - np.median(edge, axis=0).astype(np.int16))
     found: NDArray[np.bool_] = ((most - least).max(axis=-1) > FLAT) & (away.max(axis=-1) > BORDER)
     return found
+
+
+def _over_squares(canvas: NDArray[np.uint8], pick: np.ufunc) -> NDArray[np.uint8]:
+    """The largest or smallest value, `pick`, of the 5 x 5 pixels around each, beyond the edge that of the edge.
+
+    What Pillow's MaxFilter(5) and MinFilter(5) give, in a tenth of the time: along the columns, then along the rows.
+    """
+    for axis in (0, 1):
+        room = [(2, 2) if each == axis else (0, 0) for each in range(canvas.ndim)]
+        wide = np.moveaxis(np.pad(canvas, room, mode="edge"), axis, 0)
+        found = wide[:-4]
+        for shift in range(1, 5):
+            found = pick(found, wide[shift : len(wide) - 4 + shift])
+        canvas = np.moveaxis(found, 0, axis)
+    return canvas

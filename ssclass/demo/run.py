@@ -112,7 +112,7 @@ def run(photos: Path | None, folder: Path | None, seed: int, say: Any) -> dict[s
     leave_user_settings()
     quiet_libraries(Settings(workspace=root))
     found = gather(photos) if photos else None
-    made = create(root, {"bucket": "ssclass"})
+    made = create(root, {"bucket": "ssclass", "exports": ""})  # converting takes longer than its retrains
     with storage(made.settings) as settings, progress.shown():
         workspace = Workspace(settings)
         staging = workspace.private / "demo"

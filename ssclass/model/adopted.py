@@ -18,17 +18,9 @@ import numpy as np
 from ssclass.errors import InputError, NotFoundError
 from ssclass.files import BAD_ZIP, check_unpacked, file_sha256
 from ssclass.model.backbones import import_keras
-from ssclass.model.classifier import (
-    ABOUT_FILE,
-    MODEL_LIMIT,
-    UNREADABLE,
-    Classifier,
-    FeaturesOf,
-    load_model,
-    names_of,
-    save_model,
-)
+from ssclass.model.classifier import ABOUT_FILE, Classifier, FeaturesOf, names_of
 from ssclass.model.extraction import ANSWERS
+from ssclass.model.keras_files import MODEL_LIMIT, UNREADABLE, load_model, save_model
 from ssclass.model.spec import ModelSpec
 from ssclass.text import message
 
@@ -109,9 +101,9 @@ class Adopted:
         return cls(classes, ModelSpec(sha256, size, load_model(folder / MODEL_FILE)))
 
 
-def open_classifier(folder: Path) -> Classifier | Adopted:
-    """Open the classifier that a folder holds, whichever of the two kinds it is."""
-    return (Adopted if (folder / MODEL_FILE).exists() else Classifier).load(folder)
+def open_classifier(folder: Path, *, quick: bool = False) -> Classifier | Adopted:
+    """Open the classifier that a folder holds, whichever of the two kinds it is; `quick` as in `Classifier.load`."""
+    return Adopted.load(folder) if (folder / MODEL_FILE).exists() else Classifier.load(folder, quick=quick)
 
 
 def wrap(

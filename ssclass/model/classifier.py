@@ -9,32 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import zipfile
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from ssclass.data.shapes import Size
 from ssclass.errors import NotFoundError
-from ssclass.files import BAD_ZIP, check_unpacked
 from ssclass.model.backbones import import_keras
 from ssclass.model.ensemble import combine_tensors, combined
 from ssclass.model.extraction import feature_arrays
 from ssclass.model.features import Features
 from ssclass.model.heads.bilinear import answers as root_answers
+from ssclass.model.keras_files import UNREADABLE, load_model, save_model
+from ssclass.model.saved_head import SavedHead, keep_answers, open_head
 from ssclass.model.spec import FeatureSpec
 from ssclass.model.tuned_blocks import TunedBlocks
 from ssclass.text import message, shown
 
 FORMAT = 2
 ABOUT_FILE = "classifier.json"
-MODEL_LIMIT = 4_000_000_000  # bytes that a model's file unpacks to
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, *BAD_ZIP)
 BATCH = 32  # photos whose features go through a head together: of maps at 320 pixels 13 MB, once a layer
 
 FeaturesOf = Callable[[Any], Features]
@@ -43,7 +40,7 @@ FeaturesOf = Callable[[Any], Features]
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One network and its head: a Keras model from feature arrays to probabilities."""
+    """One network and its head: a Keras model from feature arrays to probabilities, or one that NumPy computes."""
 
     spec: FeatureSpec
     head_name: str
@@ -126,18 +123,26 @@ class Classifier:
         """Write the heads, the tuned blocks and ``classifier.json`` into a folder, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
         for member, file in zip(self.members, head_files(len(self.members)), strict=True):
-            save_model(member.head, folder / file)
+            if isinstance(member.head, SavedHead):
+                shutil.copyfile(member.head.path, folder / file)
+            else:
+                save_model(member.head, folder / file)
+                keep_answers(folder / file, member.head)
             if member.spec.tuned_blocks:
                 member.spec.tuned_blocks.save(folder / _tuned_file(file))
         (folder / ABOUT_FILE).write_text(json.dumps(self.about(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Classifier:
-        """The classifier of a folder that :meth:`save` wrote; NotFoundError when it is none."""
+    def load(cls, folder: Path, *, quick: bool = False) -> Classifier:
+        """The classifier of a folder that :meth:`save` wrote; NotFoundError when it is none.
+
+        `quick`: NumPy computes its heads, where that gives what Keras gives (`ssclass.model.saved_head`).
+        """
         classes, members, combine = _read_about(folder / ABOUT_FILE)
         files = head_files(len(members))
         found = tuple(
-            Member(spec, head, load_model(folder / file)) for (spec, head), file in zip(members, files, strict=True)
+            Member(spec, head, (quick and open_head(folder / file)) or load_model(folder / file))
+            for (spec, head), file in zip(members, files, strict=True)
         )
         return cls(classes, found, combine)
 
@@ -153,7 +158,8 @@ class Classifier:
             for number, spec in enumerate(self.specs, 1)
         }
         answers = [
-            member.head({name: arrays[member.spec][name] for name in member.head.input}) for member in self.members
+            _keras_head(member)({name: arrays[member.spec][name] for name in member.head.input})
+            for member in self.members
         ]
         model = keras.Model(images, combine_tensors(answers, self.combine), name="ssclass")
         # Keras's Resizing takes training=True as its default, and a plain call of the model hands that on to the
@@ -164,6 +170,14 @@ class Classifier:
     def export(self, path: Path) -> None:
         """Write :meth:`whole` to a ``.keras`` file."""
         self.whole().save(path)
+
+
+def _keras_head(member: Member) -> Any:
+    """The head of a member as a Keras model of the member's name."""
+    if not isinstance(member.head, SavedHead):
+        return member.head
+    member.head.keras.name = member.head.name
+    return member.head.keras
 
 
 def head_files(members: int) -> list[str]:
@@ -207,39 +221,3 @@ def names_of(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value) or len(set(value)) < 2:
         raise ValueError("its classes are no names")
     return tuple(value)
-
-
-def save_model(model: Any, path: Path) -> None:
-    """Save a model so that the same one gives the same bytes: DVC knows the file by them, and Keras writes the time."""
-    with TemporaryDirectory(dir=path.parent) as scratch:
-        saved = Path(scratch) / path.name
-        model.save(saved)
-        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w") as target:
-            for name in sorted(source.namelist()):
-                content = source.read(name)
-                if name == "metadata.json":
-                    content = json.dumps(json.loads(content) | {"date_saved": ""}, sort_keys=True).encode()
-                if name == "config.json":
-                    content = _renumbered(content)
-                target.writestr(zipfile.ZipInfo(name), content)  # ZipInfo's own date: 1980
-
-
-def _renumbered(config: bytes) -> bytes:
-    """Number the objects that layers share 1, 2, …: Keras numbers them by their place in memory."""
-    numbers: dict[bytes, int] = {}
-
-    def number(found: re.Match[bytes]) -> bytes:
-        return b"%s%d" % (found[1], numbers.setdefault(found[2], len(numbers) + 1))
-
-    return re.sub(rb'("shared_object_id": )(\d+)', number, config)
-
-
-def load_model(path: Path) -> Any:
-    """Load a Keras model from a .keras file, running no code but Keras's own; NotFoundError when it is none."""
-    try:
-        check_unpacked(path, MODEL_LIMIT)
-        return import_keras().models.load_model(path, compile=False)
-    except Exception as error:  # a damaged configuration makes Keras raise anything
-        raise NotFoundError(
-            f"{path}: not a Keras model ({message(error, 300)}); train one with `ssclass retrain`"
-        ) from error

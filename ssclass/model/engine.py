@@ -30,19 +30,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Engine:
-    """Something that answers: `name` says how, `size` is what photos are decoded to."""
+    """Something that answers: `name` says how, `size` is what photos are decoded to.
+
+    `together`: photos that it is given at once; 0: as many as suit TensorFlow's device.
+    """
 
     name: str
     size: Size
     classes: int
     answer: Answering
+    together: int = 0
 
     def predict(self, images: Images) -> NDArray[np.float64]:
         """Probabilities, float64 [n, classes], of decoded images; as many at once as suit the device.
 
         Those of one shape are answered together. Safe to call from several threads.
         """
-        together = batch_size()
+        together = self.together or batch_size()
         found = np.zeros((len(images), self.classes))
         for rows, alike in by_shape(images):
             for at in range(0, len(rows), together):
@@ -73,20 +77,26 @@ def open_engine(model: Any, size: Size) -> Engine:
     return engine
 
 
-def folded(model: Any, size: Size) -> Answering:
-    """A Keras model of images as a TensorFlow graph whose weights are constants, for any number of images.
+class Folded:
+    """TensorFlow's function of a graph whose weights are constants, for any number of images.
 
     The graph holds no variable: the model's own can be given up, and Grappler folds what depends on constants only.
     """
-    import tensorflow as tf
 
-    frozen = constant_graph(model, size)
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
 
-    def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (found,) = frozen(tf.constant(images))
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities [n, classes] of images uint8 [n, h, w, 3]."""
+        import tensorflow as tf
+
+        (found,) = self.graph(tf.constant(images))
         return np.asarray(found.numpy())
 
-    return answer
+
+def folded(model: Any, size: Size) -> Answering:
+    """A Keras model of images as such a function."""
+    return Folded(constant_graph(model, size))
 
 
 def constant_graph(model: Any, size: Size, photos: int | None = None) -> Any:

@@ -144,9 +144,8 @@ def _feature_extractor(spec: FeatureSpec, engine: str) -> Extractor:
         pixels = keras.Input((None, None, 3), dtype="uint8", name="images")
         return keras.Model(pixels, feature_arrays(spec, pixels), name="features")
 
-    if engine == "auto" and _resizes(spec):
-        engine = TENSORFLOW
-    if not spec.own_shape and (runtime := open_runtime(engine, spec.fingerprint, spec.size, network)) is not None:
+    asked = engine if taken_by_runtimes(spec, engine) else TENSORFLOW
+    if not spec.own_shape and (runtime := open_runtime(asked, spec.fingerprint, spec.size, network)) is not None:
         return runtime
     import tensorflow as tf
 
@@ -159,6 +158,11 @@ def _feature_extractor(spec: FeatureSpec, engine: str) -> Extractor:
         return {name: _padded(name, value, rows) if rows else value for name, value in found.items()}
 
     return features
+
+
+def taken_by_runtimes(spec: FeatureSpec, engine: str) -> bool:
+    """Whether other runtimes than TensorFlow are to compute the network of a spec, where one is installed."""
+    return spec.tuned_blocks is None and not spec.own_shape and not (engine == "auto" and _resizes(spec))
 
 
 def _resizes(spec: FeatureSpec) -> bool:

@@ -10,7 +10,7 @@ is of one class, say, that is no news. `python -m benchmarks health DIR` measure
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ssclass.data.checks import SHORTFALL, running_score
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row, Shard
+from ssclass.retrain.calibration import RECENT, Calibration, calibrations, tests_by_source
 from ssclass.retrain.statistics import Interval, clopper_pearson
 from ssclass.workspace.ledger import Event, State
 
@@ -27,7 +28,6 @@ ALARM = 1e-3
 """How rare a batch must be among its like. With a batch a day, each of three alarms is false once in three years."""
 DRAWS = 2000  # of batches from the past
 FEW = 20  # photos below which a batch, or the past, says nothing
-RECENT = 10  # batches of a source that its running accuracy is of
 USUAL = 20  # batches of a source that one must be further away than
 PAST = 2000  # photos, the newest, that a batch is held against
 PALETTE = 512  # bytes of a photo's colours
@@ -75,12 +75,7 @@ class Running:
 
 def running(state: State) -> dict[str, Running]:
     """Source → the champions' running accuracy on its last `RECENT` batches that they were asked about."""
-    tests: dict[str, list[Mapping[str, Any]]] = {}
-    for batch, event in state.ingested.items():
-        test = event.body.get("champion_test")
-        if test and test["n"] and batch not in state.revoked:
-            tests.setdefault(event.body.get("receipt", {}).get("source", "main"), []).append(test)
-    return {source: _running(of[-RECENT:]) for source, of in sorted(tests.items())}
+    return {source: _running(of[-RECENT:]) for source, of in tests_by_source(state).items()}
 
 
 def _running(tests: Sequence[Mapping[str, Any]]) -> Running:
@@ -238,6 +233,7 @@ class Health:
     held: int
     running: dict[str, Running]
     drift: Drift | None
+    calibration: dict[str, Calibration] = field(default_factory=dict)
 
     @property
     def alarms(self) -> list[str]:
@@ -250,11 +246,12 @@ class Health:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         told = {**vars(self), "running": {source: each.as_dict() for source, each in self.running.items()}}
+        told["calibration"] = {source: vars(each) for source, each in self.calibration.items()}
         return told | {"drift": self.drift and self.drift.as_dict(), "alarms": self.alarms}
 
 
-def health(state: State, dataset: Dataset, now: datetime | None = None) -> Health:
-    """What the ledger and the data set say of the loop."""
+def health(state: State, dataset: Dataset, now: datetime | None = None, batch: str | None = None) -> Health:
+    """What the ledger and the data set say of the loop; of drift, that of a batch, by default the newest."""
     at = now or datetime.now(UTC)
 
     def days(event: Event | None) -> float | None:
@@ -269,7 +266,8 @@ def health(state: State, dataset: Dataset, now: datetime | None = None) -> Healt
         days(next(reversed(state.ingested.values()), None)),
         len(state.held),
         running(state),
-        drift(dataset),
+        drift(dataset, batch),
+        calibrations(state),
     )
 
 

@@ -18,9 +18,11 @@ from ssclass.data.checks import drip
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
 from ssclass.environment import temporary_folder
 from ssclass.errors import BatchError
+from ssclass.retrain.calibration import cross_validated_calibration
 from ssclass.retrain.predict import decided_classifier, memo_of
 from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import predicted
+from ssclass.retrain.statistics import calibration
 from ssclass.store import Store
 from ssclass.workspace.ledger import ADMITTED, HELD, WAITING, Event, State
 from ssclass.workspace.transaction import Change
@@ -238,7 +240,8 @@ def champion_test(workspace: Workspace, version: Version, shard: Shard, path: Pa
 
     classes = version.params.dataset.classes
     test = plausibility(champion, features_of, shard.rows, classes, *state.record_of(state.champion))
-    return {"key": state.champion, **test}
+    usual = cross_validated_calibration(workspace.private / "champions" / state.champion)
+    return {"key": state.champion, **test, **{f"usual_{name}": value for name, value in usual.items()}}
 
 
 def plausibility(
@@ -252,14 +255,17 @@ def plausibility(
     """How many of a batch's photos the champion has right, and `p`: how likely so few are, given its record.
 
     `features_of` gives the features of `rows`, in order. Photos of a class that the champion does not know are not
-    counted.
+    counted. `loss`, `confidence` and `calibration_error` of its answers stand beside, where there are any.
     """
-    answered = predicted(champion.predict(features_of), champion.classes, classes)
+    odds = champion.predict(features_of)
+    answered = predicted(odds, champion.classes, classes)
     known = np.array([row.label in champion.classes for row in rows])
     correct = (answered == label_index(rows, classes))[known]
     right, n = int(correct.sum()), len(correct)
     p = implausible(right, n, champion_right, champion_n)
-    return {"right": right, "n": n, "champion_right": champion_right, "champion_n": champion_n, "p": p}
+    test = {"right": right, "n": n, "champion_right": champion_right, "champion_n": champion_n, "p": p}
+    labels = np.array([champion.classes.index(row.label) for row in rows if row.label in champion.classes], int)
+    return {**test, **(calibration(odds[known], labels) or {})}
 
 
 def summary(receipt: Receipt) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from ssclass.data.shards import Row
 from ssclass.files import whole
 from ssclass.retrain.result import Answers
 from ssclass.workspace.dvc import CANDIDATE
+from ssclass.workspace.objects import Tracked
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
@@ -156,15 +159,31 @@ def has_many(version: Version) -> bool:
 
 
 def decided_classifier(workspace: Workspace, key: str) -> Classifier | Adopted:
-    """The classifier of a decision, as git and DVC have it at ``run/<key>``; kept in a local folder."""
+    """The classifier of a decision, as git and DVC have it at ``run/<key>``; NumPy computes its heads where it can.
+
+    It is kept in a local folder, whose files are held against those that git names whenever it is opened.
+    """
     from ssclass.model.adopted import open_classifier
 
-    folder = workspace.private / "champions" / key
-    if not (folder / "classifier.json").exists():
+    folder, decided = workspace.private / "champions" / key, workspace.decided(key)
+    if not _has(folder, decided.files(CANDIDATE)):
+        shutil.rmtree(folder, ignore_errors=True)
         with whole(folder) as new:
             new.mkdir()
-            workspace.decided(key).copy(CANDIDATE, new)
-    return open_classifier(folder)
+            decided.copy(CANDIDATE, new)
+    return open_classifier(folder, quick=True)
+
+
+def _has(folder: Path, files: Sequence[Tracked]) -> bool:
+    """Whether a folder has the bytes of all these files of ``candidate/``."""
+    try:
+        for each in files:
+            with (folder / each.path.removeprefix(f"{CANDIDATE}/")).open("rb") as file:
+                if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != each.md5:
+                    return False
+    except OSError:
+        return False
+    return bool(files)
 
 
 def result_folder(workspace: Workspace, key: str) -> Path:

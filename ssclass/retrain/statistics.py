@@ -62,6 +62,27 @@ def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]
     return float(np.abs(gap).sum() / len(right))
 
 
+CALIBRATION = ("loss", "confidence", "calibration_error")
+
+
+def calibration(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> dict[str, float] | None:
+    """How far probabilities can be believed: on photos that the model was not fitted to. None where there are none.
+
+    `probabilities` [n, classes], `labels` int [n]. `loss`: mean cross-entropy in nats, clipped as Keras does;
+    `confidence`: mean probability of the answers, which is their accuracy where they can be believed;
+    `calibration_error`: :func:`calibration_error`.
+    """
+    if len(probabilities) != len(labels) or not len(labels) or not np.isfinite(probabilities).all():
+        return None
+    best = probabilities.max(axis=1)
+    of_label = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
+    return {
+        "loss": float(-np.log(of_label).mean()),
+        "confidence": float(best.mean()),
+        "calibration_error": calibration_error(best, probabilities.argmax(axis=1) == labels),
+    }
+
+
 def sure_above(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> dict[str, float] | None:
     """From which probability on an answer is sure, by answers on photos that the model was not fitted to.
 

@@ -33,7 +33,7 @@ from ssclass.retrain.predict import (
 )
 from ssclass.retrain.race import last_winner
 from ssclass.retrain.result import RESULT, Answers, Result, label_index, make_result
-from ssclass.retrain.statistics import sure_above
+from ssclass.retrain.statistics import calibration, sure_above
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.version import Version, photos_of
 from ssclass.workspace.workspace import Workspace
@@ -235,6 +235,8 @@ def save_candidate(trained: Trained, dataset: Dataset, folder: Path, params: Par
         record["sure"] = sure
     if are_many(len(dataset.train), params.augment.copies):
         record["pooled"] = pooled_fingerprints(trained.classifier, params.augment)
+    if (believed := calibration(trained.cv[trained.head].probabilities, labels)) is not None:
+        record["calibration"] = believed
     write_training(folder, record)
 
 

@@ -83,10 +83,10 @@ def send(workspace: Workspace, steps: Steps) -> list[str]:
         count = send_corrections(workspace.store, outbox.manifest(), batch, "the corrections")
         done.append(f"{count} corrections are batch {batch}; the next retrain takes them in.")
     steps.forget({step.target for step in (*outbox.corrections, *outbox.kept)})
-    for photos, carry_out in ((outbox.labelled, send_labelled), (outbox.discarded, throw_away)):
-        if photos:
-            done += carry_out(workspace, photos)
-            steps.forget({step.target for step in photos})
+    for chosen, carry_out in ((outbox.labelled, send_labelled), (outbox.discarded, throw_away)):
+        if chosen:
+            done += carry_out(workspace, chosen)
+            steps.forget({step.target for step in chosen})
     return done or ["What was found to be right is settled; there was nothing to correct."]
 
 

@@ -14,21 +14,14 @@ from typing import Any
 
 from ssclass.data.shapes import Size
 from ssclass.errors import NotFoundError, SsclassError, TrackingError
-from ssclass.model.engine import Engine, open_engine, probe_images
-from ssclass.serving.model import open_folder
+from ssclass.model.engine import Engine, probe_images
+from ssclass.serving.model import open_folder, read_about
+from ssclass.serving.quick import open_quick
 from ssclass.tracking.client import ALIAS, CANDIDATE, KEY_TAG, MODEL, Tracking
+from ssclass.tracking.glance import Named
 from ssclass.tracking.packaged import broken
 from ssclass.workspace.ledger import State
 from ssclass.workspace.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Named:
-    """What the alias points at: a version of the registered model, and the decision and run that it names."""
-
-    version: str
-    key: str
-    run_id: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +78,22 @@ def open_champion(workspace: Workspace, tracking: Tracking, asked: Named) -> Cha
         folder = _fetched(models[MODEL], Path(scratch) / MODEL)
         if (wrong := broken(folder, asked.key, models[MODEL].tags)) is not None:
             raise NotFoundError(f"{who}: {wrong}; `ssclass verify --repair` writes it anew")
-        opened = open_folder(who, folder)
+        _, classes, size, _ = read_about(folder)
+        engine = _quick(workspace, asked.key, classes, size)
+        if engine is None:
+            engine = open_folder(who, folder).engine
         sure, unsure = _sure(models.get(CANDIDATE), Path(scratch) / CANDIDATE)
-    engine = open_engine(opened.keras, opened.size)
-    engine.predict(probe_images(opened.size)[:1])
-    return Champion(tracking.name, asked, opened.classes, engine, sure, unsure)
+    engine.predict(probe_images(size)[:1])
+    return Champion(tracking.name, asked, classes, engine, sure, unsure)
+
+
+def _quick(workspace: Workspace, key: str, classes: tuple[str, ...], size: Size) -> Engine | None:
+    """The engine of what was trained, in a runtime; None where there is none here: the registered model has all."""
+    try:
+        quick = open_quick(workspace, key)
+    except SsclassError:
+        return None
+    return quick.engine if quick is not None and (quick.classes, quick.engine.size) == (classes, size) else None
 
 
 def _state(workspace: Workspace, key: str) -> State:

@@ -19,6 +19,7 @@ from ssclass.data.shapes import OwnShape, Size
 from ssclass.errors import FailedError, InputError, StoreError
 from ssclass.serving.exporting import FORMATS, RESIZE, convert, open_export
 from ssclass.serving.model import Model
+from ssclass.serving.tfjs import page
 from ssclass.workspace.version import Version, photos_of
 from ssclass.workspace.workspace import Workspace
 
@@ -27,6 +28,8 @@ POINT = 0.01
 MOST = 1000
 """Held-out photos that an export is checked on."""
 TOGETHER = 32
+PAGE = "index.html"
+"""The page that classifies photos and what the camera sees, beside an export for browsers."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -95,6 +98,8 @@ def export_model(
             "check": asdict(checked),
         }
         (made / "model.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        if kind == "tfjs":
+            (made / PAGE).write_text(page(model.name, side, model.classes), encoding="utf-8")
         shutil.move(made, folder)
     return about
 

@@ -1,4 +1,4 @@
-"""A champion as a file for a phone, a browser's runtime or another server, in LiteRT's, ONNX's or TensorFlow's format.
+"""A champion as a file for a phone, a browser or another server: LiteRT's, ONNX's, TensorFlow's or TensorFlow.js's.
 
 An export takes one photo at a time, already decoded and squeezed to the model's size: `RESIZE` says how. Where the
 network itself resizes further, or multiplies by an einsum, the export has plain products of matrices instead
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ssclass.errors import FailedError, InputError
 from ssclass.model.engine import constant_graph
 from ssclass.model.plain import plain_products
+from ssclass.serving.tfjs import open_tfjs, write_tfjs
 
-FORMATS = {"litert": "model.tflite", "onnx": "model.onnx", "savedmodel": "saved_model"}
+FORMATS = {"litert": "model.tflite", "onnx": "model.onnx", "savedmodel": "saved_model", "tfjs": "tfjs"}
 """Formats, and the name of the file or folder of each."""
 DTYPES = ("float32", "float16", "int8")
 RESIZE = (
@@ -50,7 +51,8 @@ def convert(model: Any, size: int, kind: str, dtype: str, folder: Path) -> Path:
     path = folder / FORMATS[kind]
     try:
         plain = plain_products(model, size)
-        {"litert": _to_litert, "onnx": _to_onnx, "savedmodel": _to_saved}[kind](plain, size, dtype, path)
+        to = {"litert": _to_litert, "onnx": _to_onnx, "savedmodel": _to_saved, "tfjs": write_tfjs}
+        to[kind](plain, size, dtype, path)
     except (FailedError, InputError):
         raise
     except Exception as error:  # converters raise what they like
@@ -92,7 +94,7 @@ def _to_saved(model: Any, size: int, dtype: str, path: Path) -> None:
 
 
 def open_export(path: Path, kind: str) -> Runtime:
-    """An export in the runtime that it is for, on one image at a time."""
+    """An export in the runtime that it is for, on one image at a time; what is for browsers, in TensorFlow."""
     if kind == "litert":
         interpreter = _needed("ai_edge_litert.interpreter").Interpreter(model_path=str(path))
         interpreter.allocate_tensors()
@@ -108,6 +110,8 @@ def open_export(path: Path, kind: str) -> Runtime:
         session = _needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return lambda image: np.asarray(session.run(None, {name: image[None]})[0][0])
+    if kind == "tfjs":
+        return open_tfjs(path)
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from ssclass.errors import SsclassError, TrackingError
 from ssclass.secrets import without_secrets
-from ssclass.serving.champion import Champion, Named
+from ssclass.serving.champion import Champion
+from ssclass.tracking.glance import Named
 
 POLL = 0.5  # seconds between two questions
 AGAIN = 15.0  # seconds after which a champion that may not answer is looked at again: it may have been mended

@@ -116,6 +116,14 @@ class Loop:
             text = "Share of the last batches' photos that champions had right before they learnt from them."
             self._set("running_accuracy", text, each.accuracy, source)
             self._set("running_usual_accuracy", "The same by the champions' records.", each.expected / each.n, source)
+        for source, calibration in now.calibration.items():
+            text = (
+                "Mean probability of the champions' answers on those photos: their accuracy, where it can be believed."
+            )
+            self._set("running_confidence", text, calibration.confidence, source)
+            self._set("running_loss", "Log loss of those answers, nats.", calibration.loss, source)
+            if calibration.usual_loss is not None:
+                self._set("running_usual_loss", "The same in cross-validation.", calibration.usual_loss, source)
         if now.drift is not None:
             text = "How far the newest batch is from those before it."
             self._set("batch_label_distance", f"{text[:-1]}, in its labels.", now.drift.labels)

@@ -6,7 +6,7 @@ import threading
 from functools import partial
 
 from ssclass.params import IngestParams
-from ssclass.serving.champion import Champion, Named, named, open_champion
+from ssclass.serving.champion import Champion, named, open_champion
 from ssclass.serving.collecting import Collector
 from ssclass.serving.following import Following
 from ssclass.serving.loop import Loop
@@ -14,6 +14,7 @@ from ssclass.serving.metrics import Metrics
 from ssclass.serving.service import Service
 from ssclass.settings import Settings
 from ssclass.tracking.client import Tracking
+from ssclass.tracking.glance import Named
 from ssclass.workspace.workspace import Workspace
 
 

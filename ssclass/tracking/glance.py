@@ -1,23 +1,26 @@
 """A look at MLflow without its client, whose import takes seconds: whether it says what the ledger says.
 
-It asks what `ssclass.tracking.publish.reconcile` would make true, by MLflow's REST interface or, where MLflow is a
-SQLite file, by reading that. It writes nothing. Whatever it does not understand (another database, a way to log in that
-it does not know, a schema of another MLflow) is None: then MLflow's own client is the one to ask.
+`glance` asks what `ssclass.tracking.publish.reconcile` would make true, `look_up` which decision a version or a run is
+of; by MLflow's REST interface or, where MLflow is a SQLite file, by reading that. Nothing is written. Whatever is not
+understood (another database, a way to log in that is not known, a schema of another MLflow) is None: then MLflow's own
+client is the one to ask.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from ssclass.errors import TrackingError
 from ssclass.retrain.challenger import challenger_key
+from ssclass.settings import Settings
 from ssclass.tracking.connection import OWNER
 from ssclass.tracking.registry import ALIAS, CHALLENGER, challengers_of
 from ssclass.tracking.runs import DECISION_TAG, KEY_TAG
@@ -26,6 +29,8 @@ from ssclass.workspace.workspace import Workspace
 
 RUNNING, ACTIVE, GONE = "RUNNING", "active", "Deleted_Internal"
 TIMEOUT = 5.0  # seconds for one answer
+RUN = re.compile(r"(run:)?[0-9a-f]{32}")
+"""How a person names a run."""
 PLAIN = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 """Settings of MLflow's client that are understood here; others begin with MLFLOW_TRACKING_ too."""
 
@@ -36,9 +41,19 @@ class UnknownError(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """MLflow says what the ledger says; `version` is the champion's, None where there is no champion."""
+    """MLflow says what the ledger says; `version` is the champion's, None where there is no champion; `tags`: its."""
 
     version: str | None
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A version of the registered model, and the decision and run that it names; of a run alone it is empty."""
+
+    version: str
+    key: str
+    run_id: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,29 @@ class Source(Protocol):
         """Alias → version of a registered model; none where there is no such model."""
         ...
 
+    def version(self, name: str, number: str) -> tuple[str, dict[str, str]]:
+        """The run's id and the tags of a version of a registered model."""
+        ...
+
+
+def look_up(settings: Settings, name: str) -> Named | None:
+    """What a number, an alias or a run's id names; None where there is none, or it cannot be told from here."""
+    import requests
+
+    try:
+        with closing(_source(settings.tracking_uri)) as source:
+            if RUN.fullmatch(name):
+                run_id = name.removeprefix("run:")
+                run = source.run(run_id)
+                return Named("", run.tags[KEY_TAG], run_id) if run.stage == ACTIVE else None
+            number = name if name.isdigit() else source.aliases(settings.model_name)[name]
+            run_id, tags = source.version(settings.model_name, number)
+            return Named(number, tags[KEY_TAG], run_id)
+    except (UnknownError, TrackingError, requests.RequestException, sqlite3.Error, OSError):
+        return None
+    except (LookupError, TypeError, ValueError, AttributeError):  # no such version, or an answer of another form
+        return None
+
 
 def glance(workspace: Workspace, state: State) -> Seen | None:
     """What MLflow says, where that is what the ledger says; None where it is not, or cannot be told from here."""
@@ -104,13 +142,14 @@ def _compare(source: Source, name: str, owner: str | None, state: State) -> Seen
     if state.champion is None:
         return Seen(None)
     number: dict[str, int] = {}  # decision key → its first version
-    for version, tags in source.versions(name):
+    versions = source.versions(name)
+    for version, tags in versions:
         if key := tags.get(KEY_TAG):
             number[key] = min(int(version), number.get(key, int(version)))
     if not set(state.champions) <= number.keys():
         return None
     wanted = str(number[state.champion])
-    return Seen(wanted) if source.aliases(name).get(ALIAS) == wanted else None
+    return Seen(wanted, dict(versions)[wanted]) if source.aliases(name).get(ALIAS) == wanted else None
 
 
 def _challenger(source: Source, name: str) -> str | None:
@@ -175,6 +214,13 @@ class File:
         rows = self._ask("SELECT alias, version FROM registered_model_aliases WHERE name = ?", name)
         return {alias: str(version) for alias, version in rows}
 
+    def version(self, name: str, number: str) -> tuple[str, dict[str, str]]:
+        """The run's id and the tags of a version of a registered model."""
+        tags = dict(self.versions(name))[number]
+        asked = "SELECT run_id FROM model_versions WHERE name = ? AND version = ?"
+        ((run_id,),) = self._ask(asked, name, int(number))
+        return str(run_id), tags
+
     def _ask(self, statement: str, *values: Any) -> list[Any]:
         return self._database.execute(statement, values).fetchall()
 
@@ -229,6 +275,11 @@ class Server:
         """Alias → version of a registered model; none where there is no such model."""
         found = self._get("registered-models/search", filter=f"name='{name}'").get("registered_models", ())
         return {item["alias"]: str(item["version"]) for each in found for item in each.get("aliases", ())}
+
+    def version(self, name: str, number: str) -> tuple[str, dict[str, str]]:
+        """The run's id and the tags of a version of a registered model."""
+        found = self._get("model-versions/get", name=name, version=number)["model_version"]
+        return str(found["run_id"]), _tags(found)
 
     def _pages(self, name: str) -> Iterator[dict[str, Any]]:
         token: str | None = None

@@ -69,6 +69,13 @@ class Registry(Runs):
             assert wanted is not None, "each champion has a version by now"
             return str(wanted.version)
 
+    def unregister(self, key: str) -> None:
+        """Delete what is registered of a decision, as champion or challenger, so that it is registered anew."""
+        with self.named():
+            for model in (self.name, self.challengers):
+                for version in self.client.search_model_versions(f"name = '{model}' and tag.{KEY_TAG} = '{key}'"):
+                    self.client.delete_model_version(model, version.version)
+
     def set_alias(self, version: str) -> None:
         """Point the alias at a version."""
         with self.named():

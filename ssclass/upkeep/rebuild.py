@@ -68,6 +68,8 @@ def rebuild(workspace: Workspace, progress: Progress = silent) -> list[Rebuilt]:
                 continue
             with recalled(workspace, event, progress) as (version, folder, result, note):
                 if not has_run:
+                    if run is None:  # a version that there is is of a run that was purged, with its files
+                        tracking.unregister(key)
                     _log(workspace, tracking, version, event, folder, result)
                     made.append(Rebuilt(key, event.body["decision"], note))
             if result is not None and key in state.champions:

@@ -2,7 +2,8 @@
 
 A retrain with nothing new changes nothing, and a person waits for it: what it would look at is looked at here in the
 same order, with what costs no seconds to import. Where anything is not as it should be (a batch waits, a question is
-open, a decision is not on its run, the alias differs, a `forget` is under way, a service is away) the answer is None,
+open, a decision is not on its run, the alias differs, the champion is
+not exported yet, a `forget` is under way, a service is away) the answer is None,
 and the retrain finds it again and does it, or says what is wrong.
 """
 
@@ -13,6 +14,7 @@ from ssclass.retrain.ingest import sent_again, waiting
 from ssclass.retrain.key import pending_key
 from ssclass.retrain.outcome import Outcome
 from ssclass.settings import Settings
+from ssclass.tracking.exports import pending
 from ssclass.tracking.glance import glance
 from ssclass.upkeep.finish import unfinished
 from ssclass.workspace.workspace import Workspace
@@ -38,4 +40,6 @@ def _look(workspace: Workspace) -> Outcome | None:
     if pending_key(version) is not None or unfinished(workspace, version.events):
         return None
     seen = glance(workspace, version.state)
+    if seen is not None and seen.version is not None and pending(workspace.settings, seen.tags):
+        return None
     return None if seen is None else Outcome.skipped(version=seen.version)

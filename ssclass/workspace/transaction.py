@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssclass.code import code_json
 from ssclass.environment import sweep
-from ssclass.errors import FailedError, LostRaceError, WorkspaceError
+from ssclass.errors import FailedError, WorkspaceError
 from ssclass.settings import Settings
 from ssclass.store import Store
 from ssclass.workspace import dvc, ledger
@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 WRITTEN = ("data.dvc", "dvc.lock", "metrics.json", "code.json", "ledger.jsonl")
 """The files that the pipeline writes; the others (params.yaml, dvc.yaml, ssclass.toml) are a person's."""
 
-TAGS = tuple(f"+refs/tags/{kind}/*:refs/tags/{kind}/*" for kind in ("data", "run"))
-FETCHED = (*TAGS, "+refs/heads/main:refs/remotes/origin/main")
+WHOLE = "refs/ssclass/whole"
+"""Origin's main as of when all its tags were here, too. `origin/main` is not: git moves it before the tags are set."""
+FETCHED = (
+    *(f"+refs/tags/{kind}/*:refs/tags/{kind}/*" for kind in ("data", "run")),
+    "+refs/heads/main:refs/remotes/origin/main",
+    f"+refs/heads/main:{WHOLE}",
+)
 """What a fetch brings. Main is last: where a fetch ends half done, the next one begins again."""
 LOOSE_TAGS = 200
 """Tags in files of their own from which on they are packed into one: git opens each of them at every push."""
@@ -105,15 +110,13 @@ class Change:
         git("commit", "--quiet", "--message", message)
         commit = git("rev-parse", "HEAD")
         leases, refs = self._tags(names, commit)
-        try:
-            git.remote("push", "--quiet", "--atomic", *leases, "origin", f"{commit}:refs/heads/main", *refs)
-        except LostRaceError:  # by main, or by a tag alone, which the next transaction would not see
-            git.remote("fetch", "--quiet", "--prune", "origin", *TAGS)
-            raise
+        git("update-ref", "-d", WHOLE)  # until it is there again, the next transaction fetches, whatever happens here
+        git.remote("push", "--quiet", "--atomic", *leases, "origin", f"{commit}:refs/heads/main", *refs)
         self.commit = commit
         for name in names:
             git("tag", "--force", name, commit)
-        git("update-ref", "refs/remotes/origin/main", commit)  # last: until then, the next transaction fetches
+        git("update-ref", "refs/remotes/origin/main", commit)
+        git("update-ref", WHOLE, commit)
         pack_tags(git, root)
         return self.workspace.at(commit)
 
@@ -176,7 +179,7 @@ def fetch(git: Git, root: Path) -> None:
     FailedError when origin cannot be reached.
     """
     there = git.remote("ls-remote", "origin", "refs/heads/main").split()
-    if there and there[0] == git("rev-parse", "--verify", "--quiet", "refs/remotes/origin/main", check=False):
+    if there and there[0] == git("rev-parse", "--verify", "--quiet", WHOLE, check=False):
         return
     git.remote("fetch", "--quiet", "--prune", "origin", *FETCHED)
     pack_tags(git, root)
@@ -185,7 +188,7 @@ def fetch(git: Git, root: Path) -> None:
 def pack_tags(git: Git, root: Path) -> None:
     """Keep many tags in one file; in files of their own they make every push slower."""
     if sum(1 for _ in (root / ".git" / "refs" / "tags").glob("*/*")) > LOOSE_TAGS:
-        git("pack-refs", "--all")
+        git.run("pack-refs", "--all")  # where another git process is in the way, the next time will do
 
 
 def end(settings: Settings) -> None:
@@ -202,8 +205,9 @@ def restore(settings: Settings, git: Git, objects: Objects, *, killed: bool = Fa
     """
     root = settings.workspace
     if killed:
-        for name in (".git/index.lock", ".git/HEAD.lock", ".git/refs/heads/main.lock", ".git/packed-refs.lock"):
-            _free(root / name)
+        kept = root / ".git"
+        for lock in (kept / "index.lock", kept / "HEAD.lock", kept / "packed-refs.lock", *kept.glob("refs/**/*.lock")):
+            _free(lock)
         (root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
     shutil.rmtree(settings.private / "scratch", ignore_errors=True)
     ours = git("log", "--format=%ae", "origin/main..HEAD", check=False).splitlines()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+"""A camera that shows a drawing, for pages that may use it."""
 WIDE, PHONE = (1280, 900), (390, 844)
 SHOTS = os.environ.get("SSCLASS_SCREENSHOTS")
 """A folder for the pictures of pages that the tests look at; without it they go with the test's own folder."""
@@ -69,6 +71,6 @@ def browser(folder: Path) -> Iterator[Browser]:
     folder.mkdir(parents=True, exist_ok=True)
     with playwright.sync_playwright() as started:
         sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium's own does not work for root
-        chromium = started.chromium.launch(executable_path=path, args=sandbox)
+        chromium = started.chromium.launch(executable_path=path, args=[*sandbox, *CAMERA])
         yield Browser(chromium, folder)
         chromium.close()

@@ -106,7 +106,7 @@ class FakeClassifier:
         (folder / ABOUT).write_text(json.dumps(body | {"calls": self.calls, "skill": self.skill}) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> FakeClassifier:
+    def load(cls, folder: Path, *, quick: bool = False) -> FakeClassifier:
         from ssclass.errors import NotFoundError
 
         try:

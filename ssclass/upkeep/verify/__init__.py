@@ -28,6 +28,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("MLflow models", tracking.models),
     ("MLflow alias", tracking.alias),
     ("MLflow challenger", tracking.challenger_alias),
+    ("MLflow exports", tracking.exports),
 )
 
 

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from ssclass.environment import temporary_folder
 from ssclass.errors import StoreError
 from ssclass.retrain import results
 from ssclass.retrain.challenger import challenger_key
+from ssclass.serving.attached import attach_anew, fetch
 from ssclass.tracking import publish
 from ssclass.tracking.client import ALIAS, CANDIDATE, CHALLENGER, DECISION_TAG, KEY_TAG, MODEL, Tracking
+from ssclass.tracking.exports import ATTACHED, TAG, lacking, pending, wanted
 from ssclass.upkeep.artifacts import damage, restore
 from ssclass.upkeep.rebuild import rebuild
 from ssclass.upkeep.verify.finding import REPAIR, Finding
@@ -138,8 +141,10 @@ def models(workspace: Workspace) -> Iterator[Finding]:
         version = tracking.version_of(key)
         if version is None:  # told already
             continue
+        run = tracking.run_of(event)
+        if run is None:  # told already
+            continue
         with tracking.named():
-            run = tracking.client.get_run(version.run_id)
             logged = tracking.models_of(run)
         try:
             files = workspace.decided(key).files(FOLDER)
@@ -169,6 +174,30 @@ def _register_anew(workspace: Workspace, tracking: Tracking, number: str) -> Non
     with tracking.named():
         tracking.client.delete_model_version(tracking.name, number)
     publish.set_alias(workspace, tracking, workspace.at().state)
+
+
+def exports(workspace: Workspace) -> Iterator[Finding]:
+    """What the settings ask for of the champion in force is attached to its version, and is whole; or the reason is."""
+    tracking, state = _usable(workspace), workspace.at().state
+    version = tracking.version_of(state.champion) if tracking is not None and state.champion is not None else None
+    if tracking is None or version is None:
+        return
+    number, missing = str(version.version), pending(workspace.settings, version.tags)
+    for name in missing:
+        if lacking(name) is None:
+            wrong = f"export {name} is not there yet"
+            remedy = f"{REPAIR}, and the next retrain does"
+            yield Finding(f"version {number}", wrong, remedy, partial(attach_anew, workspace, tracking, number, name))
+    for name in wanted(workspace.settings):
+        if name not in missing and version.tags.get(f"{TAG}{name}", "").startswith(ATTACHED):
+            with temporary_folder(workspace.settings) as scratch:
+                if fetch(tracking, version, name, scratch / name) is None:
+                    yield Finding(
+                        f"version {number}",
+                        f"export {name} is gone, or its files are others than those that were attached",
+                        REPAIR,
+                        partial(attach_anew, workspace, tracking, number, name),
+                    )
 
 
 def alias(workspace: Workspace) -> Iterator[Finding]:

@@ -1,0 +1,400 @@
+"""A saved head, asked by NumPy: Keras, whose import takes seconds, is not needed to say what is on a photo.
+
+A head is a small Keras model of a few kinds of layers (`ssclass.model.heads`). Its file names them, and how they are
+connected: what NumPy makes of that is held against Keras's answers on made-up features before it is used. Those answers
+are computed once for a file, where it is written or first opened, and kept in ssclass's folder under the file's digest.
+A head with a layer or a setting that is not known here is Keras's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssclass.errors import NotFoundError
+from ssclass.files import check_unpacked, whole
+from ssclass.model.keras_files import MODEL_LIMIT, UNREADABLE, load_model
+from ssclass.settings import home
+
+LAYOUT = 1  # of the kept answers
+ALIKE = 1e-5
+"""Probabilities of NumPy and of Keras may differ by so much: additions come in another order. Measured: 4e-7."""
+ROWS, PLACES, FILLED = 3, 12, 4
+"""Of the made-up features: photos, places of a map of any size, and those of them that only fill it up."""
+
+Array = NDArray[Any]
+Layer = Callable[..., Array]
+
+log = logging.getLogger(__name__)
+
+
+class _UnknownError(Exception):
+    """A layer, or a setting of one, that NumPy does not do here."""
+
+
+class SavedHead:
+    """The head of a file: called with feature arrays by name, it gives probabilities float32 [n, classes].
+
+    It has what a Keras model of a head has and others ask for: `input` by name, `output`, `name`, layers with their
+    weights; `keras` is that model, loaded when it is asked for.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], tensors: Mapping[str, list[Array]]) -> None:
+        body = config["config"]
+        self.path = path
+        self._tensors = tensors
+        self.name = str(body["name"])
+        self._layers: dict[str, Layer] = {}
+        self._nodes: dict[str, list[list[tuple[str, int]]]] = {}
+        self.input: dict[str, _Spec] = {}
+        for layer in body["layers"]:
+            name, kind, settings = str(layer["name"]), str(layer["class_name"]), layer["config"]
+            if kind == "InputLayer":
+                self.input[name] = _Spec(tuple(settings["batch_shape"]), str(settings["dtype"]))
+                continue
+            if kind not in LAYERS or not str(layer["module"]).startswith("keras."):
+                raise _UnknownError(kind)
+            self._layers[name] = LAYERS[kind](settings, tensors.get(name, []))
+            self._nodes[name] = [_inputs(node) for node in layer["inbound_nodes"]]
+        self._last = _tensor(body["output_layers"])
+        if set(_names(body["input_layers"])) != set(self.input):
+            raise _UnknownError("inputs")
+        answers = self(self.probe())
+        if answers.ndim != 2 or answers.dtype != np.float32:
+            raise _UnknownError(f"answers {answers.dtype} {answers.shape}")
+        self.output = _Spec((None, answers.shape[1]), "float32")
+
+    def __call__(self, arrays: Mapping[str, Array], training: bool = False) -> Array:
+        """Probabilities, float32 [n, classes], given the arrays by name, n rows each; `training` is never true."""
+        known: dict[tuple[str, int], Array] = {
+            (name, 0): np.asarray(arrays[name]).astype(spec.dtype, copy=False) for name, spec in self.input.items()
+        }
+
+        def value(at: tuple[str, int]) -> Array:
+            if at not in known:
+                name, node = at
+                known[at] = self._layers[name](*map(value, self._nodes[name][node]))
+            return known[at]
+
+        return value(self._last)
+
+    def get_layer(self, name: str) -> _Weights:
+        """A layer by its name; ValueError where there is none."""
+        if name not in self._layers:
+            raise ValueError(f"no layer {name}")
+        return _Weights(self._tensors.get(name, []))
+
+    @cached_property
+    def keras(self) -> Any:
+        """The same head as a Keras model."""
+        return load_model(self.path)
+
+    def probe(self) -> dict[str, Array]:
+        """Made-up features on which NumPy and Keras are compared."""
+        return probe({name: (spec.shape, spec.dtype) for name, spec in self.input.items()})
+
+
+class _Weights:
+    """A layer, as far as others ask: its weights, in Keras's order."""
+
+    def __init__(self, tensors: list[Array]) -> None:
+        self._tensors = tensors
+
+    def get_weights(self) -> list[Array]:
+        """The weights, each an array."""
+        return list(self._tensors)
+
+
+class _Spec:
+    """Shape and dtype of what goes in or comes out."""
+
+    def __init__(self, shape: tuple[int | None, ...], dtype: str) -> None:
+        self.shape, self.dtype = shape, dtype
+
+
+def probe(inputs: Mapping[str, tuple[tuple[int | None, ...], str]]) -> dict[str, Array]:
+    """Made-up features for arrays of these shapes and dtypes: `ROWS` photos; a map of any size has `PLACES`."""
+    draw = np.random.default_rng(0)
+    made = {}
+    for name, (shape, dtype) in sorted(inputs.items()):
+        sides = [ROWS] + [side or (PLACES if at == 2 else 1) for at, side in enumerate(shape) if at]
+        if name.endswith(".place"):
+            values = draw.uniform(-1, 1, sides)
+            values[..., -FILLED:, :] = 1e3
+        else:
+            values = np.maximum(draw.normal(-0.3, 1.5, sides), 0)  # as activations are: most of them are zero
+        made[name] = values.astype(dtype)
+    return made
+
+
+def open_head(path: Path) -> SavedHead | None:
+    """The head of a .keras file, where NumPy answers as Keras does; None where Keras has to.
+
+    Keras is asked once for a file, if whoever wrote it did not.
+    """
+    try:
+        check_unpacked(path, MODEL_LIMIT)
+        data = path.read_bytes()
+        head = _parsed(path, data)
+    except _UnknownError as unknown:
+        log.info("%s: Keras answers (%s)", path, unknown)
+        return None
+    except UNREADABLE:  # Keras says what is wrong
+        return None
+    kept = _kept(data)
+    expected = _read(kept)
+    if expected is None:
+        try:
+            expected = _asked(head.keras, head.probe())
+        except NotFoundError:
+            return None
+        _write(kept, expected)
+    found = head(head.probe())
+    if found.shape != expected.shape or not np.abs(found - expected).max(initial=0) <= ALIKE:
+        log.warning("%s: NumPy does not answer as Keras does, so Keras answers, which is slower", path)
+        return None
+    return head
+
+
+def keep_answers(path: Path, model: Any) -> None:
+    """Note what Keras says on made-up features for a head that was just written to a file: `open_head` needs it."""
+    try:
+        inputs = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in model.input.items()}
+        _write(_kept(path.read_bytes()), _asked(model, probe(inputs)))
+    except (AttributeError, TypeError, ValueError) as error:  # no head as `open_head` takes it
+        log.info("%s: Keras's answers are not kept (%s)", path, error)
+
+
+def _asked(model: Any, given: Mapping[str, Array]) -> Array:
+    return np.asarray(model(dict(given), training=False))
+
+
+def _kept(data: bytes) -> Path:
+    said = f"{LAYOUT} {version('keras')} {hashlib.sha256(data).hexdigest()}"
+    return home() / "engines" / "heads" / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npy"
+
+
+def _read(kept: Path) -> Array | None:
+    try:
+        found = np.load(kept, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if isinstance(found, np.ndarray) and found.ndim == 2 else None
+
+
+def _write(kept: Path, answers: Array) -> None:
+    try:
+        with whole(kept) as new, new.open("wb") as file:
+            np.save(file, answers)
+    except OSError as error:  # a full disk, or a folder that is not ours: Keras is asked again next time
+        log.info("%s: not kept (%s)", kept, error)
+
+
+# -- what the file says ---------------------------------------------------------------------------------------
+
+
+def _parsed(path: Path, data: bytes) -> SavedHead:
+    import h5py
+
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        config = json.loads(file.read("config.json"))
+        weights = file.read("model.weights.h5")
+    if config["class_name"] != "Functional":
+        raise _UnknownError(config["class_name"])
+    tensors: dict[str, list[Array]] = {}
+    with h5py.File(io.BytesIO(weights), "r") as store:
+        for group in store["layers"].values():
+            variables = group["vars"]
+            if len(variables):
+                tensors[_text(variables.attrs["name"])] = [variables[str(at)][()] for at in range(len(variables))]
+    return SavedHead(path, config, tensors)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _tensor(listed: Sequence[Any]) -> tuple[str, int]:
+    """A layer's name and the number of its call; the only output of a layer is 0."""
+    if isinstance(listed[0], list):
+        (listed,) = listed
+    name, node, output = listed
+    if output != 0:
+        raise _UnknownError(f"{name}: output {output}")
+    return str(name), int(node)
+
+
+def _inputs(node: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What a call of a layer is given: tensors, each alone or in a list."""
+    if any(value is not None and value is not False for value in node.get("kwargs", {}).values()):
+        raise _UnknownError(f"called with {node['kwargs']}")
+    found = []
+    for argument in node["args"]:
+        for each in argument if isinstance(argument, list) else [argument]:
+            if not isinstance(each, dict) or each["class_name"] != "__keras_tensor__":
+                raise _UnknownError("called with what is no tensor")
+            found.append(_tensor(each["config"]["keras_history"]))
+    return found
+
+
+def _names(listed: Any) -> list[str]:
+    """Names of the input layers, which Keras writes as a dict, a list, or one entry."""
+    if isinstance(listed, dict):
+        return [_tensor(each)[0] for each in listed.values()]
+    if listed and isinstance(listed[0], list):
+        return [_tensor(each)[0] for each in listed]
+    return [_tensor(listed)[0]]
+
+
+# -- layers: what each makes of its settings and tensors, a function of arrays ---------------------------------
+
+
+def _only(settings: Mapping[str, Any], **known: Any) -> None:
+    """Stop where a setting is not the one that is done here; one that is not named has Keras's default, which is."""
+    dtype = settings.get("dtype")
+    policy = dtype["config"]["name"] if isinstance(dtype, dict) else dtype
+    if policy not in (None, "float32"):
+        raise _UnknownError(f"dtype {policy}")
+    for name, value in known.items():
+        if settings.get(name, value) != value:
+            raise _UnknownError(f"{name}: {settings[name]}")
+
+
+def _float(x: Array) -> Array:
+    return np.asarray(x, np.float32)
+
+
+def _softmax(x: Array) -> Array:
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {
+    None: lambda x: x,
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "exponential": np.exp,
+    "softmax": _softmax,
+}
+
+
+def _activation(settings: Mapping[str, Any]) -> Callable[[Array], Array]:
+    named = settings["activation"]
+    if not isinstance(named, str | None) or named not in ACTIVATIONS:
+        raise _UnknownError(f"activation {named}")
+    return ACTIVATIONS[named]
+
+
+def _dense(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    _only(settings, quantization_config=None, lora_rank=None)
+    act, (kernel, *bias) = _activation(settings), tensors
+
+    def call(x: Array) -> Array:
+        rows = _float(x)
+        found = (rows.reshape(-1, rows.shape[-1]) @ kernel).reshape(*rows.shape[:-1], -1)
+        return act(found + bias[0] if bias else found)
+
+    return call
+
+
+def _einsum_dense(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    _only(settings, quantization_config=None, lora_rank=None)
+    act, (kernel, *bias), equation = _activation(settings), tensors, str(settings["equation"])
+    ways: dict[str, Callable[[Array], Array]] = {
+        "npd,p->npd": lambda x: x * kernel[:, None],
+        "nab,bc->nac": lambda x: x @ kernel,
+    }
+    if equation not in ways:
+        raise _UnknownError(equation)
+    way = ways[equation]
+    return lambda x: act(way(_float(x)) + bias[0] if bias else way(_float(x)))
+
+
+def _batch_norm(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    _only(settings, axis=-1, center=True, scale=True, renorm=False)
+    gamma, beta, mean, variance = tensors
+    factor = gamma / np.sqrt(variance + np.float32(settings["epsilon"]))
+    offset = beta - mean * factor
+    return lambda x: _float(x) * factor + offset
+
+
+def _average(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    _only(settings, data_format="channels_last", keepdims=False)
+    return lambda x: _float(x).mean(axis=1)
+
+
+def _relu(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    _only(settings, max_value=None, negative_slope=0.0, threshold=0.0)
+    return lambda x: np.maximum(_float(x), 0)
+
+
+def _unit(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    _only(settings, axis=-1)
+
+    def call(x: Array) -> Array:
+        rows = _float(x)
+        length = np.sqrt(np.square(rows).sum(axis=-1, keepdims=True))
+        return np.asarray(rows / np.maximum(length, np.float32(1e-12)))
+
+    return call
+
+
+def _reshape(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    shape = tuple(settings["target_shape"])
+    return lambda x: x.reshape(len(x), *shape)
+
+
+def _flatten(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    _only(settings, data_format="channels_last")
+    return lambda x: x.reshape(len(x), -1)
+
+
+def _dot(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    _only(settings, normalize=False)
+    axes = settings["axes"]
+    one, other = (axes, axes) if isinstance(axes, int) else axes
+    if (one, other) not in ((2, 1), (1, 1)):
+        raise _UnknownError(f"axes {axes}")
+
+    def call(x: Array, y: Array) -> Array:
+        left = _float(x) if one == 2 else _float(x).transpose(0, 2, 1)
+        return left @ _float(y)
+
+    return call
+
+
+def _multiply(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
+    _only(settings)
+    return lambda x, y: _float(x) * _float(y)
+
+
+def _operation(function: Callable[[Array], Array]) -> Callable[[Mapping[str, Any], list[Array]], Layer]:
+    return lambda settings, tensors: lambda x: function(x)
+
+
+LAYERS: dict[str, Callable[[Mapping[str, Any], list[Array]], Layer]] = {
+    "Dense": _dense,
+    "EinsumDense": _einsum_dense,
+    "BatchNormalization": _batch_norm,
+    "GlobalAveragePooling1D": _average,
+    "ReLU": _relu,
+    "UnitNormalization": _unit,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Dot": _dot,
+    "Multiply": _multiply,
+    "Sqrt": _operation(np.sqrt),
+    "Square": _operation(np.square),
+}
+"""The layers that heads consist of, by Keras's names."""
