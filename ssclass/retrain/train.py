@@ -233,10 +233,10 @@ def save_candidate(trained: Trained, dataset: Dataset, folder: Path, params: Par
     labels = label_index(dataset.train, trained.classifier.classes)
     if (sure := sure_above(trained.cv[trained.head].probabilities, labels)) is not None:
         record["sure"] = sure
-    if are_many(len(dataset.train), params.augment.copies):
-        record["pooled"] = pooled_fingerprints(trained.classifier, params.augment)
     if (believed := calibration(trained.cv[trained.head].probabilities, labels)) is not None:
         record["calibration"] = believed
+    if are_many(len(dataset.train), params.augment.copies):
+        record["pooled"] = pooled_fingerprints(trained.classifier, params.augment)
     write_training(folder, record)
 
 

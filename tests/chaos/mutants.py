@@ -102,7 +102,7 @@ MUTANTS = (
     Mutant(
         "gc by state",
         "ssclass/upkeep/garbage.py",
-        "run.info.run_id in named, key in state.champions",
+        "run.info.run_id in named, key in kept",
         "run.info.run_id in named, key is not key",
         f"{GUARANTEES}::test_gc_keeps_a_champions_model_whatever_became_of_its_run",
     ),
