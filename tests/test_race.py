@@ -97,9 +97,9 @@ def test_the_flow_tries_the_winner_alone_and_reads_each_shard_once(s3_endpoint, 
         tried.append((len(labels), params.model.head))
         return train(features_of, labels, groups, planned, params, progress)
 
-    def counted(memo: Any, spec: Any, digest: str, sha256s: Any) -> Any:
+    def counted(memo: Any, spec: Any, digest: str, sha256s: Any, names: Any = None) -> Any:
         read[digest] += 1
-        return get(memo, spec, digest, sha256s)
+        return get(memo, spec, digest, sha256s, names)
 
     monkeypatch.setattr(training, "train_planned", recorded)
     monkeypatch.setattr(FeatureMemo, "get", counted)
