@@ -81,7 +81,7 @@ def write(settings: Settings, said: str, folder: Path) -> str:
         (folder / "about" / "MLmodel").write_text(said)
         tracking.client.log_model_artifacts(model.model_id, str(folder / "about"))
         tracking.client.finalize_logged_model(model.model_id, "READY")
-        tracking._ensure_registered()
+        tracking._ensure_registered(tracking.name, "")
         made = tracking.client.create_model_version(
             tracking.name, f"models:/{model.model_id}", run_id=run.info.run_id, model_id=model.model_id
         )

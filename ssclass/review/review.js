@@ -35,14 +35,18 @@ function go(from, by) {
 }
 
 let last = Promise.resolve(); // one after the other, as they were typed
+const stepped = []; // photos, as they were decided on here
 function step(photo, kind, label) {
   const fields = { kind: kind, target: photo.dataset.target, label: label || "", held: photo.dataset.held };
+  stepped.push(photo);
   go(photo, 1);
   last = last.then(() => post("/step", fields)).then((answer) => { show(answer); say(answer.said); })
-    .catch((error) => { say(error.message); photo.focus(); });
+    .catch((error) => { say(error.message); stepped.splice(stepped.lastIndexOf(photo), 1); photo.focus(); });
 }
 
 function undo() {
+  const photo = stepped.pop();
+  if (photo) photo.focus(); // at once: the next key is meant for it, however late the answer comes
   last = last.then(() => post("/undo", {})).then((answer) => {
     const photo = show(answer);
     if (photo) photo.focus();

@@ -41,10 +41,18 @@ class Runs(Connection):
             )
 
     def run_of(self, event: Event) -> Any | None:
-        """The run of a decision: the one that the ledger names, or where MLflow was rebuilt the one with its key.
+        """The run of a decision, as :meth:`find_run` finds it.
 
         A run that the ledger names is nobody's garbage: where it lies in the trash, it is taken out again.
         """
+        run = self.find_run(event)
+        if run is not None and run.info.lifecycle_stage == "deleted":
+            with self.named():
+                self.client.restore_run(run.info.run_id)
+        return run
+
+    def find_run(self, event: Event) -> Any | None:
+        """The run of a decision: the one that the ledger names, or where MLflow was rebuilt the one with its key."""
         from mlflow.exceptions import MlflowException
 
         with self.named():
@@ -54,8 +62,6 @@ class Runs(Connection):
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     raise
                 run = None
-            if run is not None and run.info.lifecycle_stage == "deleted":
-                self.client.restore_run(run.info.run_id)
             if run is not None and run.info.experiment_id == self.experiment_id:
                 return run
         return next((run for run in self.runs(event.body["key"]) if DECISION_TAG in run.data.tags), None)

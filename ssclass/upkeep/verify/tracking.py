@@ -141,7 +141,7 @@ def models(workspace: Workspace) -> Iterator[Finding]:
         version = tracking.version_of(key)
         if version is None:  # told already
             continue
-        run = tracking.run_of(event)
+        run = tracking.find_run(event)
         if run is None:  # told already
             continue
         with tracking.named():
