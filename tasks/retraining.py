@@ -207,7 +207,7 @@ def reconcile(folder: str) -> str | None:
     return version
 
 
-@task(task_run_name="tell the loop's health")
+@task(persist_result=False, task_run_name="tell the loop's health")
 def tell_health(folder: str) -> None:
     """Have MLflow tell how the loop does. Nothing fails for it, and the next retrain makes it up."""
     try:
@@ -217,7 +217,7 @@ def tell_health(folder: str) -> None:
         log.warning("the loop's health is not in MLflow yet; the next retrain writes it: %s", error)
 
 
-@task(task_run_name="export the champion")
+@task(persist_result=False, task_run_name="export the champion")
 def attach_exports(folder: str) -> None:
     """Have the champion in force exported, where it is not yet. The decision stands: nothing fails for it."""
     try:

@@ -378,7 +378,7 @@ def features(folder: Path, chance: random.Random) -> tuple[Iterator[bytes], Call
         return rezipped(seed, chance, damage) if chance.random() < 0.7 else damaged(seed, seed, chance)
 
     def read(data: bytes) -> None:
-        found = _unpack(data, names)
+        found = _unpack(io.BytesIO(data), names, chance.choice((None, ("maps",))))
         assert found is None or len(found) == len(names)
 
     return (made() for _ in iter(int, 1)), read
