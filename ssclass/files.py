@@ -98,6 +98,12 @@ def decoded(data: bytes, name: str, error: type[InputError]) -> str:
         raise error(f"{name}: {what}; save it as UTF-8") from said
 
 
+def file_md5(path: Path) -> str:
+    """md5 of a file (32 hex digits), by which Keras and DVC name contents; OSError when it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file (64 hex digits); BatchError when it cannot be read."""
     try:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ssclass.errors import WeightsError
-from ssclass.files import whole
+from ssclass.files import file_md5, whole
 from ssclass.model import wheels
 from ssclass.model.backbones import BACKBONES, Backbone, find_backbone
 from ssclass.model.weight_files import from_keras_file, from_wheel_member
@@ -79,7 +79,7 @@ def is_published(path: Path) -> bool:
     Wheels and what is in them are read only when their sha256 is right.
     """
     backbone = next(known for known in BACKBONES.values() if path.name in known.files)
-    return backbone.url is None or path.name != backbone.file or backbone.md5 in (None, _md5(path))
+    return backbone.url is None or path.name != backbone.file or backbone.md5 in (None, file_md5(path))
 
 
 def digest(tensors: Sequence[np.ndarray]) -> str:
@@ -173,10 +173,5 @@ def _download(backbone: Backbone, url: str, scratch: Path) -> Path:
     with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as answer, path.open("wb") as file:
         shutil.copyfileobj(answer, file)
     if not is_published(path):
-        raise OSError(f"what is there has MD5 {_md5(path)[:12]}…, not {(backbone.md5 or '')[:12]}…")
+        raise OSError(f"what is there has MD5 {file_md5(path)[:12]}…, not {(backbone.md5 or '')[:12]}…")
     return path
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

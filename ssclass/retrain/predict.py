@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.data.shards import Row
-from ssclass.files import whole
+from ssclass.files import file_md5, whole
 from ssclass.retrain.result import Answers
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.objects import Tracked
@@ -177,13 +176,10 @@ def decided_classifier(workspace: Workspace, key: str) -> Classifier | Adopted:
 def _has(folder: Path, files: Sequence[Tracked]) -> bool:
     """Whether a folder has the bytes of all these files of ``candidate/``."""
     try:
-        for each in files:
-            with (folder / each.path.removeprefix(f"{CANDIDATE}/")).open("rb") as file:
-                if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != each.md5:
-                    return False
+        same = all(file_md5(folder / each.path.removeprefix(f"{CANDIDATE}/")) == each.md5 for each in files)
     except OSError:
         return False
-    return bool(files)
+    return bool(files) and same
 
 
 def result_folder(workspace: Workspace, key: str) -> Path:
