@@ -95,13 +95,17 @@ class Answers:
     def of(
         cls, model: Classifier | Adopted, raw: NDArray[np.floating], rows: Sequence[Row], classes: Sequence[str]
     ) -> Answers:
-        """A model's own probabilities (float [n, its classes]) on rows, told in `classes`."""
+        """A model's own probabilities (float [n, its classes]) on rows, told in `classes`.
+
+        A row with a probability that is no number is no answer: it is never right.
+        """
+        said = np.isfinite(raw).all(axis=1)
         return cls(
             photos=tuple(row.sha256 for row in rows),
             classes=tuple(classes),
             labels=label_index(rows, classes),
             probabilities=np.asarray(align(raw, model.classes, classes), dtype=np.float64),
-            predicted=np.asarray(predicted(raw, model.classes, classes), dtype=np.int64),
+            predicted=np.where(said, predicted(raw, model.classes, classes), -1).astype(np.int64),
         )
 
     @property
@@ -116,8 +120,8 @@ class Answers:
 
     @cached_property
     def scores(self) -> Scores:
-        """Accuracy, loss and the rest; ValueError when a probability is not finite."""
-        return score(self.probabilities, self.labels, self.classes)
+        """Accuracy, loss and the rest; a probability that is no number counts as none at all."""
+        return score(np.nan_to_num(self.probabilities, nan=0.0, posinf=0.0, neginf=0.0), self.labels, self.classes)
 
     @property
     def finite(self) -> bool:
@@ -126,7 +130,7 @@ class Answers:
 
     def same_bits(self, other: Answers) -> bool:
         """Whether another model answers the same, bit for bit."""
-        return np.array_equal(self.probabilities, other.probabilities)
+        return np.array_equal(self.probabilities, other.probabilities, equal_nan=True)
 
 
 @dataclass(frozen=True, eq=False)

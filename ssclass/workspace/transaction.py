@@ -104,8 +104,7 @@ class Change:
         """
         self._open()
         git, root, names = self._git, self._settings.workspace, list(tags)
-        with (root / "ledger.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(event.line() for event in events)
+        _append(root / "ledger.jsonl", "".join(event.line() for event in events))
         git("add", "--force", *(name for name in WRITTEN if (root / name).exists()))
         git("commit", "--quiet", "--message", message)
         commit = git("rev-parse", "HEAD")
@@ -119,6 +118,12 @@ class Change:
         git("update-ref", WHOLE, commit)
         pack_tags(git, root)
         return self.workspace.at(commit)
+
+    def arrived(self, tag: str) -> bool | None:
+        """Whether origin has what was to be published with this tag, though `publish` failed; None: it does not say."""
+        ours = self._git("rev-parse", "--verify", "--quiet", "HEAD", check=False)
+        told = self._git.run("ls-remote", "origin", f"refs/tags/{tag}")
+        return None if told.returncode else bool(ours) and told.stdout.split()[:1] == [ours]
 
     def _tags(self, names: Sequence[str], commit: str) -> tuple[list[str], list[str]]:
         """Options and refspecs that push tags.
@@ -218,6 +223,16 @@ def restore(settings: Settings, git: Git, objects: Objects, *, killed: bool = Fa
         git("checkout", "--quiet", "HEAD", "--", *present)
     _put_back(root, objects, _noted(settings))
     _unfinished(settings).unlink(missing_ok=True)
+
+
+def _append(path: Path, lines: str) -> None:
+    """Add lines to a file, on lines of their own: an editor may have left its last one without an end."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                lines = f"\n{lines}"
+        file.write(lines.encode())
 
 
 def _no_uncommitted_changes(root: Path, git: Git) -> None:
