@@ -402,24 +402,20 @@ def names_in(store: Store) -> str:
     return " ".join(each["Key"] for kind in ("Versions", "DeleteMarkers") for each in found.get(kind, ()))
 
 
-@pytest.mark.parametrize("answered", [True, False])
-def test_a_push_whose_answer_was_lost_is_finished_by_the_next_retrain(workspace, photo, monkeypatch, answered) -> None:
+def test_a_push_whose_answer_was_lost_is_finished_by_the_next_retrain(workspace, photo, monkeypatch) -> None:
     """The note of what is to be deleted went with the error: the ledger said forgotten, and the photo stayed."""
     real = Git.remote
 
-    def lost(git: Git, *args: str) -> str:
+    def interrupted(git: Git, *args: str) -> str:
+        done = real(git, *args)
         if args[0] == "push":
-            real(git, *args)
-            if not answered:
-                monkeypatch.setattr(Git, "run", lambda *_: subprocess.CompletedProcess([], 128, "", "away"))
             raise KeyboardInterrupt
-        return real(git, *args)
+        return done
 
     with monkeypatch.context() as patch:
-        patch.setattr(Git, "remote", lost)
-        with pytest.raises(BaseException):  # noqa: B017, PT011 - what it was ended by, or what that led to
+        patch.setattr(Git, "remote", interrupted)
+        with pytest.raises(KeyboardInterrupt):
             forget(workspace, [sha256_of(photo)], "…")
-    monkeypatch.undo()
     assert workspace.newest().data_version == "data/3"
     assert len(open_journals(workspace)) == 1
     finish_forgetting(workspace)
@@ -430,7 +426,7 @@ def test_a_note_of_a_command_that_failed_goes_with_the_photo(workspace, photo, m
     real = Git.run
 
     def away(git: Git, *args: str) -> Any:
-        if args[0] in ("push", "ls-remote"):
+        if args[0] == "push" or (args[0] == "ls-remote" and "tags" in args[-1]):
             return subprocess.CompletedProcess([], 128, "", "fatal: unable to access: Could not resolve host")
         return real(git, *args)
 
@@ -438,16 +434,10 @@ def test_a_note_of_a_command_that_failed_goes_with_the_photo(workspace, photo, m
         patch.setattr(Git, "run", away)
         patch.setattr(workspace.git, "patience", 0.0)
         with pytest.raises(FailedError):
-            workspace.write(lambda change: forgetting_of(change, photo))
+            forget(workspace, [sha256_of(photo)], "…")
     assert len(list(workspace.store.list("results/forget/"))) == 1, "it cannot be told whether the push was applied"
     forget(workspace, [sha256_of(photo)], "…")
     assert found_in(workspace, needles_of(photo)) == []
-
-
-def forgetting_of(change: Any, photo: bytes) -> Any:
-    from ssclass.upkeep.forget import _publish
-
-    return _publish(change, frozenset([sha256_of(photo)]), "…")
 
 
 def test_markers_of_deletion_do_not_keep_its_name(workspace, s3, photo) -> None:
