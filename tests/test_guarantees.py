@@ -24,6 +24,7 @@ from ssclass.tracking import publish
 from ssclass.tracking.client import DECISION_TAG, MODEL, Tracking
 from ssclass.upkeep import decisions
 from ssclass.upkeep.decisions import admit, append, drop, freeze, revoke, roll_back
+from ssclass.upkeep.verify.history import expected_tags, tags
 from ssclass.workspace.git import Git
 from ssclass.workspace.ledger import (
     ADMITTED,
@@ -913,16 +914,25 @@ def test_workspaces_on_one_bucket_keep_to_their_own_part_and_leave_what_is_anoth
 
 def test_a_ledger_whose_last_line_an_editor_left_without_an_end_is_not_spoilt(shop: Shop):
     """The next event stood on the same line: a line of no event, pushed, and every command failed from then on."""
-    shop.first()
-    shop.retrain()
+    two_champions(shop)
+    before = expected_tags(shop.workspace)
+    assert list(before) == ["data/1", f"run/{shop.state.champions[0]}", "data/2", f"run/{shop.state.champions[1]}"]
     path = shop.workspace.root / "ledger.jsonl"
-    path.write_text("\n" + path.read_text().replace("\n", "\r\n").rstrip())
-    for words in (["commit", "-qam", "Edited"], ["push", "-q", "origin", "main"]):
-        subprocess.run(["git", "-C", str(shop.workspace.root), *words], check=True)
-    freeze(shop.workspace, "holiday")
-    assert shop.state.frozen == "holiday"
-    assert len(shop.state.decisions) == 1
-    assert [event.kind for event in shop.workspace.newest().events] == ["ingest", "decision", "freeze"]
+
+    def shorter(text: str) -> str:
+        return "\n" + "\r\n".join(json.dumps(json.loads(line), separators=(",", ":")) for line in text.splitlines())
+
+    for edited in (str.rstrip, shorter):
+        path.write_text(edited(path.read_text()))
+        for words in (["commit", "-qam", "Edited"], ["push", "-q", "origin", "main"]):
+            subprocess.run(["git", "-C", str(shop.workspace.root), *words], check=True)
+        freeze(shop.workspace, "holiday")
+        assert shop.state.frozen == "holiday"
+        append(shop.workspace, "unfreeze", "Unfreeze")
+    kinds = [event.kind for event in shop.workspace.newest().events]
+    assert kinds == ["ingest", "decision"] * 2 + ["freeze", "unfreeze"] * 2
+    assert expected_tags(shop.workspace) == before, "`verify --repair` would move each tag to the editor's commit"
+    assert not list(tags(shop.workspace))
 
 
 def test_a_manifest_that_is_written_again_while_it_is_read_is_not_let_in_as_the_one_that_was_admitted(shop: Shop):

@@ -441,7 +441,9 @@ def test_a_batch_of_a_stranger_that_is_called_like_ours_does_not_close_the_page(
     """Its photos have no sha256, or its manifest is none: the first page was an error for ever."""
     kept(shop, 1)
     store = shop.workspace.store
-    store.put("incoming/review-photos-a/manifest.json", b'{"schema": 1, "photos": [{"key": "a.jpg", "label": "sushi"}]}')
+    store.put(
+        "incoming/review-photos-a/manifest.json", b'{"schema": 1, "photos": [{"key": "a.jpg", "label": "sushi"}]}'
+    )
     store.put("incoming/review-photos-b/manifest.json", b"[]")
     try:
         with running.client() as client:

@@ -154,6 +154,7 @@ def _carry_out(workspace: Workspace, name: str, done: Finished) -> bool:
     body = store.get(journal_key(name))
     if body is None:
         return True
+    _keep_young(store, journal_key(name), body)
     found = Traces.from_json(json.loads(body))
     work = [(key, partial(store.erase, key, number)) for key, number in found.sent]
     work += [(key, partial(_rewrite_record, store, key, found, done.markers)) for key in found.records]
@@ -174,13 +175,18 @@ def _carry_out(workspace: Workspace, name: str, done: Finished) -> bool:
     return True
 
 
+def _keep_young(store: Store, key: str, body: bytes) -> None:
+    """Write a note anew before the bucket's rule takes it for an old result: nothing else names what is to go."""
+    there = store.head(key)
+    if there is not None and datetime.now(UTC) - there.modified > SETTLES:
+        store.put(key, body)
+
+
 def _erase_notes(workspace: Workspace, photos: frozenset[str]) -> None:
     """Notes that tell of these photos alone, which are forgotten now, and that no event names: of a command that failed
     where origin did not say whether its push had been applied."""
     store = workspace.store
-    named = {
-        journal_key(str(event.body["journal"])) for event in workspace.at().events if event.body.get("journal")
-    }
+    named = {journal_key(str(event.body["journal"])) for event in workspace.at().events if event.body.get("journal")}
     for item in list(store.list("results/forget/")):
         if item.key not in named:
             try:
