@@ -224,7 +224,9 @@ def test_a_data_set_of_others_cannot_have_files_of_this_machine_sent(
     lines = {
         "_classes.csv": f"filename,sushi,sandwich\ntrain/a.jpg,1,0\n{name},1,0\n",
         "metadata.csv": f"file_name,label\ntrain/a.jpg,sushi\n{name},sushi\n",
-        "metadata.jsonl": f'{{"file_name": "train/a.jpg", "label": "sushi"}}\n{{"file_name": "{name}", "label": "sushi"}}\n',
+        "metadata.jsonl": "\n".join(
+            json.dumps({"file_name": each, "label": "sushi"}) for each in ("train/a.jpg", name)
+        ),
     }
     (tmp_path / "set" / listed).write_text(lines[listed])
     with pytest.raises(BatchError, match=r"secret\.txt: outside of the data set"):

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from ssclass.errors import FailedError, InputError, NotFoundError, TrackingError, WorkspaceError
+from ssclass.pages.report import report
 from ssclass.retrain import results
 from ssclass.retrain.ingest import sent_again, waiting
+from ssclass.settings import load_settings
 from ssclass.tracking import publish
 from ssclass.tracking.client import DECISION_TAG, MODEL, Tracking
 from ssclass.upkeep import decisions
@@ -989,6 +991,9 @@ def test_a_model_whose_probabilities_are_no_numbers_neither_wins_nor_stops_the_o
         if who == "candidate":
             assert (outcome.decision, shop.state.champion) == (REJECTED, None)
             assert outcome.reason.startswith("finite scores: ")
+            (event,) = shop.state.decisions.values()
+            page = report(shop.workspace.at(), event, results.kept(shop.workspace, event.body["key"]))
+            assert "a probability is not a number" in page.html(), "or no retrain would end from now on"
             assert shop.retrain().decision == SKIPPED
             shop.send("second")
             assert shop.retrain().decision == PROMOTED
@@ -1015,3 +1020,23 @@ def test_a_photo_that_was_removed_and_comes_again_keeps_its_side(shop: Shop):
     shop.deliver("again", [again])
     shop.retrain()
     assert shop.workspace.newest().dataset.by_sha256[learnt].split == "train"
+
+
+def test_a_machine_whose_settings_name_another_bucket_adds_nothing_that_the_others_lack(shop: Shop, monkeypatch):
+    """Its shards and its list of them went into that bucket, and every other machine failed from then on."""
+    other, at = shop.clone(), f"other-{shop.workspace.settings.bucket}"
+    shop.first()
+    shop.retrain(other)  # so it has the list in its cache
+    monkeypatch.setenv("SSCLASS_BUCKET", at)
+    wrong = Workspace(load_settings(other.root))
+    wrong.store.make_bucket()
+    shop.workspace, ours = wrong, shop.workspace
+    shop.send("lost", 4)
+    shop.workspace = ours
+    with pytest.raises(WorkspaceError, match=f"s3://{at}: lacks the data set of main"):
+        shop.retrain(wrong)
+    with pytest.raises(WorkspaceError, match="lacks the data set of main"):
+        revoke(wrong, "first", "…")
+    monkeypatch.delenv("SSCLASS_BUCKET")
+    shop.send("second", 4)
+    assert shop.retrain(ours).event["batches"] == ["second"]

@@ -273,7 +273,7 @@ def plausibility(
     p = implausible(right, n, champion_right, champion_n)
     test = {"right": right, "n": n, "champion_right": champion_right, "champion_n": champion_n, "p": p}
     labels = np.array([champion.classes.index(row.label) for row in rows if row.label in champion.classes], int)
-    return {**test, **(calibration(odds[known], labels) or {})}
+    return {**test, **(calibration(np.nan_to_num(odds[known], nan=0.0, posinf=0.0, neginf=0.0), labels) or {})}
 
 
 def summary(receipt: Receipt) -> dict[str, Any]:

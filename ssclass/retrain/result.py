@@ -82,7 +82,8 @@ class Answers:
     """What one model answers on labelled photos, one photo a row, in one order.
 
     photos: sha256. classes: those of params.yaml. labels: int [n], index of `classes`. probabilities: float64
-    [n, classes]. predicted: int [n], index of `classes`, -1 where the model says a class that is not among them.
+    [n, classes]. predicted: int [n], index of `classes`, -1 where the model says a class that is not among them, or
+    where a probability is not finite.
     """
 
     photos: tuple[str, ...]
@@ -95,17 +96,13 @@ class Answers:
     def of(
         cls, model: Classifier | Adopted, raw: NDArray[np.floating], rows: Sequence[Row], classes: Sequence[str]
     ) -> Answers:
-        """A model's own probabilities (float [n, its classes]) on rows, told in `classes`.
-
-        A row with a probability that is no number is no answer: it is never right.
-        """
-        said = np.isfinite(raw).all(axis=1)
+        """A model's own probabilities (float [n, its classes]) on rows, told in `classes`."""
         return cls(
             photos=tuple(row.sha256 for row in rows),
             classes=tuple(classes),
             labels=label_index(rows, classes),
             probabilities=np.asarray(align(raw, model.classes, classes), dtype=np.float64),
-            predicted=np.where(said, predicted(raw, model.classes, classes), -1).astype(np.int64),
+            predicted=np.asarray(predicted(raw, model.classes, classes), dtype=np.int64),
         )
 
     @property
@@ -120,8 +117,13 @@ class Answers:
 
     @cached_property
     def scores(self) -> Scores:
-        """Accuracy, loss and the rest; a probability that is no number counts as none at all."""
-        return score(np.nan_to_num(self.probabilities, nan=0.0, posinf=0.0, neginf=0.0), self.labels, self.classes)
+        """Accuracy, loss and the rest, of `numbers`."""
+        return score(self.numbers, self.labels, self.classes)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.float64]:
+        """The probabilities, for who reckons with them or shows them: 0 where one is not finite."""
+        return np.nan_to_num(self.probabilities, nan=0.0, posinf=0.0, neginf=0.0)
 
     @property
     def finite(self) -> bool:

@@ -24,8 +24,8 @@ from ssclass.workspace.workspace import Workspace
 class HeldBatch:
     """A held batch: its photos, those that the champion disagrees with first, and the files that would be refused.
 
-    `etag`: of the marker that it is held under. `reason`: why it is held. `relabelled` and `removed`: photos of the data set that it would correct. `shard`: the
-    file that has its photos. `unreadable`: why there are none.
+    `etag`: of the marker that it is held under. `reason`: why it is held. `relabelled` and `removed`: photos of the
+    data set that it would correct. `shard`: the file that has its photos. `unreadable`: why there are none.
     """
 
     batch: str
@@ -88,7 +88,7 @@ def _worst_first(rows: Sequence[Row], answers: Answers | None, batch: str) -> li
     """What the champion disagrees with, the surest first; then the others, the least sure first."""
     if answers is None:
         return [Item(row.sha256, row.label, row.label, 0.0, batch, row.key, batch) for row in rows]
-    sure, correct = answers.probabilities.max(axis=1), answers.correct
+    sure, correct = answers.numbers.max(axis=1), answers.correct
     order = np.lexsort((np.where(correct, sure, -sure), correct))
     return [
         Item(

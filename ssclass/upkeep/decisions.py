@@ -128,7 +128,7 @@ def revoke(workspace: Workspace, batch: str, reason: str) -> Event:
 def admit(workspace: Workspace, batch: str, etag: str | None = None) -> Event | None:
     """Let a HELD batch in with the next retrain; None when that is decided. InputError when it cannot be read.
 
-    `etag`: of the marker that was looked at; InputError where the batch was sent again since, and is held under another.
+    `etag`: of the marker that was looked at; InputError where the batch was sent again since, and is held anew.
     """
 
     def body(state: State) -> dict[str, Any] | None:

@@ -77,12 +77,14 @@ class Change:
     def add_shards(self, *shards: Path) -> dict[str, str]:
         """Move shards into the data set, in DVC's remote too; file name → md5. StoreError when S3 fails."""
         self._open()
+        self._has_data_set()
         _note(self._settings, [f"{DATA}/{shard.name}" for shard in shards])
         return dvc.add_shards(self._settings, self._objects, shards)
 
     def drop_shard(self, batch: str) -> None:
         """Take a batch's shard out of the data set."""
         self._open()
+        self._has_data_set()
         dvc.drop_shard(self._settings, batch)
 
     def record_candidate(self, folder: Path, metrics: Path) -> None:
@@ -143,6 +145,16 @@ class Change:
             if there:
                 leases.append(f"--force-with-lease=refs/tags/{name}:{there}")
         return leases, refs
+
+    def _has_data_set(self) -> None:
+        """WorkspaceError where the bucket lacks the data set that is to be added to: this machine's is another one."""
+        for _, md5 in dvc.outs(self.version.text("data.dvc"), DATA):
+            if md5 != EMPTY_DIR and self.store.head(self._objects.key(md5)) is None:
+                raise WorkspaceError(
+                    f"s3://{self.store.place}: lacks the data set of main (its listing, {md5}), so other machines "
+                    "would not find what is put there; name the bucket that they use (ssclass.toml, SSCLASS_BUCKET), "
+                    "or where the listing was lost, run `ssclass verify --repair`"
+                )
 
     def _open(self) -> None:
         if self.commit is not None:
