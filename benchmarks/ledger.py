@@ -1,7 +1,8 @@
 """Whether a retrain costs more the longer the ledger: `python -m benchmarks.ledger [BATCHES …]`, default 10 100 1000.
 
 For each number of batches behind, a workspace is made whose data set has a shard, and whose ledger has an ingest and a
-decision, for each, with their tags. Then batches of four photos arrive, and are retrained on one by one. A fake
+decision, for each, with their tags. All workspaces hold the same number of photos, one for each batch of the longest
+ledger, so that what differs is the ledger. Then batches of four photos arrive, and are retrained on one by one. A fake
 head stands in for TensorFlow (tests/support/fake_head.py), as training is not the question; git, DVC, S3 (moto, in a
 process of its own) and MLflow are real, Prefect's server is left out. Printed: medians of five retrains, by the clock
 and on processors (git's processes included), and of a retrain with nothing new.
@@ -47,11 +48,11 @@ def timed(shop: Shop) -> tuple[float, float]:
     return time.monotonic() - clock, spent() - processors
 
 
-def lay_behind(shop: Shop, batches: int, folder: Path) -> None:
-    """Put so many batches into data set and ledger in one commit, each as if it had been decided on."""
+def lay_behind(shop: Shop, batches: int, photos: int, folder: Path) -> None:
+    """Put so many batches, each of so many photos, into data set and ledger in one commit, as if decided on."""
     names = [f"behind-{number:04}" for number in range(batches)]
     for name in names:
-        shop.send(name, PHOTOS)
+        shop.send(name, photos)
     workspace = shop.workspace
 
     def write(change: Change) -> None:
@@ -85,19 +86,19 @@ def lay_behind(shop: Shop, batches: int, folder: Path) -> None:
 def main(numbers: Sequence[int]) -> None:
     """Print a line for each number of batches behind."""
     with tempfile.TemporaryDirectory() as scratch, s3_process() as endpoint:
-        os.environ["SSCLASS_PATIENCE"] = "10"
+        os.environ |= {"SSCLASS_PATIENCE": "10", "SSCLASS_EXPORTS": ""}
         leave_user_settings()
         patch_model(setattr)
         folder, flow, shops = Path(scratch), retrain_flow(), itertools.count()
         empty_mlflow(folder / "empty.db")
-        drawn = pictures(folder / "pictures", max(numbers) * PHOTOS + 100)
+        drawn = pictures(folder / "pictures", max(numbers) + 200)
         for batches in numbers:
             shop = Shop.make(folder / f"shop-{next(shops)}", endpoint, drawn, flow, folder / "empty.db")
             quiet_libraries(shop.workspace.settings)
             shop.first()
             shop.retrain()
             (shards := folder / f"shards-{batches}").mkdir()
-            lay_behind(shop, batches, shards)
+            lay_behind(shop, batches, max(numbers) // batches, shards)
             timed(shop)  # features of what lies behind
             new = []
             for number in range(ROUNDS):
@@ -108,7 +109,10 @@ def main(numbers: Sequence[int]) -> None:
                 name: [round(statistics.median(each), 2) for each in zip(*found, strict=True)]
                 for name, found in (("new", new), ("nothing new", none))
             }
-            print(json.dumps({"batches": batches, "seconds by the clock, of processors": told}), flush=True)
+            print(
+                json.dumps({"batches": batches, "photos": max(numbers), "seconds by the clock, of processors": told}),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
