@@ -21,7 +21,8 @@ from ssclass.errors import FailedError, InputError, SsclassError
 from ssclass.settings import Settings
 from ssclass.text import message
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 Make = Callable[[], Callable[[T], R]]
 
 AHEAD = 2
@@ -95,7 +96,7 @@ def _on_ray(settings: Settings, make: Make[T, R], items: Iterable[T], threads: i
             if idlest is not None and calls[idlest] == 0:
                 return idlest
             if len(calls) < most:
-                idlest = kind.remote(code_digest(), not gpus, kept)
+                idlest = kind.remote(code_digest(), not gpus, [kept])
                 calls[idlest] = 0
             return idlest if calls[idlest] < AHEAD * threads else None
 
@@ -129,9 +130,13 @@ def _on_ray(settings: Settings, make: Make[T, R], items: Iterable[T], threads: i
 
 
 class _Process:
-    """A process of the cluster, which makes the function when it is first asked."""
+    """A process of the cluster, which makes the function when it is first asked.
 
-    def __init__(self, code: str, one_thread: bool, make: Make[Any, Any]) -> None:
+    `make`: a list with Ray's reference to what makes it. By itself it would be fetched before the process starts, and
+    Ray warns of that.
+    """
+
+    def __init__(self, code: str, one_thread: bool, make: list[Any]) -> None:
         if one_thread:  # as many processes as cores; a GPU's own has those of its machine
             os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
         self._code, self._make = code, make
@@ -144,7 +149,7 @@ class _Process:
             with self._lock:
                 if self._function is None:
                     self._check()
-                    self._function = self._make()
+                    self._function = _fetched(self._make)()
             return self._function(item)
         except SsclassError as error:
             return error
@@ -158,6 +163,12 @@ class _Process:
                 f"{socket.gethostname()}: has another ssclass, or other versions of what it computes with, than the "
                 f"machine that asks; install the same on every machine of the Ray cluster, {LOCAL}"
             )
+
+
+def _fetched(make: list[Any]) -> Any:
+    import ray
+
+    return ray.get(make[0])
 
 
 def _connected(settings: Settings) -> Any:

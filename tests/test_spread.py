@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import uuid
@@ -11,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ssclass.data.images import decode
 from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.environment import free_port
@@ -21,6 +24,7 @@ from ssclass.errors import FailedError, InputError, ObjectError, SsclassError
 from ssclass.params import IngestParams
 from ssclass.retrain.predict import features_of, memo_of, remember_elsewhere
 from ssclass.serving.bulk import Job, Summary, predict_all
+from ssclass.serving.carried import carry
 from ssclass.serving.model import Model
 from ssclass.serving.unlabelled import photos_at
 from ssclass.settings import CHECKOUT, Settings
@@ -194,7 +198,7 @@ def test_an_item_that_kills_every_process_ends_it(cluster: Any) -> None:
 
 def test_a_process_with_other_code_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    answer = _Process("0123456789abcdef", False, forbidden).answer(1)
+    answer = _Process("0123456789abcdef", False, []).answer(1)
     assert isinstance(answer, FailedError)
     assert "has another ssclass" in str(answer)
 
@@ -222,3 +226,24 @@ def test_settings_that_say_nothing_usable_are_named(name: str, value: str, tmp_p
     (tmp_path / "ssclass.toml").write_text(f'{name} = "{value}"\n')
     with pytest.raises(SsclassError, match=rf"ssclass.toml: {name}: "):
         load_settings(tmp_path)
+
+
+@pytest.mark.slow  # a training
+def test_a_model_of_the_ledger_travels_as_the_files_of_its_classifier(workspace: Any, tmp_path: Path) -> None:
+    from ssclass.model.adopted import open_classifier
+    from ssclass.retrain.train import fit, save_candidate
+    from ssclass.serving.quick import quick_engine
+
+    set_params(workspace, head="rbf")
+    version = workspace.newest()
+    trained = fit(version, memo_of(workspace), version.params, version.dataset)
+    save_candidate(trained, version.dataset, tmp_path / "candidate", version.params)
+    classifier = open_classifier(tmp_path / "candidate", quick=True)
+    if (engine := quick_engine(classifier)) is None:
+        pytest.skip("no other runtime than TensorFlow is installed")
+    model = Model("champion", CLASSES, classifier.size, None, quick=engine, folder=tmp_path / "candidate")
+    arrived = pickle.loads(pickle.dumps(carry(model))).open()
+    images = np.stack([decode(path.read_bytes(), model.size) for path in sorted((tmp_path / "0").rglob("*.jpg"))])
+    assert arrived.quick is not None
+    assert arrived.quick.name == engine.name
+    np.testing.assert_array_equal(arrived.predict(images), model.predict(images))
