@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -187,7 +188,8 @@ def _connected(settings: Settings) -> Any:
         else:
             _knock(settings.ray_address)
             try:
-                ray.init(address=settings.ray_address, **quiet)
+                with warnings.catch_warnings(action="ignore"):  # what is wrong is in the error too
+                    ray.init(address=settings.ray_address, **quiet)
             except Exception as error:  # Ray raises what it likes: ConnectionError, RuntimeError, ValueError, its own
                 raise _unusable(settings.ray_address, error) from error
     return ray
