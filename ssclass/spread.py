@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -78,6 +79,11 @@ def _here(make: Make[T, R], items: Iterable[T], threads: int) -> Iterator[R]:
 def _on_ray(settings: Settings, make: Make[T, R], items: Iterable[T], threads: int) -> Iterator[R]:
     from ssclass.code import code_digest
 
+    items = iter(items)
+    try:
+        items = chain([next(items)], items)
+    except StopIteration:  # nothing to do, as mostly: a cluster takes many seconds to start
+        return
     ray = _connected(settings)
     with _named(ray, settings):
         have = ray.cluster_resources()

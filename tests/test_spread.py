@@ -203,6 +203,11 @@ def test_a_process_with_other_code_does_not_answer(monkeypatch: pytest.MonkeyPat
     assert "has another ssclass" in str(answer)
 
 
+def test_without_items_no_cluster_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert list(spread(ON_RAY, forbidden, [])) == []
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'ssclass\[ray\]'"):
