@@ -251,6 +251,7 @@ def test_why_a_model_was_not_promoted_is_two_clicks_away_in_mlflow(shop, mlflow_
     body = shop.state.decisions[keys(shop)[2]].body
     with chromium.page(WIDE, strict=False) as page:
         page.goto(shop.tracking.page(mlflow_server))
+        page.evaluate("window.clicks = 0; addEventListener('click', () => { window.clicks += 1; }, true)")
         run = page.get_by_role("link", name=re.compile("^REJECTED")).first
         run.wait_for()
         offered = page.get_by_text("Welcome to MLflow Assistant")
@@ -266,6 +267,7 @@ def test_why_a_model_was_not_promoted_is_two_clicks_away_in_mlflow(shop, mlflow_
         page.wait_for_url(re.compile("/runs/"))
         page.get_by_text(body["reason"]).first.wait_for()
         chromium.shoot(page, "mlflow-why")
+        assert 1 <= page.evaluate("window.clicks") <= 2
 
 
 def test_where_the_answers_are_gone_they_are_asked_for_again(shop, tmp_path):
