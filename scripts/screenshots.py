@@ -30,7 +30,7 @@ from ssclass.settings import load_settings
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 WIDE = {"width": 1280, "height": 800}
 COLOURS = 128  # of a picture: pages have few, and the files are a quarter as large
-PATIENCE = 900.0  # seconds for a batch to be decided on, on a busy machine
+PATIENCE = 600.0  # seconds for a batch to be read or decided on, on a busy machine
 
 
 def ssclass(workspace: Path, *arguments: str) -> str:
@@ -54,7 +54,7 @@ class Camera:
             word = json.dumps(f"{login['user']}:{login['password']}")
             context.add_init_script(f"localStorage.setItem('prefect-password', btoa({word}))")
         page = context.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(1000 * PATIENCE)
         yield page
         context.close()
 
@@ -166,9 +166,9 @@ def main() -> None:
         try:
             entered = logins(load_settings(workspace))
             shoot_report(camera, workspace)
-            shoot_review(camera, workspace)
-            shoot_prefect(camera, workspace, told["prefect"], entered["prefect"])
             shoot_mlflow(camera, told["runs"], entered["mlflow"])
+            shoot_prefect(camera, workspace, told["prefect"], entered["prefect"])
+            shoot_review(camera, workspace)
         finally:
             ssclass(workspace, "down")
         chromium.close()
