@@ -27,7 +27,7 @@ def ours(path: Path) -> bool:
         return False
 
 
-def add(path: Path, decisions: Mapping[str, Event], made: Sequence[Event]) -> None:
+def add(path: Path, decisions: dict[str, Event], made: Sequence[Event]) -> None:
     """Add the decisions `made` to the file, whose last line is that of the last of `decisions` (key → event).
 
     Where it is not (an older ssclass decided, or there is no file yet), the file is written anew from all of them. A
