@@ -111,11 +111,10 @@ def shoot_mlflow(camera: Camera, runs: str, login: dict[str, str]) -> None:
     with camera.page(login) as page:
         page.goto(runs)
         page.get_by_role("link", name="PROMOTED").first.wait_for()
-        offered = page.get_by_text("Welcome to MLflow Assistant")
-        if offered.is_visible():
-            page.get_by_role("button", name="Close").last.click()
-            offered.wait_for(state="hidden")
-        page.wait_for_timeout(1000)  # its table moves into place
+        page.wait_for_timeout(3000)  # its table moves into place, and its assistant offers itself
+        if (close := page.get_by_role("button", name="Close")).count():
+            close.last.click()
+            page.wait_for_timeout(1000)
         camera.shoot(page, "mlflow-runs")
         page.get_by_role("link", name="REJECTED").or_(page.get_by_role("link", name="PROMOTED")).first.click()
         page.get_by_text("on the same held-out photos").first.wait_for()
