@@ -1,8 +1,8 @@
 """Take the pictures of the documentation anew: ``.venv/bin/python scripts/screenshots.py [FOLDER]``, some ten minutes.
 
-They are of a demo whose photos are drawings, and of `ssclass up` on its workspace: the report of its champion, the
-review of the batch that it holds, its runs in MLflow, and in Prefect the retrain of one more batch, which nobody
-started by hand. FOLDER is docs/pictures by default.
+They are of a demo whose photos are drawings, and of `ssclass up` on its workspace: the report of its champion, its
+runs in MLflow, in Prefect the retrain of one more batch, which nobody started by hand, and the review of a batch that
+is held. FOLDER is docs/pictures by default.
 """
 
 from __future__ import annotations
@@ -75,8 +75,14 @@ def shoot_report(camera: Camera, workspace: Path) -> None:
         camera.shoot(page, "report")
 
 
-def shoot_review(camera: Camera, workspace: Path) -> None:
-    """The batch that the demo holds, three of its labels set right."""
+def shoot_review(camera: Camera, workspace: Path, prefect: str, login: dict[str, str]) -> None:
+    """A batch that is held as its labels are swapped, three of them set right."""
+    drawn = draw_batch(workspace, "day-5", seed=5)
+    (drawn / "sushi").rename(drawn / "swapped")
+    (drawn / "sandwich").rename(drawn / "sushi")
+    (drawn / "swapped").rename(drawn / "sandwich")
+    ssclass(workspace, "submit", str(drawn), "--id", "day-5")
+    retrain_after(prefect, login, "day-5")
     command = [sys.executable, "-m", "ssclass", "review", "--no-open", "--workspace", str(workspace)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as served:
         assert served.stdout is not None
@@ -84,7 +90,7 @@ def shoot_review(camera: Camera, workspace: Path) -> None:
         try:
             with camera.page() as page:
                 until_served(address)
-                page.goto(f"{address}held/day-3-flipped")
+                page.goto(f"{address}held/day-5")
                 page.wait_for_selector(".photo")
                 for key in "212":
                     page.keyboard.press(key)
@@ -93,6 +99,13 @@ def shoot_review(camera: Camera, workspace: Path) -> None:
                 camera.shoot(page, "review")
         finally:
             served.terminate()
+
+
+def draw_batch(workspace: Path, batch: str, seed: int) -> Path:
+    """A folder of new drawings, in class folders."""
+    drawn = workspace.parent / batch
+    draw(drawn, ["sandwich", "sushi"], 20, seed=seed)
+    return drawn
 
 
 def until_served(address: str) -> None:
@@ -117,16 +130,14 @@ def shoot_mlflow(camera: Camera, runs: str, login: dict[str, str]) -> None:
             page.wait_for_timeout(1000)
         camera.shoot(page, "mlflow-runs")
         page.get_by_role("link", name="REJECTED").or_(page.get_by_role("link", name="PROMOTED")).first.click()
-        page.get_by_text("on the same held-out photos").first.wait_for()
+        page.get_by_text("on the same held-out photos").first.scroll_into_view_if_needed()
         page.wait_for_timeout(1000)
         camera.shoot(page, "mlflow-run")
 
 
 def shoot_prefect(camera: Camera, workspace: Path, prefect: str, login: dict[str, str]) -> None:
     """The retrain that a batch began, once it is over."""
-    drawn = workspace.parent / "day-4"
-    draw(drawn, ["sandwich", "sushi"], 20, seed=4)
-    ssclass(workspace, "submit", str(drawn), "--id", "day-4")
+    ssclass(workspace, "submit", str(draw_batch(workspace, "day-4", seed=4)), "--id", "day-4")
     run = retrain_after(prefect, login, "day-4")
     with camera.page(login) as page:
         page.goto(f"{prefect.removesuffix('/api')}/runs/flow-run/{run['id']}")
@@ -167,7 +178,7 @@ def main() -> None:
             shoot_report(camera, workspace)
             shoot_mlflow(camera, told["runs"], entered["mlflow"])
             shoot_prefect(camera, workspace, told["prefect"], entered["prefect"])
-            shoot_review(camera, workspace)
+            shoot_review(camera, workspace, told["prefect"], entered["prefect"])
         finally:
             ssclass(workspace, "down")
         chromium.close()
