@@ -20,6 +20,8 @@ one line; the traceback shows only with ``--debug``. What others wrote and a mes
 servers) can neither end the line nor act on a terminal: `ssclass.text` spells and cuts it.
 """
 
+from __future__ import annotations
+
 from ssclass.secrets import without_secrets
 from ssclass.text import message
 
@@ -83,6 +85,9 @@ class ObjectError(StoreError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[type[ObjectError], tuple[str, str]]:
+        return type(self), (str(self.args[0]), self.code)
 
 
 class ChangedError(StoreError):

@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
@@ -87,6 +87,14 @@ class Settings(BaseSettings):
         default=None, description="Prefect deployment that trains, as in train/gpu; none: in the retrain's own process"
     )
     model_name: str = Field(default="ssclass", min_length=1, description="registered model and experiment in MLflow")
+    compute: Literal["local", "ray"] = Field(
+        default="local", description="where features and answers on many photos are computed: here, or on Ray"
+    )
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^(ray://)?(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$",
+        description="Ray cluster, as in ray://head:10001; none: one of this machine alone, while a command runs",
+    )
 
     sqs: Address | None = Field(default=None, description="URL of the SQS queue that S3 notifies")
     sweep: float = Field(default=300.0, gt=0, description="seconds between two sweeps of S3")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -80,6 +80,12 @@ def at_url(settings: Settings, url: str) -> tuple[Store, str]:
     return store, f"{prefix}/" if prefix else ""
 
 
+@lru_cache(8)
+def _one_a_process(kind: type[Store], settings: Settings) -> Store:
+    """The store that stands for one of another process, however often it comes from there."""
+    return kind(settings)
+
+
 class Store:
     """One bucket, or one folder in it: keys are relative to `place`. Safe to use from several threads."""
 
@@ -88,6 +94,9 @@ class Store:
         self.bucket = settings.bucket
         self.place = settings.place
         self._prefix = f"{settings.s3_prefix}/" if settings.s3_prefix else ""
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _one_a_process, (type(self), self.settings)  # a client stays where it is
 
     def full(self, key: str) -> str:
         """The key as S3 has it, from the top of the bucket."""

@@ -26,7 +26,8 @@ COMPUTING = ("retrain/train.py", "retrain/predict.py", "retrain/gate.py", "data/
 """Where training, features, scoring, the gate, the split and the decode begin."""
 NEUTRAL = {
     "code.py", "environment.py", "errors.py", "files.py", "progress.py", "secrets.py", "settings.py", "store.py",
-    "started.py", "names.py", "text.py", "data/av1.py", "data/batches.py", "data/boxes.py", "data/folders.py",
+    "spread.py", "started.py", "names.py", "text.py",
+    "data/av1.py", "data/batches.py", "data/boxes.py", "data/folders.py",
     "data/manifest.py", "data/metadata.py", "data/refusals.py",
 }  # fmt: skip
 """What those import that carries bytes, words and errors, and changes no number; all of workspace/ is of that kind."""
@@ -159,7 +160,7 @@ def test_importing_ours_changes_nothing_outside(tmp_path: Path):
         f"for name in {ours!r}:\n"
         "    importlib.import_module(name)\n"
         "assert dict(os.environ) == before, {k for k in os.environ if os.environ[k] != before.get(k)}\n"
-        "heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', 'dvc', 'moto'} & set(sys.modules)\n"
+        "heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', 'dvc', 'moto', 'ray'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"}

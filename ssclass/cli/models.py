@@ -245,7 +245,7 @@ def _predict_all(source: str, to: Path, model: str, folder: Path | None, as_json
     if job is not None and (job.key, job.classes) != (now.key, now.classes):
         raise InputError(f"{to}: was begun with another model in {model}; name a new file with --to")
     with progress.shown():
-        done = predict_all(opened, job or now, photos, to, limits, progress.report)
+        done = predict_all(opened, job or now, photos, to, limits, progress.report, settings)
     _say_predicted(to, done, as_json)
 
 

@@ -138,6 +138,16 @@ class FeatureMemo:
         write_whole(path, packed)
         return found
 
+    def knows(self, spec: Spec, photos_digest: str) -> bool:
+        """Whether features of these photos lie in one of both places, damaged or not."""
+        key = self.key(spec, photos_digest)
+        if (self.local / key).exists():
+            return True
+        try:
+            return self.store is not None and self.store.head(key) is not None
+        except StoreError:
+            return False
+
     def put(self, spec: Spec, photos_digest: str, features: Features) -> None:
         """Keep features in both places. S3 out of reach is only logged: the memo is never a dependency."""
         self._keep(self.key(spec, photos_digest), _pack(features))

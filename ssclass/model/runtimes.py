@@ -205,8 +205,13 @@ def apart(found: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def lanes() -> int:
-    """How many photos a runtime takes side by side: one a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many photos a runtime takes side by side: one a core that this process may use.
+
+    TensorFlow's own variable makes it fewer, as it does with TensorFlow.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return min(cores, int(told)) if told.isdecimal() and int(told) else cores
 
 
 # -- what each runtime reads, and how it is asked -------------------------------------------------------------

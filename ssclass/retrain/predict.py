@@ -6,16 +6,19 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssclass.data.shards import Row
+from ssclass.data.shards import Row, Shard, iter_photos
 from ssclass.files import file_md5, whole
 from ssclass.retrain.result import Answers
-from ssclass.workspace.dvc import CANDIDATE
-from ssclass.workspace.objects import Tracked
+from ssclass.spread import elsewhere, spread
+from ssclass.store import Store
+from ssclass.workspace.dvc import CANDIDATE, DATA
+from ssclass.workspace.objects import Objects, Tracked
 from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
@@ -60,10 +63,12 @@ def features_of(
 
     network = partial(make_extractor, engine=version.params.features.engine)
     gathered = [Gathered(sha256s, memo.local) for sha256s in asked]
-    for shard in version.dataset.shards:
-        there = spec.photos(shard.rows)
-        if not any(each.wants(there) for each in gathered):
-            continue
+    wanted = [
+        shard for shard in version.dataset.shards if any(each.wants(spec.photos(shard.rows)) for each in gathered)
+    ]
+    if memo.store is not None and elsewhere(memo.store.settings):
+        remember_elsewhere(version, memo, memo.store, spec, wanted, progress)
+    for shard in wanted:
 
         def photos(batch: str = shard.batch_id) -> Iterator[tuple[str, bytes]]:
             return version.photos(batch)
@@ -75,6 +80,51 @@ def features_of(
         for each in gathered:
             each.add(found, names)
     return [each.features() for each in gathered]
+
+
+def remember_elsewhere(
+    version: Version, memo: FeatureMemo, store: Store, spec: Spec, shards: Sequence[Shard], progress: Progress = silent
+) -> None:
+    """Have the features that are not remembered computed on the cluster of the settings; who does so puts them into S3.
+
+    Answers of an adopted model, which would have to travel, are left. What is not in S3 afterwards is computed here.
+    """
+    from ssclass.model.spec import ModelSpec
+
+    if isinstance(spec.network, ModelSpec):
+        return
+    files = {Path(each.name).stem: each.md5 for each in version.files(DATA)}
+    missing = [
+        (shard, files[shard.batch_id])
+        for shard in shards
+        if spec.photos(shard.rows) and not memo.knows(spec, shard.photos_digest)
+    ]
+    total, done = sum(len(spec.photos(shard.rows)) for shard, _ in missing), 0
+    make = partial(_remembering, store, spec, version.params.features.engine)
+    for photos in spread(store.settings, make, missing):
+        done += photos
+        progress(f"features of {len(missing)} batches{spec.name}", done, total)
+
+
+def _remembering(store: Store, spec: Spec, engine: str) -> Callable[[tuple[Shard, str]], int]:
+    """A function of a shard and the md5 of its file: puts its features into S3, and says of how many photos."""
+    from ssclass.model.extraction import make_extractor
+    from ssclass.model.features import FeatureMemo, shard_features
+
+    network, objects = partial(make_extractor, engine=engine), Objects(store.settings.workspace, store)
+
+    def remember(asked: tuple[Shard, str]) -> int:
+        shard, md5 = asked
+
+        def photos() -> Iterator[tuple[str, bytes]]:
+            with objects.open(md5) as source:
+                yield from iter_photos(source)
+
+        with TemporaryDirectory(prefix="features-") as folder:
+            memo = FeatureMemo(Path(folder), store)
+            return len(shard_features(spec, memo, shard, photos, extractor=network))
+
+    return remember
 
 
 def probabilities(
@@ -164,13 +214,18 @@ def decided_classifier(workspace: Workspace, key: str) -> Classifier | Adopted:
     """
     from ssclass.model.adopted import open_classifier
 
-    folder, decided = workspace.private / "champions" / key, workspace.decided(key)
+    folder, decided = decided_folder(workspace, key), workspace.decided(key)
     if not _has(folder, decided.files(CANDIDATE)):
         shutil.rmtree(folder, ignore_errors=True)
         with whole(folder) as new:
             new.mkdir()
             decided.copy(CANDIDATE, new)
     return open_classifier(folder, quick=True)
+
+
+def decided_folder(workspace: Workspace, key: str) -> Path:
+    """Where the classifier of a decision is kept on this machine."""
+    return workspace.private / "champions" / key
 
 
 def _has(folder: Path, files: Sequence[Tracked]) -> bool:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,15 @@ from numpy.typing import NDArray
 
 from ssclass.data.decoders import decoders
 from ssclass.data.images import Limits, Refused
-from ssclass.data.shapes import Size
 from ssclass.errors import InputError
 from ssclass.files import whole, write_whole
+from ssclass.serving.carried import Carried, carry
 from ssclass.serving.model import Model
 from ssclass.serving.unlabelled import Unlabelled
+from ssclass.settings import Settings
+from ssclass.spread import elsewhere, spread
 
-TOGETHER = 16  # photos that are read and decoded at a time, while as many go through the network
+TOGETHER = 16  # photos that are read, decoded and asked about at a time, while as many more are read
 ROWS = 1000  # of a part
 JOB = "job.json"
 ABOUT = b"ssclass"
@@ -101,12 +105,19 @@ def finished(target: Path) -> Summary | None:
 
 
 def predict_all(
-    model: Model, job: Job, photos: Iterator[Unlabelled], target: Path, limits: Limits, progress: Progress
+    model: Model,
+    job: Job,
+    photos: Iterator[Unlabelled],
+    target: Path,
+    limits: Limits,
+    progress: Progress,
+    settings: Settings | None = None,
 ) -> Summary:
     """Write a row a photo: `photo`, `sha256`, `label`, `probability`, `probabilities` by class, or `error`.
 
-    What is answered already is not asked again. InputError where another process is at it. What a source or S3 raises
-    ends it; what is answered by then stays.
+    `settings` say where photos are decoded and the model is asked; none: here. What is answered already is not asked
+    again. InputError where another process is at it. What a source or S3 raises ends it; what is answered by then
+    stays.
     """
     if (summary := finished(target)) is not None:
         return summary
@@ -117,7 +128,7 @@ def predict_all(
         if not target.exists():  # else the parts are left of a run that was stopped at its very end
             done = _keys(folder)
             left = (photo for photo in photos if not _among(done, photo.key))
-            _answer(model, left, folder, len(done), limits, progress)
+            _answer(model, left, folder, len(done), limits, progress, settings)
             _join(folder, target, job)
     shutil.rmtree(folder)
     return _summary(target)
@@ -155,15 +166,22 @@ class _Part:
 
 
 def _answer(
-    model: Model, photos: Iterator[Unlabelled], folder: Path, before: int, limits: Limits, progress: Progress
+    model: Model,
+    photos: Iterator[Unlabelled],
+    folder: Path,
+    before: int,
+    limits: Limits,
+    progress: Progress,
+    settings: Settings | None,
 ) -> None:
     part, done = _Part(folder, _schema(model.classes), len(_parts(folder))), before
+    make: Callable[[], _Answering] = partial(_Answering, model, limits)
+    if elsewhere(settings):
+        make, photos = partial(_arrived, carry(model), limits), (photo.carried() for photo in photos)
     try:
-        for batch in _opened(photos, model.size, limits):
-            images = [pixels for _, _, pixels in batch if not isinstance(pixels, Refused)]
-            odds = iter(model.predict(images) if images else ())
-            part.rows += [_row(model, *each, odds) for each in batch]
-            done += len(batch)
+        for rows in spread(settings, make, _batches(photos), threads=2):  # one reads while the other asks the network
+            part.rows += rows
+            done += len(rows)
             progress("photos", done, done + 1)
             if len(part.rows) >= ROWS:
                 part.write()
@@ -172,31 +190,42 @@ def _answer(
     progress("photos", done, done)
 
 
-Opened = tuple[Unlabelled, str | None, NDArray[np.uint8] | Refused]
+def _batches(photos: Iterator[Unlabelled]) -> Iterator[list[Unlabelled]]:
+    while batch := list(islice(photos, TOGETHER)):
+        yield batch
 
 
-def _opened(photos: Iterator[Unlabelled], size: Size, limits: Limits) -> Iterator[list[Opened]]:
-    """Photos with their sha256 and pixels, or why there are none; the next are opened while one part is in use."""
+def _arrived(carried: Carried, limits: Limits) -> _Answering:
+    return _Answering(carried.open(), limits)
 
-    def open_it(photo: Unlabelled) -> Opened:
+
+class _Answering:
+    """A function of some photos: the row of each. Safe to call from several threads."""
+
+    def __init__(self, model: Model, limits: Limits) -> None:
+        self.model, self.limits = model, limits
+        self.pool = ThreadPoolExecutor(TOGETHER, thread_name_prefix="open")
+        self.one_asks = threading.Lock()  # the network takes all cores
+
+    def __call__(self, photos: list[Unlabelled]) -> list[dict[str, Any]]:
+        opened = list(self.pool.map(self._open, photos))
+        images = [pixels for _, _, pixels in opened if not isinstance(pixels, Refused)]
+        with self.one_asks:
+            odds = iter(self.model.predict(images) if images else ())
+        return [_row(self.model, *each, odds) for each in opened]
+
+    def _open(self, photo: Unlabelled) -> Opened:
+        """A photo with its sha256 and pixels, or why there are none."""
         sha256 = None
         try:
             data = photo.read()
-            sha256 = hashlib.sha256(data).hexdigest() if len(data) <= limits.max_bytes else None
-            return photo, sha256, decoders().decode(data, size, limits)
+            sha256 = hashlib.sha256(data).hexdigest() if len(data) <= self.limits.max_bytes else None
+            return photo, sha256, decoders().decode(data, self.model.size, self.limits)
         except Refused as refused:
             return photo, sha256, refused
 
-    with ThreadPoolExecutor(TOGETHER, thread_name_prefix="open") as pool:
 
-        def submit() -> list[Future[Opened]]:
-            return [pool.submit(open_it, photo) for photo in islice(photos, TOGETHER)]
-
-        ready = submit()
-        while ready:
-            coming = submit()
-            yield [each.result() for each in ready]
-            ready = coming
+Opened = tuple[Unlabelled, str | None, NDArray[np.uint8] | Refused]
 
 
 def _row(

@@ -42,7 +42,8 @@ class Model:
     """A model that answers: `classes` in the order of its outputs, `size`: what photos are decoded to.
 
     `network`: the Keras model, or :class:`Later`. `key`: of the decision (or the study's row) that made it, `run_id`:
-    its MLflow run; None where nothing says it. `quick`: an engine that needs no Keras.
+    its MLflow run; None where nothing says it. `quick`: an engine that needs no Keras; `folder`: the classifier that it
+    was made of, `runs_on`: what was asked for its network, as in params.yaml.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Model:
     key: str | None = None
     run_id: str | None = None
     quick: Engine | None = None
+    folder: Path | None = None
+    runs_on: str = "auto"
 
     @cached_property
     def keras(self) -> Any:
@@ -112,7 +115,8 @@ def _promoted(name: str, settings: Settings) -> Model | None:
     if quick is None:
         return None
     whole = Later(lambda: _by_mlflow(named.version or name, settings).keras)
-    return Model(name, quick.classes, quick.engine.size, whole, named.key, named.run_id, quick.engine)
+    made_of = quick.folder, quick.runs_on
+    return Model(name, quick.classes, quick.engine.size, whole, named.key, named.run_id, quick.engine, *made_of)
 
 
 def _by_mlflow(name: str, settings: Settings) -> Model:

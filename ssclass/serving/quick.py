@@ -7,6 +7,7 @@ Each part is held against TensorFlow's, or Keras's, answers whenever it is opene
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,18 @@ from ssclass.model.features import Features
 from ssclass.model.runtimes import TENSORFLOW, Runtime, chosen
 from ssclass.model.saved_head import SavedHead
 from ssclass.model.spec import Spec
-from ssclass.retrain.predict import decided_classifier
+from ssclass.retrain.predict import decided_classifier, decided_folder
 from ssclass.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Quick:
-    """A promoted classifier that answers without Keras and TensorFlow."""
+    """A promoted classifier that answers without Keras and TensorFlow; `folder` and `runs_on`: what it was made of."""
 
     classes: tuple[str, ...]
     engine: Engine
+    folder: Path
+    runs_on: str
 
 
 def open_quick(workspace: Workspace, key: str) -> Quick | None:
@@ -39,8 +42,9 @@ def open_quick(workspace: Workspace, key: str) -> Quick | None:
     StoreError where its files are not to be had.
     """
     classifier = decided_classifier(workspace, key)
-    engine = quick_engine(classifier, workspace.at().params.features.engine)
-    return None if engine is None else Quick(classifier.classes, engine)
+    asked = workspace.at().params.features.engine
+    engine = quick_engine(classifier, asked)
+    return None if engine is None else Quick(classifier.classes, engine, decided_folder(workspace, key), asked)
 
 
 def quick_engine(classifier: Classifier | Adopted, engine: str = "auto") -> Engine | None:

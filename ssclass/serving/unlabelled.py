@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from ssclass.data.folders import hidden, spelt, walk
 from ssclass.data.images import Refused
 from ssclass.errors import InputError, NotFoundError, ObjectError
 from ssclass.settings import Settings
-from ssclass.store import at_url
+from ssclass.store import Store, at_url
 from ssclass.text import message
 
 S3 = "s3://"
@@ -27,12 +27,22 @@ class Unlabelled:
     """A photo that nobody has labelled.
 
     `name`: as its source has it, `key`: the same, or what tells it from others of that name. `read` gives its bytes, or
-    raises Refused; StoreError where S3 is away.
+    raises Refused; StoreError where S3 is away. `anywhere`: other machines can read it, too.
     """
 
     name: str
     key: str
     read: Callable[[], bytes]
+    anywhere: bool = False
+
+    def carried(self) -> Unlabelled:
+        """The same photo for another machine: its bytes, or why there are none, where they can be had here alone."""
+        if self.anywhere:
+            return self
+        try:
+            return replace(self, read=partial(_value, self.read()), anywhere=True)
+        except Refused as refused:
+            return replace(self, read=partial(_refuse, refused.reason, refused.detail), anywhere=True)
 
 
 def photos_at(where: str, settings: Settings | None, most_bytes: int) -> Iterator[Unlabelled]:
@@ -73,19 +83,20 @@ def _files(folder: Path, most: int) -> Iterator[Unlabelled]:
 def _objects(where: str, settings: Settings, most: int) -> Iterator[Unlabelled]:
     store, prefix = at_url(settings, where)
 
-    def read(key: str) -> bytes:
-        try:
-            data = store.get(key, limit=most + 1)
-        except ObjectError as error:
-            raise Refused("unreadable", f"S3 does not give it ({error.code})") from error
-        if data is None:
-            raise Refused("missing", "it was there when the folder was listed, and is gone")
-        return data
-
     for found in store.list(prefix):
         name = found.key.removeprefix(prefix)
         if name and not name.endswith("/") and not hidden(name):
-            yield Unlabelled(name, name, partial(read, found.key))
+            yield Unlabelled(name, name, partial(_object, store, found.key, most), anywhere=True)
+
+
+def _object(store: Store, key: str, most: int) -> bytes:
+    try:
+        data = store.get(key, limit=most + 1)
+    except ObjectError as error:
+        raise Refused("unreadable", f"S3 does not give it ({error.code})") from error
+    if data is None:
+        raise Refused("missing", "it was there when the folder was listed, and is gone")
+    return data
 
 
 def _rows(path: Path) -> Iterator[Unlabelled]:
@@ -137,3 +148,7 @@ def _value(value: Any) -> bytes:
     if data is None:
         raise Refused("missing", "the row has no bytes")
     return bytes(data)
+
+
+def _refuse(reason: str, detail: str) -> bytes:
+    raise Refused(reason, detail)

@@ -1,0 +1,249 @@
+"""`compute: ray`: the same answers from several processes, whichever of them dies."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ssclass.data.images import decode
+from ssclass.data.submit import submit
+from ssclass.demo.drawings import draw
+from ssclass.environment import free_port
+from ssclass.errors import FailedError, InputError, ObjectError, SsclassError
+from ssclass.params import IngestParams
+from ssclass.retrain.predict import features_of, memo_of, remember_elsewhere
+from ssclass.serving.bulk import Job, Summary, predict_all
+from ssclass.serving.carried import carry
+from ssclass.serving.model import Model
+from ssclass.serving.unlabelled import photos_at
+from ssclass.settings import CHECKOUT, Settings
+from ssclass.spread import _Process, spread
+from ssclass.store import Store
+from tests.support.models import needed_weights
+from tests.support.pipelines import CLASSES, ingest_all, set_params
+from tests.support.spreading import deadly, forbidden, squares
+
+HERE = Settings(workspace=Path("nowhere"))
+ON_RAY = HERE.model_copy(update={"compute": "ray"})
+LIMITS = IngestParams(min_side=1)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Ray on this machine with two processors, on loopback; it ends with the module.
+
+    A grammar of jsonschema, which tools of ours bring and Ray does not need, would cost each of its ten processes more
+    than a second.
+    """
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    folder = tmp_path_factory.mktemp("path")
+    (folder / "rfc3987_syntax.py").write_text('raise ImportError("not here")\n')
+    path = os.pathsep.join([str(folder), str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.syspath_prepend(folder)
+        import ray
+
+        for attempt in range(3):  # Ray gives its parts fifteen seconds, and this machine may be busy
+            try:
+                ray.init(
+                    address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000,
+                    log_to_driver=False, logging_level="ERROR",
+                )  # fmt: skip
+                break
+            except Exception:
+                ray.shutdown()
+                if attempt == 2:
+                    raise
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def kill_one() -> None:
+    """Kill a process that answers."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::_Process"):
+            process.send_signal(signal.SIGKILL)
+            return
+    raise AssertionError("no process answers")
+
+
+def test_answers_come_in_order_and_a_process_that_is_killed_is_missed_by_nobody(cluster: Any, tmp_path: Path) -> None:
+    found = list(spread(ON_RAY, partial(squares, tmp_path / "died"), iter(range(40))))
+    assert (tmp_path / "died").exists()
+    assert [square for square, _ in found] == [number * number for number in range(40)]
+    assert len({process for _, process in found}) > 1
+    assert os.getpid() not in {process for _, process in found}
+
+
+@pytest.mark.parametrize("settings", [None, HERE, ON_RAY], ids=["none", "local", "ray"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_of_ours_comes_in_its_place(request: Any, settings: Settings | None, threads: int) -> None:
+    if settings is ON_RAY:
+        request.getfixturevalue("cluster")
+    answers = spread(settings, forbidden, iter(range(9)), threads)
+    assert [next(answers) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ObjectError, match="forbids it") as raised:
+        next(answers)
+    assert raised.value.code == "AccessDenied"
+
+
+@pytest.fixture
+def workspace(s3_endpoint: str, tmp_path: Path) -> Any:
+    """Three batches that were taken in, of six drawings each."""
+    from ssclass.workspace.create import create
+
+    needed_weights()
+    values = {"bucket": f"test-{uuid.uuid4().hex[:12]}", "s3_endpoint": s3_endpoint, "s3_region": "us-east-1"}
+    made = create(tmp_path / "shop", values)
+    made.store.make_bucket()
+    set_params(made, classes=f"[{', '.join(CLASSES)}]", sizes="[96]")
+    for number in range(3):
+        draw(tmp_path / str(number), CLASSES, 3, number)
+        submit(made.store, tmp_path / str(number), f"batch-{number}", CLASSES)
+    ingest_all(made)
+    return made
+
+
+def test_features_have_the_same_bytes_when_a_process_dies_over_them(cluster: Any, workspace: Any) -> None:
+    from ssclass.model.features import FeatureMemo
+    from ssclass.model.spec import feature_spec
+
+    version = workspace.newest()
+    spec = feature_spec(version.params.features, maps=True)
+    sha256s = [row.sha256 for shard in version.dataset.shards for row in shard.rows]
+    assert len(version.dataset.shards) == 3
+    here = FeatureMemo(workspace.private / "here", None)
+    (expected,) = features_of(version, here, spec, sha256s)
+    keys = [FeatureMemo.key(spec, shard.photos_digest) for shard in version.dataset.shards]
+    assert not any(workspace.store.head(key) for key in keys)
+
+    killed: list[int] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        if not killed:
+            killed.append(done)
+            kill_one()
+
+    store = Store(workspace.settings.model_copy(update={"compute": "ray"}))
+    there = FeatureMemo(workspace.private / "there", store)
+    remember_elsewhere(version, there, store, spec, version.dataset.shards, progress)
+    assert killed
+    for key in keys:
+        assert store.get(key) == (here.local / key).read_bytes()
+        assert not (there.local / key).exists()  # whoever made them put them into S3
+    (found,) = features_of(version, there, spec, sha256s)
+    assert found.sha256s == expected.sha256s
+    assert all((found.arrays[name] == array).all() for name, array in expected.arrays.items())
+    remember_elsewhere(version, there, store, spec, version.dataset.shards, lambda *_: pytest.fail("done again"))
+    assert memo_of(workspace).knows(spec, version.dataset.shards[0].photos_digest)
+
+
+@pytest.mark.slow  # TensorFlow in three processes
+def test_answers_on_a_folder_are_the_same_file(cluster: Any, tmp_path: Path) -> None:
+    from ssclass.model.backbones import import_keras
+
+    keras = import_keras()
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((24, 24, 3), dtype="uint8")
+    hidden = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
+    network = keras.Model(pixels, keras.layers.Dense(2, activation="softmax")(hidden))
+    model = Model("dense", CLASSES, 24, network)
+    roll = tmp_path / "roll"
+    draw(roll, CLASSES, 30)
+    (roll / "notes.txt").write_text("not a photo")
+    (roll / "empty.jpg").write_bytes(b"")
+
+    killed: list[int] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        if not killed and done:
+            killed.append(done)
+            kill_one()
+
+    job = Job(str(roll), "dense", None, None, CLASSES)
+    for settings, name in ((HERE, "here"), (ON_RAY, "there")):
+        found = photos_at(str(roll), None, LIMITS.max_bytes)
+        told = progress if settings is ON_RAY else lambda *_: None
+        assert predict_all(model, job, found, tmp_path / name, LIMITS, told, settings) == Summary(62, 2)
+    assert killed
+    here, there = pq.read_table(tmp_path / "here"), pq.read_table(tmp_path / "there")
+    assert there.equals(here)
+    assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes()
+    assert [row["error"].split(":")[0] for row in there.to_pylist() if row["error"]] == ["empty", "not an image"]
+
+
+@pytest.mark.slow  # a process is started again and again
+def test_an_item_that_kills_every_process_ends_it(cluster: Any) -> None:
+    with pytest.raises(FailedError, match="died again and again"):
+        list(spread(ON_RAY, deadly, [1]))
+
+
+def test_a_process_with_other_code_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    answer = _Process("0123456789abcdef", False, []).answer(1)
+    assert isinstance(answer, FailedError)
+    assert "has another ssclass" in str(answer)
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'ssclass\[ray\]'"):
+        list(spread(ON_RAY, forbidden, [1]))
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    address = f"ray://127.0.0.1:{free_port()}"
+    with pytest.raises(FailedError, match="nobody answers there"):
+        list(spread(ON_RAY.model_copy(update={"ray_address": address}), forbidden, [1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("compute", "spark"), ("ray_address", "http://head:10001"), ("ray_address", "head")]
+)
+def test_settings_that_say_nothing_usable_are_named(name: str, value: str, tmp_path: Path) -> None:
+    from ssclass.settings import load_settings
+
+    (tmp_path / "ssclass.toml").write_text(f'{name} = "{value}"\n')
+    with pytest.raises(SsclassError, match=rf"ssclass.toml: {name}: "):
+        load_settings(tmp_path)
+
+
+@pytest.mark.slow  # a training
+def test_a_model_of_the_ledger_travels_as_the_files_of_its_classifier(workspace: Any, tmp_path: Path) -> None:
+    from ssclass.model.adopted import open_classifier
+    from ssclass.retrain.train import fit, save_candidate
+    from ssclass.serving.quick import quick_engine
+
+    set_params(workspace, head="rbf")
+    version = workspace.newest()
+    trained = fit(version, memo_of(workspace), version.params, version.dataset)
+    save_candidate(trained, version.dataset, tmp_path / "candidate", version.params)
+    classifier = open_classifier(tmp_path / "candidate", quick=True)
+    if (engine := quick_engine(classifier)) is None:
+        pytest.skip("no other runtime than TensorFlow is installed")
+    model = Model("champion", CLASSES, classifier.size, None, quick=engine, folder=tmp_path / "candidate")
+    arrived = pickle.loads(pickle.dumps(carry(model))).open()
+    images = np.stack([decode(path.read_bytes(), model.size) for path in sorted((tmp_path / "0").rglob("*.jpg"))])
+    assert arrived.quick is not None
+    assert arrived.quick.name == engine.name
+    np.testing.assert_array_equal(arrived.predict(images), model.predict(images))
