@@ -26,8 +26,7 @@ from ssclass.upkeep.rebuild import rebuild
 from ssclass.upkeep.verify import verify
 from ssclass.workspace.ledger import Event, State, fold
 from ssclass.workspace.workspace import Workspace
-from tests.support.fake_head import patch_model, retrain_flow
-from tests.support.shops import Shop, empty_mlflow, pictures
+from tests.support.shops import Shop, open_shop
 
 # -- who it is, by the gate's own words ------------------------------------------------------------------------
 
@@ -94,14 +93,7 @@ def test_it_is_the_newest_candidates_alone_and_beside_the_champion_in_force() ->
 @pytest.fixture(scope="module")
 def shop(s3_endpoint, tmp_path_factory) -> Iterator[Shop]:
     """A shop with a champion, and a candidate that had as many photos right."""
-    folder = tmp_path_factory.mktemp("challenger")
-    empty_mlflow(folder / "empty.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch.setenv("SSCLASS_PATIENCE", "2")
-        patch_model(patch.setattr)
-        drawn = pictures(folder / "pictures", 80)
-        shop = Shop.make(folder / "shop", s3_endpoint, drawn, retrain_flow(), folder / "empty.db")
+    with open_shop(tmp_path_factory.mktemp("challenger"), s3_endpoint, 80) as shop:
         shop.first(train=20)
         assert shop.retrain().decision == "PROMOTED"
         assert (shop.tracking.challenger(), shop.tracking.client.search_registered_models()[1:]) == (None, [])

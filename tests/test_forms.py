@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -157,6 +160,8 @@ def test_every_form_is_the_data_set_as_it_is_in_force(
         columns = pq.read_schema(tmp_path / "described" / f"{each['@id']}.parquet").names
         assert {one["source"]["extract"]["column"] for one in each["field"]} <= set(columns)
 
+    describes(tmp_path / "described", corrected)
+
     assert export(workspace, tmp_path / "tars", kind="webdataset") == (15, 0)
     again = find_files(tmp_path / "tars", CLASSES, tmp_path)
     assert {hashlib.sha256(f.path.read_bytes()).hexdigest(): f.label for f in again} == {
@@ -190,3 +195,25 @@ def test_large_tars_are_several(
         with tarfile.open(path) as tar:
             count += len(tar.getnames())
     assert count == 45
+
+
+def describes(folder: Path, photos: dict[str, tuple[str, str]]) -> None:
+    """MLCommons' own validator finds nothing wrong with a description, and its loader gives every photo by it.
+
+    What only its owner can say of a data set (licence, citation, version, date) is missing, and nothing else.
+    """
+    mlcroissant = pytest.importorskip("mlcroissant", reason="MLCommons' mlcroissant is not installed")
+    command = [str(Path(sys.executable).parent / "mlcroissant"), "validate", "--jsonld", str(folder / "croissant.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "WARNING" in line or "Property" in line or "rror" in line]
+    assert {re.findall(r"/(\w+)\"", line)[0] for line in said} == {"citeAs", "datePublished", "license", "version"}
+
+    read = mlcroissant.Dataset(str(folder / "croissant.json"))
+    found = {}
+    for side in {side for _, side in photos.values()}:
+        for record in read.records(side):
+            sha256 = record[f"{side}/sha256"].decode()
+            found[sha256] = record[f"{side}/class"].decode(), side
+            assert min(record[f"{side}/image"].size) > 0
+    assert found == photos

@@ -24,8 +24,7 @@ from ssclass.serving.loop import FEW, Loop
 from ssclass.stack.automations import ALARMS
 from ssclass.tracking.health import UNTIL, HealthRuns, tell_health
 from ssclass.workspace.ledger import Event, State
-from tests.support.fake_head import patch_model, retrain_flow
-from tests.support.shops import Shop, empty_mlflow, pictures
+from tests.support.shops import Shop, open_shop
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -191,13 +190,7 @@ def test_probabilities_that_cannot_be_believed_show_beside_those_of_cross_valida
 
 @pytest.fixture(scope="module")
 def shop(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    folder = tmp_path_factory.mktemp("health")
-    empty_mlflow(folder / "empty.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch_model(patch.setattr)
-        drawn = pictures(folder / "pictures", 136)
-        shop = Shop.make(folder / "shop", s3_endpoint, drawn, retrain_flow(), folder / "empty.db")
+    with open_shop(tmp_path_factory.mktemp("health"), s3_endpoint, 136) as shop:
         shop.first(train=20)
         assert shop.retrain().decision == "PROMOTED"
         yield shop

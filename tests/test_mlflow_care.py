@@ -22,21 +22,13 @@ from ssclass.tracking.client import MODEL, Tracking
 from ssclass.upkeep.rebuild import rebuild
 from ssclass.upkeep.verify import verify
 from ssclass.workspace.workspace import Workspace
-from tests.support.fake_head import patch_model, retrain_flow
-from tests.support.shops import Shop, empty_mlflow, pictures
+from tests.support.shops import Shop, open_shop
 
 
 @pytest.fixture(scope="module")
 def shop(s3_endpoint, tmp_path_factory) -> Iterator[Shop]:
     """A shop with a champion, and a candidate that was rejected."""
-    folder = tmp_path_factory.mktemp("care")
-    empty_mlflow(folder / "empty.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch.setenv("SSCLASS_PATIENCE", "2")
-        patch_model(patch.setattr)
-        drawn = pictures(folder / "pictures", 40)
-        shop = Shop.make(folder / "shop", s3_endpoint, drawn, retrain_flow(), folder / "empty.db")
+    with open_shop(tmp_path_factory.mktemp("care"), s3_endpoint, 40) as shop:
         shop.first(train=20)
         assert shop.retrain().decision == "PROMOTED"
         shop.send("second", 1)

@@ -29,21 +29,13 @@ from ssclass.stack.serving import server
 from ssclass.upkeep.finish import finish_forgetting
 from ssclass.upkeep.forget import forget
 from tests.support.browsing import PHONE, fits, violations
-from tests.support.fake_head import patch_model, retrain_flow
-from tests.support.shops import Shop, empty_mlflow, pictures
+from tests.support.shops import Shop, open_shop
 
 
 @pytest.fixture(scope="module")
 def shop(s3_endpoint, tmp_path_factory) -> Iterator[Shop]:
     """A shop with a champion, a batch whose labels are flipped and which is held for it, and a refused file."""
-    folder = tmp_path_factory.mktemp("review")
-    empty_mlflow(folder / "empty.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch.setenv("SSCLASS_PATIENCE", "2")
-        patch_model(patch.setattr)
-        drawn = pictures(folder / "pictures", 120)
-        shop = Shop.make(folder / "shop", s3_endpoint, drawn, retrain_flow(), folder / "empty.db")
+    with open_shop(tmp_path_factory.mktemp("review"), s3_endpoint, 120) as shop:
         shop.first(train=30)
         assert shop.retrain().decision == "PROMOTED"
         flipped = [{**entry, "split": "train"} for entry in shop.photos(16, (0.1,), flipped=True)]

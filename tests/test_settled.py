@@ -20,8 +20,7 @@ from ssclass.upkeep.decisions import append, roll_back
 from ssclass.upkeep.forget import forget
 from ssclass.upkeep.settled import look
 from ssclass.workspace.workspace import Workspace
-from tests.support.fake_head import patch_model, retrain_flow
-from tests.support.shops import Shop, empty_mlflow, pictures
+from tests.support.shops import Shop, open_shop
 
 HEAVY = ("prefect", "mlflow", "tensorflow", "keras", "dvc", "flows", "tasks")
 
@@ -29,14 +28,7 @@ HEAVY = ("prefect", "mlflow", "tensorflow", "keras", "dvc", "flows", "tasks")
 @pytest.fixture(scope="module")
 def shop(s3_endpoint, tmp_path_factory) -> Iterator[Shop]:
     """A shop with two champions and a candidate that was rejected, all told."""
-    folder = tmp_path_factory.mktemp("settled")
-    empty_mlflow(folder / "empty.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch.setenv("SSCLASS_PATIENCE", "2")
-        patch_model(patch.setattr)
-        drawn = pictures(folder / "pictures", 60)
-        shop = Shop.make(folder / "shop", s3_endpoint, drawn, retrain_flow(), folder / "empty.db")
+    with open_shop(tmp_path_factory.mktemp("settled"), s3_endpoint, 60) as shop:
         said = look(with_settings(shop, mlflow_uri="http://127.0.0.1:9"))
         assert said is not None
         assert (said.decision, said.version) == ("SKIPPED", None), "before the first decision MLflow is not asked"

@@ -29,10 +29,10 @@ from ssclass.serving.ranking import DIMENSIONS, doubt, embedded, novelty, ranked
 from ssclass.serving.unlabelled import Unlabelled, photos_at
 from ssclass.serving.wanted import Choice, Wanted, wanted, write
 from ssclass.store import Store
-from tests.support.fake_head import patch_model, photo, retrain_flow
+from tests.support.fake_head import photo
 from tests.support.pipelines import CLASSES
 from tests.support.running import eventually
-from tests.support.shops import Shop, empty_mlflow, pictures
+from tests.support.shops import Shop, open_shop
 
 # -- the order -----------------------------------------------------------------------------------------------
 
@@ -95,12 +95,7 @@ def test_projected_vectors_keep_their_distances() -> None:
 @pytest.fixture(scope="module")
 def shop(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("wanted")
-    empty_mlflow(folder / "empty.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        patch_model(patch.setattr)
-        drawn = pictures(folder / "pictures", 60)
-        shop = Shop.make(folder / "shop", s3_endpoint, drawn, retrain_flow(), folder / "empty.db")
+    with open_shop(folder, s3_endpoint, 60) as shop:
         with pytest.raises(InputError, match="no champion yet"):
             wanted(shop.workspace, str(folder / "pictures"), 5)
         shop.first()

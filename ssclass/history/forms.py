@@ -133,6 +133,25 @@ class Parquet:
             writer.close()
 
 
+_TERMS = """citeAs column equivalentProperty extract field fileProperty fileObject fileSet format includes isLiveDataset
+jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate separator source subField
+transform"""
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    **{term: f"cr:{term}" for term in _TERMS.split()},
+}
+"""The whole context of Croissant 1.0, as its specification has it: validators warn of a part."""
+
+
 class Croissant(Parquet):
     """The same Parquet files, and ``croissant.json``: what is in them, in MLCommons' Croissant 1.0 (JSON-LD)."""
 
@@ -148,26 +167,7 @@ class Croissant(Parquet):
     def _described(self) -> dict[str, Any]:
         files = [f"{split}.parquet" for split in sorted(self.writers)]
         return {
-            "@context": {
-                "@language": "en",
-                "@vocab": "https://schema.org/",
-                "sc": "https://schema.org/",
-                "cr": "http://mlcommons.org/croissant/",
-                "dct": "http://purl.org/dc/terms/",
-                "conformsTo": "dct:conformsTo",
-                "recordSet": "cr:recordSet",
-                "field": "cr:field",
-                "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-                "source": "cr:source",
-                "fileObject": "cr:fileObject",
-                "extract": "cr:extract",
-                "column": "cr:column",
-                "transform": "cr:transform",
-                "jsonPath": "cr:jsonPath",
-                "key": "cr:key",
-                "references": "cr:references",
-                "data": {"@id": "cr:data", "@type": "@json"},
-            },
+            "@context": _CONTEXT,
             "@type": "sc:Dataset",
             "conformsTo": "http://mlcommons.org/croissant/1.0",
             "name": self.folder.resolve().name,

@@ -23,10 +23,10 @@ OWNER = "ssclass.workspace"
 """The experiment's tag with the first commit of the workspace that it belongs to."""
 COLUMNS: tuple[str, ...] = (
     "tags.`decision`",
+    "tags.`reason`",
     "tags.`candidate`",
     "tags.`champion`",
     "tags.`gain`",
-    "tags.`reason`",
     "tags.`data_version`",
     "tags.`batches`",
     "tags.`head`",

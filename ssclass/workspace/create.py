@@ -14,8 +14,18 @@ from ssclass.workspace.dvc import bootstrap, configure
 from ssclass.workspace.git import Git, check_url
 from ssclass.workspace.workspace import Workspace
 
-FILES = ("params.yaml", "study.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "metrics.json", "code.json", ".dvcignore")
-IGNORED = "/data\n/candidate\n/.ssclass\n"
+FILES = (
+    "params.yaml",
+    "study.yaml",
+    "dvc.yaml",
+    "dvc.lock",
+    "data.dvc",
+    "metrics.json",
+    "decisions.csv",
+    "code.json",
+    ".dvcignore",
+)
+IGNORED = "/data\n/candidate\n/dvc_plots\n/.ssclass\n"
 
 
 def template_file(name: str) -> Path:

@@ -1,9 +1,9 @@
 """A transaction: the only way to write to a workspace. It ends in one pushed commit, or in nothing at all.
 
-It begins clean and at origin's newest commit. What it changes (ledger, data.dvc, dvc.lock, metrics.json, candidate/)
-becomes one commit, pushed with its tags; a push that is not a fast-forward means that another writer was first
-(LostRaceError). Whatever goes wrong, the work tree is afterwards as it was, so that a second try begins from the
-start: nothing half done is ever built upon.
+It begins clean and at origin's newest commit. What it changes (ledger, data.dvc, dvc.lock, metrics.json,
+decisions.csv, candidate/) becomes one commit, pushed with its tags; a push that is not a fast-forward means that
+another writer was first (LostRaceError). Whatever goes wrong, the work tree is afterwards as it was, so that a second
+try begins from the start: nothing half done is ever built upon.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ssclass.environment import sweep
 from ssclass.errors import FailedError, WorkspaceError
 from ssclass.settings import Settings
 from ssclass.store import Store
-from ssclass.workspace import dvc, ledger
+from ssclass.workspace import dvc, ledger, plots
 from ssclass.workspace.dvc import CANDIDATE, DATA
 from ssclass.workspace.git import AUTHOR, Git
 from ssclass.workspace.objects import EMPTY_DIR, Objects
@@ -31,7 +31,7 @@ from ssclass.workspace.version import Version, Versions
 if TYPE_CHECKING:
     from ssclass.workspace.workspace import Workspace
 
-WRITTEN = ("data.dvc", "dvc.lock", "metrics.json", "code.json", "ledger.jsonl")
+WRITTEN = ("data.dvc", "dvc.lock", "metrics.json", "code.json", "ledger.jsonl", plots.FILE)
 """The files that the pipeline writes; the others (params.yaml, dvc.yaml, ssclass.toml) are a person's."""
 
 WHOLE = "refs/ssclass/whole"
@@ -107,7 +107,9 @@ class Change:
         self._open()
         git, root, names = self._git, self._settings.workspace, list(tags)
         _append(root / "ledger.jsonl", "".join(event.line() for event in events))
-        git("add", "--force", *(name for name in WRITTEN if (root / name).exists()))
+        if decided := [event for event in events if event.kind == "decision" and event.body["decision"] != ledger.HELD]:
+            plots.add(root / plots.FILE, self.version.state.decisions, decided)
+        git("add", "--force", *(name for name in WRITTEN if _written(root / name)))
         git("commit", "--quiet", "--message", message)
         commit = git("rev-parse", "HEAD")
         leases, refs = self._tags(names, commit)
@@ -233,8 +235,15 @@ def restore(settings: Settings, git: Git, objects: Objects, *, killed: bool = Fa
     git("reset", "--quiet")
     if present := git("ls-files", *WRITTEN).splitlines():
         git("checkout", "--quiet", "HEAD", "--", *present)
+    if plots.FILE not in present and plots.ours(root / plots.FILE):
+        (root / plots.FILE).unlink()
     _put_back(root, objects, _noted(settings))
     _unfinished(settings).unlink(missing_ok=True)
+
+
+def _written(path: Path) -> bool:
+    """Whether a file is there and the pipeline's: a workspace of an older version may have a person's by that name."""
+    return path.exists() and (path.name != plots.FILE or plots.ours(path))
 
 
 def _append(path: Path, lines: str) -> None:

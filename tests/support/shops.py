@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ssclass.workspace.workspace import Workspace
-from tests.support.fake_head import photo
+from tests.support.fake_head import patch_model, photo, retrain_flow
 from tests.support.pipelines import CLASSES, set_params
 
 EASY = 0.0
@@ -174,3 +175,17 @@ class Shop:
         return {
             str(each.version): each.tags["decision_key"] for each in sorted(found, key=lambda each: int(each.version))
         }
+
+
+@contextmanager
+def open_shop(folder: Path, endpoint: str, count: int) -> Iterator[Shop]:
+    """A shop with so many drawings, and the fake head in the model's place for as long as it is open."""
+    import pytest  # benchmarks have none
+
+    empty_mlflow(folder / "empty.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("SSCLASS_PATIENCE", "2")
+        patch_model(patch.setattr)
+        drawn = pictures(folder / "pictures", count)
+        yield Shop.make(folder / "shop", endpoint, drawn, retrain_flow(), folder / "empty.db")
