@@ -110,9 +110,7 @@ def main(numbers: Sequence[int]) -> None:
                 for name, found in (("new", new), ("nothing new", none))
             }
             print(
-                json.dumps(
-                    {"batches": batches, "photos": max(numbers), "seconds by the clock, of processors": told}
-                ),
+                json.dumps({"batches": batches, "photos": max(numbers), "seconds by the clock, of processors": told}),
                 flush=True,
             )
 

@@ -13,6 +13,7 @@ import numpy as np
 from ssclass.errors import BatchError
 
 Fold = tuple[np.ndarray, np.ndarray]  # row numbers: of the training photos, of the test photos
+S = TypeVar("S")
 T = TypeVar("T")
 
 DEALT = 2000  # photos above which folds are dealt: scikit-learn takes a millisecond a group to find the best one
@@ -81,11 +82,16 @@ def side_by_side(task: Callable[[Fold], T], folds: Sequence[Fold], rows: int) ->
     Their linear algebra then uses one thread each, and so gives the same bits on any number of cores. Many rows are
     done one fold after the other, as memory for one is enough.
     """
-    if rows > TOGETHER:
-        yield from map(task, folds)
-        return
+    yield from map(task, folds) if rows > TOGETHER else on_each_core(task, folds)
+
+
+def on_each_core(task: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+    """Do a task for each item, one on each core, and yield what it gives in their order.
+
+    Linear algebra uses one thread each: the same bits on any number of cores, and no threads that wait for each other.
+    """
     from threadpoolctl import threadpool_limits
 
-    workers = min(len(folds), os.cpu_count() or 1)
+    workers = min(len(items), os.cpu_count() or 1)
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers, thread_name_prefix="fold") as pool:
-        yield from pool.map(task, folds)
+        yield from pool.map(task, items)

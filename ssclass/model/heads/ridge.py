@@ -16,13 +16,14 @@ near-duplicates together. Copies of a photo are rows of weight 1 / (1 + copies).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ssclass.model.folds import Fold
+from ssclass.model.folds import Fold, on_each_core
 from ssclass.model.heads.base import CrossValidation, Tick, path_curves
 
 GAMMA = 4.0  # g; 2 to 4 are alike on the study's photos (docs/models.md)
@@ -106,6 +107,13 @@ def middles(vectors: Vectors, rows: int, count: int, seed: int) -> np.ndarray:
     return np.asarray(found)
 
 
+def whitening(alike: np.ndarray) -> np.ndarray:
+    """A root of the inverse of the landmarks' kernel K_mm with each other, float64 [m, r], of its solid directions."""
+    values, directions = np.linalg.eigh(alike)
+    solid = values > SOLID * values[-1]
+    return np.asarray(directions[:, solid] / np.sqrt(values[solid]))
+
+
 @dataclass(frozen=True, eq=False)
 class Sums:
     """Sums over photos, float64: of k k' [m, m], k t' [m, classes], k [m], t [classes], and how many photos."""
@@ -146,10 +154,14 @@ class Sums:
         from scipy.linalg import cho_factor, cho_solve
 
         bias = self.targets / self.photos
-        gram = whiten.T @ self.gram @ whiten
+        gram = whiten.T @ (self.gram @ whiten)
         wanted = whiten.T @ (self.wanted - np.outer(self.kernels, bias))
-        one = np.eye(len(gram))
-        found = [whiten @ cho_solve(cho_factor(gram + l2 * one), wanted) for l2 in l2s]
+        found = []
+        for l2 in l2s:
+            made = np.array(gram, order="F")  # as LAPACK wants it, which then works in it
+            made[np.diag_indices_from(made)] += l2
+            factor = cho_factor(made, overwrite_a=True, check_finite=False)
+            found.append(whiten @ cho_solve(factor, wanted, check_finite=False))
         return np.stack(found, axis=1), bias
 
 
@@ -189,23 +201,25 @@ class Many:
         from scipy.special import softmax
 
         landmarks = middles(vectors, len(labels), count, seed)
-        values, directions = np.linalg.eigh(kernel(landmarks, landmarks, gamma).astype(np.float64))
-        solid = values > SOLID * values[-1]
-        whiten = directions[:, solid] / np.sqrt(values[solid])
+        (whiten,) = on_each_core(whitening, [kernel(landmarks, landmarks, gamma).astype(np.float64)])
         targets = 2.0 * np.eye(classes)[labels] - 1
-        parts = [Sums.over(test, vectors, targets, landmarks, gamma) for _, test in folds]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total.plus(part)
         scores = np.empty((len(L2S), len(labels), classes))
-        while parts:
-            test = folds[len(parts) - 1][1]
-            weights, bias = total.plus(parts.pop(), -1).solve(whiten, L2S)
+
+        def add(fold: Fold) -> Sums:
+            return Sums.over(fold[1], vectors, targets, landmarks, gamma)
+
+        def test(number: int) -> None:
+            """Solve for the sums without a fold's, and let the fold's photos have their scores."""
+            weights, bias = total.plus(parts[number], -1).solve(whiten, L2S)
             flat = weights.reshape(len(landmarks), -1).astype(np.float32)
-            for at in range(0, len(test), BLOCK):
-                rows = test[at : at + BLOCK]
+            for at in range(0, len(folds[number][1]), BLOCK):
+                rows = folds[number][1][at : at + BLOCK]
                 found = kernel(vectors(rows)[:, 0], landmarks, gamma) @ flat
                 scores[:, rows] = found.reshape(len(rows), len(L2S), classes).transpose(1, 0, 2) + bias
+
+        parts = list(on_each_core(add, folds))
+        total = functools.reduce(Sums.plus, parts)
+        for _ in on_each_core(test, range(len(folds))):
             tick()
         losses = [float(np.square(targets - each).mean()) for each in scores]
         best = int(np.argmin(losses))
