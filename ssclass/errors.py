@@ -8,7 +8,8 @@
     │   └── NotFoundError     no such model, batch, photo or version
     └── FailedError           something outside did not work; exit code 1
         ├── StoreError        S3
-        │   └── ObjectError   S3 will not do it with this one object, however often it is asked
+        │   ├── ObjectError   S3 will not do it with this one object, however often it is asked
+        │   └── ChangedError  an object is no longer the one that was looked at; look again
         ├── TrackingError     MLflow
         ├── WeightsError      backbone weights cannot be had
         ├── LostRaceError     another writer pushed first; start over from its commit
@@ -82,6 +83,10 @@ class ObjectError(StoreError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ChangedError(StoreError):
+    """An object was written again between two looks at it."""
 
 
 class TrackingError(FailedError):

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from ssclass.errors import ObjectError, StoreError
+from ssclass.errors import ChangedError, ObjectError, StoreError
 from ssclass.settings import Settings
 from ssclass.started import away, command, supervised
 
@@ -143,13 +143,19 @@ class Store:
             etag = (found or {}).get("ETag", "").strip('"')
             return found and Listed(key, found["ContentLength"], etag, found["LastModified"])
 
-    def get(self, key: str, *, limit: int | None = None) -> bytes | None:
-        """The bytes of an object, at most `limit` of them; None when there is none."""
+    def get(self, key: str, *, limit: int | None = None, etag: str | None = None) -> bytes | None:
+        """The bytes of an object, at most `limit` of them; None when there is none.
+
+        ChangedError where it is no longer the one with this `etag`.
+        """
         with self._named(key):
             found = self._absent_is_none(lambda: self.client.get_object(Bucket=self.bucket, Key=self.full(key)))
             if found is None:
                 return None
             with found["Body"] as body:
+                there = found.get("ETag", "").strip('"')
+                if etag and there and there != etag:
+                    raise ChangedError(f"s3://{self.place}/{key}: written again while it was read; try again")
                 return bytes(body.read(limit))
 
     def get_range(self, key: str, start: int, length: int, etag: str) -> bytes:
@@ -181,7 +187,17 @@ class Store:
             self.client.delete_object(Bucket=self.bucket, Key=self.full(key))
 
     def versions(self, prefix: str) -> Iterator[tuple[str, str, int]]:
-        """(key, version id, bytes) of every version under a prefix; without versioning, of each object."""
+        """(key, version id, bytes) of every version under a prefix; the id is empty where the server knows none.
+
+        Without versioning S3 calls the one version of an object "null", and so it goes on calling those that were
+        there before versioning was turned on: only that id names them then.
+        """
+        for key, version, size in self._versions(prefix):
+            if size is not None:
+                yield key, version, size
+
+    def _versions(self, prefix: str) -> Iterator[tuple[str, str, int | None]]:
+        """The same, with the markers of deletions, which have no size."""
         from botocore.exceptions import ClientError
 
         with self._named(prefix):
@@ -190,28 +206,36 @@ class Store:
                     Bucket=self.bucket, Prefix=self.full(prefix)
                 )
                 for page in pages:
-                    for item in page.get("Versions", ()):
-                        yield self._short(item["Key"]), item["VersionId"], item["Size"]
+                    for kind in ("Versions", "DeleteMarkers"):
+                        for item in page.get(kind, ()):
+                            yield self._short(item["Key"]), item["VersionId"], item.get("Size")
             except ClientError as error:
                 if error.response["Error"]["Code"] != "NotImplemented":
                     raise
                 for found in self.list(prefix):
-                    yield found.key, "null", found.size
+                    yield found.key, "", found.size
 
     def get_version(self, key: str, version: str) -> bytes:
         """The bytes of one version of an object."""
         with self._named(key):
-            which = {} if version == "null" else {"VersionId": version}
+            which = {"VersionId": version} if version else {}
             with self.client.get_object(Bucket=self.bucket, Key=self.full(key), **which)["Body"] as body:
                 return bytes(body.read())
 
     def erase(self, key: str, version: str | None = None) -> None:
-        """Remove a version of an object, or all of them, leaving no older one behind."""
-        for name, each, _ in list(self.versions(key)):
-            if name == key and version in (None, each):
-                with self._named(key):
-                    which = {} if each == "null" else {"VersionId": each}
-                    self.client.delete_object(Bucket=self.bucket, Key=self.full(key), **which)
+        """Remove a version of an object, or all of them, leaving no older one behind.
+
+        With the last one go the markers of its deletion: they would keep the key, which may name a person or a photo.
+        """
+        there = [(each, size) for name, each, size in list(self._versions(key)) if name == key]
+        # Of a server without versions, notes of older versions of ssclass say "null", too.
+        gone = [each for each, size in there if size is not None and version in (None, each, each or "null")]
+        if len(gone) == sum(size is not None for _, size in there):
+            gone += [each for each, size in there if size is None]
+        for each in gone:
+            with self._named(key):
+                which = {"VersionId": each} if each else {}
+                self.client.delete_object(Bucket=self.bucket, Key=self.full(key), **which)
 
     def make_bucket(self) -> None:
         """Create the bucket unless it is there."""

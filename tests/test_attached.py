@@ -112,6 +112,7 @@ def test_a_promotion_brings_the_export_that_answers_as_the_champion_and_once(
 
     whole = made.read_bytes()
     made.write_bytes(whole[:-1] + b"?")
+    (made.parent / "leftover.bin").write_bytes(b"of a try that was killed")
     assert attached.attached_to(asking(fresh), "champion", LITE, tmp_path / "damaged") is None
     assert not (tmp_path / "damaged").exists()
     (finding,) = findings(asking(fresh))
@@ -120,6 +121,7 @@ def test_a_promotion_brings_the_export_that_answers_as_the_champion_and_once(
     monkeypatch.setattr(attached, "_in_a_process", here)
     finding.mend()
     assert list(findings(asking(fresh))) == []
+    assert not (made.parent / "leftover.bin").exists()
     assert open_export(made, "litert")(fresh.images[0]) == pytest.approx(expected[0], abs=5e-3)
 
 
@@ -232,3 +234,13 @@ def test_one_setting_says_which_and_none_turns_it_off(
     (tmp_path / "ssclass.toml").write_text('exports = "onnx-int8"\n')
     with pytest.raises(ParamsError, match=r"ssclass\.toml: exports: "):
         load_settings(tmp_path)
+
+
+def test_the_process_of_a_retrain_that_was_killed_is_not_joined_by_another(fresh: Served, capfd: Any) -> None:
+    """Both wrote into one folder, and the sum of one stood beside the files of the other."""
+    from filelock import FileLock
+
+    with FileLock(fresh.shop.workspace.private / "export.lock"):
+        code, said = attached._in_a_process(asking(fresh), str(fresh.shop.tracking.alias()), LITE)
+    assert (code, said) == (attached.AWAY, "another process still exports; the next retrain looks again")
+    assert TAG + LITE not in tags(fresh)

@@ -281,3 +281,26 @@ def test_the_command(network: Path, roll: Path, tmp_path: Path) -> None:
     assert json.loads(again.output) == {"file": str(target), "photos": 15, "unreadable": 2}
     for wrong in (["predict"], given[:-2], [*given, str(one)]):
         assert CliRunner().invoke(cli, wrong).exit_code == 2
+
+
+def test_a_parquet_file_of_odd_columns_is_answered_or_told(roll: Path, tmp_path: Path) -> None:
+    """Columns that are there twice, bytes inside of bytes, names that are times: each was a traceback."""
+    data = (roll / "copy.jpg").read_bytes()
+    plain, source = pa.array([data], pa.binary()), tmp_path / "odd.parquet"
+
+    def asked(columns: dict[str, pa.Array] | list[tuple[str, pa.Array]]) -> dict[str, Any]:
+        pairs = list(columns.items()) if isinstance(columns, dict) else columns
+        pq.write_table(pa.table([array for _, array in pairs], [name for name, _ in pairs]), source)
+        (tmp_path / "answers.parquet").unlink(missing_ok=True)
+        assert run(source, tmp_path / "answers.parquet").photos == 1
+        return dict(pq.read_table(tmp_path / "answers.parquet").to_pylist()[0])
+
+    late = pa.array([2**60], pa.timestamp("ms"))  # of no year that Python has
+    assert asked({"photo": plain, "name": late})["photo"] == "0"
+    assert asked({"photo": plain, "name": pa.array(["a.jpg"]).dictionary_encode()})["photo"] == "a.jpg"
+    assert asked({"photo": plain, "name": pa.array([{"a": 1}]), "key": pa.array([7])})["photo"] == "7"
+    assert asked([("photo", plain), ("name", pa.array(["a"])), ("name", pa.array(["b"]))])["label"] in CLASSES
+    nested = pa.array([{"bytes": {"bytes": data}}], pa.struct([("bytes", pa.struct([("bytes", pa.binary())]))]))
+    for wrong in ({"image": nested}, [("photo", plain), ("photo", plain)]):
+        with pytest.raises(InputError, match="no column of photos"):
+            asked(wrong)

@@ -210,3 +210,52 @@ def test_a_number_in_a_tar_needs_the_classes_beside_it(drawn: list[Path], tmp_pa
         find_files(tmp_path / "a.tar", CLASSES, tmp_path)
     (tmp_path / "corrections.json").write_text('{"schema": 1, "photos": [], "remove": []}')
     assert not is_photos(tmp_path / "corrections.json"), "a manifest"
+
+
+@pytest.mark.parametrize("name", ["../secret.txt", "{}/secret.txt", "train/../../secret.txt"])
+@pytest.mark.parametrize("listed", ["_classes.csv", "metadata.csv", "metadata.jsonl"])
+def test_a_data_set_of_others_cannot_have_files_of_this_machine_sent(
+    name: str, listed: str, drawn: list[Path], tmp_path: Path
+):
+    """A list inside of what was downloaded named any file, and that was uploaded for its author to fetch."""
+    lay(drawn, tmp_path / "set", "train/a.jpg")
+    (tmp_path / "secret.txt").write_text("nobody's business")
+    name = name.format(tmp_path)
+    lines = {
+        "_classes.csv": f"filename,sushi,sandwich\ntrain/a.jpg,1,0\n{name},1,0\n",
+        "metadata.csv": f"file_name,label\ntrain/a.jpg,sushi\n{name},sushi\n",
+        "metadata.jsonl": "\n".join(
+            json.dumps({"file_name": each, "label": "sushi"}) for each in ("train/a.jpg", name)
+        ),
+    }
+    (tmp_path / "set" / listed).write_text(lines[listed])
+    with pytest.raises(BatchError, match=r"secret\.txt: outside of the data set"):
+        find_files(tmp_path / "set", CLASSES, tmp_path)
+
+
+def test_a_tar_is_not_unpacked_to_more_than_it_holds(drawn: list[Path], tmp_path: Path):
+    """A sparse file is a few bytes in the tar and a full disk out of it."""
+    path = tmp_path / "set.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as file:
+        label = tarfile.TarInfo("1.cls")
+        label.size = 5
+        file.addfile(label, io.BytesIO(b"sushi"))
+        bomb = tarfile.TarInfo("1.jpg")
+        bomb.type, bomb.size = tarfile.GNUTYPE_SPARSE, 0
+        block = bytearray(bomb.tobuf(tarfile.GNU_FORMAT))
+        block[483:495] = b"77777777777\0"  # the real size, 8 GiB, after a map without entries
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+        file.fileobj.write(block)
+        file.offset += len(block)
+    with pytest.raises(BatchError, match="larger than the tar"):
+        find_files(path, CLASSES, tmp_path)
+
+
+def test_an_address_that_is_none_is_a_file_that_is_not_there(drawn: list[Path], tmp_path: Path):
+    lay(drawn, tmp_path, "a.jpg")
+    (tmp_path / "a.json").write_text(json.dumps([task(1, "http://[::1/a.jpg", "sushi")]))
+    (tmp_path / "a.csv").write_text("path,label\nhttp://[::1/a.jpg,sushi\n")
+    for name in ("a.json", "a.csv"):
+        with pytest.raises(BatchError, match="no such file"):
+            find_files(tmp_path / name, CLASSES, tmp_path)

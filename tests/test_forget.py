@@ -10,6 +10,7 @@ import subprocess
 import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from ssclass.upkeep.forget import forget
 from ssclass.upkeep.verify.data import forgetting
 from ssclass.workspace.create import create
 from ssclass.workspace.dvc import repository
+from ssclass.workspace.git import Git
 from ssclass.workspace.ledger import Event
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import CLASSES, Command, ingest_all
@@ -361,6 +363,10 @@ def test_who_may_not_delete_what_was_sent_is_told_and_its_owner_finishes_it(work
         with pytest.raises(FailedError, match="still there"):
             forget(workspace, [sha256_of(photo)], "…")
         finish_forgetting(workspace)  # a retrain with the pipeline's rights does what it may, and does not fail
+        (note,) = workspace.store.list("results/forget/")
+        patch.setattr(finish, "SETTLES", timedelta(0))
+        finish_forgetting(workspace)
+    assert workspace.store.head(note.key).modified > note.modified, "or the bucket's rule takes it for an old result"
     left = {name.split("/")[0] for name in found_in(workspace, needles_of(photo))}
     assert left == {"incoming", "results"}, "and the note of it"
 
@@ -393,3 +399,72 @@ def test_an_old_ledger_line_that_quotes_a_photo_is_told_of(workspace, photo) -> 
 def test_a_sha256_must_be_whole(s3, tmp_path) -> None:
     with pytest.raises(InputError, match="64 hex digits"):
         forget(a_workspace(s3, tmp_path), ["abc123"], "…")
+
+
+def names_in(store: Store) -> str:
+    """The keys of all versions of all objects, and of the markers of their deletion."""
+    found = store.client.list_object_versions(Bucket=store.bucket)
+    return " ".join(each["Key"] for kind in ("Versions", "DeleteMarkers") for each in found.get(kind, ()))
+
+
+def test_a_push_whose_answer_was_lost_is_finished_by_the_next_retrain(workspace, photo, monkeypatch) -> None:
+    """The note of what is to be deleted went with the error: the ledger said forgotten, and the photo stayed."""
+    real = Git.remote
+
+    def interrupted(git: Git, *args: str) -> str:
+        done = real(git, *args)
+        if args[0] == "push":
+            raise KeyboardInterrupt
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Git, "remote", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            forget(workspace, [sha256_of(photo)], "…")
+    assert workspace.newest().data_version == "data/3"
+    assert len(open_journals(workspace)) == 1
+    finish_forgetting(workspace)
+    assert found_in(workspace, needles_of(photo)) == []
+
+
+def test_a_note_of_a_command_that_failed_goes_with_the_photo(workspace, photo, monkeypatch) -> None:
+    real = Git.run
+
+    def away(git: Git, *args: str) -> Any:
+        if args[0] == "push" or (args[0] == "ls-remote" and "tags" in args[-1]):
+            return subprocess.CompletedProcess([], 128, "", "fatal: unable to access: Could not resolve host")
+        return real(git, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Git, "run", away)
+        patch.setattr(workspace.git, "patience", 0.0)
+        with pytest.raises(FailedError):
+            forget(workspace, [sha256_of(photo)], "…")
+    assert len(list(workspace.store.list("results/forget/"))) == 1, "it cannot be told whether the push was applied"
+    forget(workspace, [sha256_of(photo)], "…")
+    assert found_in(workspace, needles_of(photo)) == []
+
+
+def test_markers_of_deletion_do_not_keep_its_name(workspace, s3, photo) -> None:
+    """Its sender had deleted it, and a rule of the bucket a doubtful one: both are there still, below a marker."""
+    sha256 = sha256_of(photo)
+    s3.put(f"collect/2026-01-01/{sha256}", photo)
+    for key in (f"incoming/day-1/sushi/{NAME}", f"collect/2026-01-01/{sha256}"):
+        s3.delete(key)
+    forget(workspace, [sha256], "…")
+    assert found_in(workspace, needles_of(photo)) == []
+    assert not [word for word in (NAME, AGAIN, sha256) if word in names_in(s3)]
+
+
+def test_what_was_sent_before_versioning_was_turned_on_goes_too(s3, tmp_path, photo) -> None:
+    """S3 calls those versions "null", and a request without an id means the newest: the photo stayed below it."""
+    made = a_workspace(s3, tmp_path)
+    send(s3, "day-1", {**drawn(tmp_path / "1", 1), f"sushi/{NAME}": photo})
+    ingest_all(made)
+    put_result(made, "k1", [sha256_of(photo)])
+    s3.client.put_bucket_versioning(Bucket=s3.bucket, VersioningConfiguration={"Status": "Enabled"})
+    s3.put(f"incoming/day-1/sushi/{NAME}", b"another photo, by mistake under the same name")
+    forget(made, [sha256_of(photo)], "…")
+    needles = [needle for needle in needles_of(photo) if needle != NAME.encode()]
+    assert found_in(made, needles) == []
+    assert made.at().data_version == "data/2"

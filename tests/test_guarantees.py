@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 
 from ssclass.errors import FailedError, InputError, NotFoundError, TrackingError, WorkspaceError
+from ssclass.pages.report import report
 from ssclass.retrain import results
 from ssclass.retrain.ingest import sent_again, waiting
+from ssclass.settings import load_settings
 from ssclass.tracking import publish
 from ssclass.tracking.client import DECISION_TAG, MODEL, Tracking
 from ssclass.upkeep import decisions
 from ssclass.upkeep.decisions import admit, append, drop, freeze, revoke, roll_back
+from ssclass.upkeep.verify.history import expected_tags, tags
 from ssclass.workspace.git import Git
 from ssclass.workspace.ledger import (
     ADMITTED,
@@ -906,3 +909,134 @@ def test_workspaces_on_one_bucket_keep_to_their_own_part_and_leave_what_is_anoth
     shops[1].workspace.store.delete("incoming/theirs/manifest.json")
     shops[1].send("second")
     assert shops[1].retrain(clone).decision == "PROMOTED", "a clone is the same workspace"
+
+
+# -- what others, editors and half-done commands leave --------------------------------------------------------------
+
+
+def test_a_ledger_whose_last_line_an_editor_left_without_an_end_is_not_spoilt(shop: Shop):
+    """The next event stood on the same line: a line of no event, pushed, and every command failed from then on."""
+    two_champions(shop)
+    before = expected_tags(shop.workspace)
+    assert list(before) == ["data/1", f"run/{shop.state.champions[0]}", "data/2", f"run/{shop.state.champions[1]}"]
+    path = shop.workspace.root / "ledger.jsonl"
+
+    def shorter(text: str) -> str:
+        return "\n" + "\r\n".join(json.dumps(json.loads(line), separators=(",", ":")) for line in text.splitlines())
+
+    for edited in (str.rstrip, shorter):
+        path.write_text(edited(path.read_text()))
+        for words in (["commit", "-qam", "Edited"], ["push", "-q", "origin", "main"]):
+            subprocess.run(["git", "-C", str(shop.workspace.root), *words], check=True)
+        freeze(shop.workspace, "holiday")
+        assert shop.state.frozen == "holiday"
+        append(shop.workspace, "unfreeze", "Unfreeze")
+    kinds = [event.kind for event in shop.workspace.newest().events]
+    assert kinds == ["ingest", "decision"] * 2 + ["freeze", "unfreeze"] * 2
+    assert expected_tags(shop.workspace) == before, "`verify --repair` would move each tag to the editor's commit"
+    assert not list(tags(shop.workspace))
+
+
+def test_a_manifest_that_is_written_again_while_it_is_read_is_not_let_in_as_the_one_that_was_admitted(shop: Shop):
+    shop.first()
+    shop.retrain()
+    held(shop)
+    admit(shop.workspace, "bad")
+    real, at = type(shop.workspace.store).get, "incoming/bad/manifest.json"
+    sent: list[str] = []
+
+    def get(store: Any, key: str, **more: Any) -> Any:
+        if key == at and not sent:
+            sent.append("now")
+            sent.extend(shop.send("bad", 12, easy=True, flipped=True))
+        return real(store, key, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(shop.workspace.store), "get", get)
+        shop.retrain()
+    assert not set(sent) & set(shop.labels()), "nobody has admitted these"
+    assert status(shop, "bad") == HELD_BATCH
+
+
+def test_admitted_then_dropped_it_cannot_be_said_to_join(shop: Shop):
+    shop.first()
+    shop.retrain()
+    held(shop)
+    admit(shop.workspace, "bad")
+    drop(shop.workspace, "bad")
+    with pytest.raises(NotFoundError, match="not a held batch"):
+        admit(shop.workspace, "bad")
+    assert status(shop, "bad") == DROPPED
+
+
+@pytest.mark.parametrize("who", ["candidate", "champion"])
+def test_a_model_whose_probabilities_are_no_numbers_neither_wins_nor_stops_the_others(shop: Shop, who: str):
+    """A candidate's were an error of scoring at each retrain, a champion's kept every candidate out for ever."""
+    from tests.support.fake_head import FakeClassifier
+
+    shop.first()
+    if who == "champion":
+        assert shop.retrain().decision == PROMOTED
+        shop.send("second", 1)
+    real, broken_skill = FakeClassifier.predict, [0.0]
+
+    def predict(model: FakeClassifier, features_of: Any) -> Any:
+        found = real(model, features_of)
+        return found * float("nan") if model.skill in broken_skill else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeClassifier, "predict", predict)
+        broken_skill.append(round(10 / 15, 6))
+        outcome = shop.retrain()
+        if who == "candidate":
+            assert (outcome.decision, shop.state.champion) == (REJECTED, None)
+            assert outcome.reason.startswith("finite scores: ")
+            (event,) = shop.state.decisions.values()
+            page = report(shop.workspace.at(), event, results.kept(shop.workspace, event.body["key"]))
+            assert "a probability is not a number" in page.html(), "or no retrain would end from now on"
+            assert shop.retrain().decision == SKIPPED
+            shop.send("second")
+            assert shop.retrain().decision == PROMOTED
+        else:
+            assert outcome.decision == PROMOTED
+            assert outcome.event["champion"]["right"] == 0
+
+
+def test_a_photo_that_was_removed_and_comes_again_keeps_its_side(shop: Shop):
+    """A champion has learnt it: held out, it would be a vote for that champion."""
+    shop.first()
+    (learnt, *_) = shop.send("second", 4)
+    shop.retrain()
+    data = shop.workspace.store.get(f"incoming/second/{next(shop.keys('second', learnt))}")
+    label = shop.sent["second"][learnt]
+    shop.mark("out", remove=[{"sha256": learnt}])
+    shop.retrain()
+    assert learnt not in shop.labels()
+    again = {"key": f"{label}/again.jpg", "label": label, "sha256": learnt, "data": data}
+    shop.deliver("bent", [{**again, "split": "holdout"}])
+    shop.retrain()
+    assert learnt not in shop.labels()
+    assert shop.lines("ingest")[-1]["receipt"]["refused"] == {"copy across split": 1}
+    shop.deliver("again", [again])
+    shop.retrain()
+    assert shop.workspace.newest().dataset.by_sha256[learnt].split == "train"
+
+
+def test_a_machine_whose_settings_name_another_bucket_adds_nothing_that_the_others_lack(shop: Shop, monkeypatch):
+    """Its shards and its list of them went into that bucket, and every other machine failed from then on."""
+    other, at = shop.clone(), f"other-{shop.workspace.settings.bucket}"
+    shop.first()
+    shop.retrain(other)  # so it has the list in its cache
+    monkeypatch.setenv("SSCLASS_BUCKET", at)
+    wrong = Workspace(load_settings(other.root))
+    wrong.store.make_bucket()
+    shop.workspace, ours = wrong, shop.workspace
+    shop.send("lost", 4)
+    shop.workspace = ours
+    with pytest.raises(WorkspaceError, match=f"s3://{at}: lacks the data set of main"):
+        shop.retrain(wrong)
+    with pytest.raises(WorkspaceError, match="lacks the data set of main"):
+        revoke(wrong, "first", "…")
+    monkeypatch.delenv("SSCLASS_BUCKET")
+    shop.send("second", 4)
+    assert shop.retrain(ours).event["batches"] == ["second"]

@@ -435,3 +435,45 @@ def test_what_was_sent_and_refused_is_not_asked_about_again(desk, shop):
     desk.send()
     desk.refresh()
     assert set(wrong) <= set(waiting_for_labels(desk))
+
+
+def test_a_batch_of_a_stranger_that_is_called_like_ours_does_not_close_the_page(running, shop):
+    """Its photos have no sha256, or its manifest is none: the first page was an error for ever."""
+    kept(shop, 1)
+    store = shop.workspace.store
+    store.put(
+        "incoming/review-photos-a/manifest.json", b'{"schema": 1, "photos": [{"key": "a.jpg", "label": "sushi"}]}'
+    )
+    store.put("incoming/review-photos-b/manifest.json", b"[]")
+    try:
+        with running.client() as client:
+            assert "Doubtful photos of the service" in client.get("").text
+    finally:
+        for batch in "ab":
+            store.delete(f"incoming/review-photos-{batch}/manifest.json")
+
+
+def test_a_batch_that_was_sent_again_is_not_admitted_as_the_one_that_was_seen(running, shop):
+    """What a person saw and decided on may lie for days; the batch by that name may be another one by then."""
+    desk = running.desk
+    seen = [{**entry, "split": "train"} for entry in shop.photos(12, (0.1,), flipped=True)]
+    shop.deliver("twice", seen)
+    assert take_in(shop) == ["HELD"]
+    desk.refresh()
+    ready(desk, "twice")
+    with running.client() as client:
+        page = client.get("held/twice").text
+        (before,) = set(re.findall(r'name="held" value="([0-9a-f]{32})"', page))
+        desk.decide("admit", "twice", held=before)
+        shop.deliver("twice", [{**entry, "split": "train"} for entry in shop.photos(12, (0.1,), flipped=True)])
+        assert take_in(shop) == ["HELD"]
+        with pytest.raises(InputError, match="sent again since it was looked at"):
+            desk.send()
+        assert "twice" in {batch for batch, _ in shop.state.held}
+        assert len(desk.steps) == 0
+        told = {"kind": "admit", "target": "twice", "held": before, "form": running.entry.form}
+        assert client.post("step", data=told).status_code == 422
+    with pytest.raises(InputError, match="sent again since it was looked at"):
+        desk.decide("drop", "twice", held=before)
+    desk.decide("drop", "twice")
+    assert desk.send() == ["twice stays out."]

@@ -80,6 +80,10 @@ def test_it_answers_on_photos_sent_in_each_way(served: Served, url: str) -> None
     served.check(requests.post(f"{url}/predict", json={"photo": encoded[1]}, timeout=60).json(), [1])
     url_form = {"photos": [f"data:image/jpeg;base64,{encoded[2]}", {"name": "x", "b64": encoded[3]}]}
     served.check(requests.post(f"{url}/predict", json=url_form, timeout=60).json(), [2, 3])
+    half = f'{{"photos": [{{"name": "\\ud800.jpg", "b64": "{encoded[0]}"}}]}}'  # of a character, which UTF-8 has not
+    halved = raw(url, half.encode(), "application/json")
+    served.check(halved.json(), [0])
+    assert halved.json()["predictions"][0]["name"] == "?.jpg"
 
 
 def test_it_says_of_what_it_is_not_sure(served: Served, url: str) -> None:
@@ -176,6 +180,7 @@ def test_only_who_has_the_key_is_answered_and_no_other_sites_page(served: Served
         served.check(raw(url, data, **{"X-API-Key": "a-secret"}).json(), [0])
         other = {"Authorization": "Bearer a-secret", "Origin": "http://evil.example"}
         assert raw(url, data, **other).status_code == 403
+        assert raw(url, data, **{**other, "Origin": "http://[::1"}).status_code == 403
         assert raw(url, data, Authorization="Bearer a-secret", Host="evil.example").status_code == 403
 
 

@@ -26,8 +26,8 @@ from ssclass.serving import collecting
 from ssclass.serving.collected import COLLECT, collected, keep, read, remove_old
 from ssclass.serving.collecting import Collector
 from ssclass.serving.ranking import DIMENSIONS, doubt, embedded, novelty, ranked
-from ssclass.serving.unlabelled import photos_at
-from ssclass.serving.wanted import wanted
+from ssclass.serving.unlabelled import Unlabelled, photos_at
+from ssclass.serving.wanted import Choice, Wanted, wanted, write
 from ssclass.store import Store
 from tests.support.fake_head import patch_model, photo, retrain_flow
 from tests.support.pipelines import CLASSES
@@ -182,6 +182,19 @@ def test_where_there_are_no_photos_it_says_so(shop: Shop, tmp_path: Path, where:
     named = where.replace("BUCKET", shop.workspace.settings.bucket) if "://" in where else str(tmp_path / where)
     with pytest.raises(InputError, match=r"no (such folder|photos there); name"):
         wanted(shop.workspace, named, 5)
+
+
+def test_no_name_of_a_photo_is_a_formula_in_the_list(tmp_path: Path) -> None:
+    """The list is for a person to fill in, most likely in a spreadsheet; names are whoever's who sent the photos."""
+    names = ("=HYPERLINK(1)", "+1", "-1", "@x", "\tx", "plain.jpg")
+    photos = [Choice(Unlabelled(name, name, name.encode), sha256(name), "sushi", 0.5, 1, 1) for name in names]
+    write(Wanted(photos), tmp_path / "label")
+    rows = list(csv.DictReader((tmp_path / "label" / "labels.csv").open(newline="")))
+    assert [row["source"] for row in rows] == [*(f"'{name}" for name in names[:-1]), "plain.jpg"]
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_file_that_goes_meanwhile_or_cannot_be_read_is_left_out(tmp_path: Path) -> None:

@@ -103,7 +103,10 @@ def _marker(store: Store, key: str) -> Listed | None:
 
 
 def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
-    """What the marker says; BatchError names the object, the field, and the remedy."""
+    """What the marker says; BatchError names the object, the field, and the remedy.
+
+    ChangedError where a manifest was written again since `ref` was found: what was decided of that is not of this one.
+    """
     check_id(ref.id)
     at = f"s3://{store.place}/{ref.prefix}"
     batch = _read_manifest(store, ref) if ref.marker == MANIFEST else Batch(ref, tuple(in_class_folders(store, ref)))
@@ -121,7 +124,7 @@ def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
 def _read_manifest(store: Store, ref: BatchRef) -> Batch:
     at = f"s3://{store.place}/{ref.prefix}{MANIFEST}"
     try:
-        data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT + 1)
+        data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT + 1, etag=ref.etag)
     except ObjectError as error:  # it will say so however often it is asked
         raise BatchError(f"{error}; then upload it again, or `ssclass batch drop {ref.id}`") from error
     if data is None:

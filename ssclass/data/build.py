@@ -69,7 +69,9 @@ def build_shard(
     refused += conflicts
     at = params.dataset
     named = [photo.entry.split for photo in fresh]
-    places = assign(fresh, named, list(present.values()), at.holdout_fraction, at.near_duplicate_bits)
+    # A photo that was removed keeps its side: champions have learnt from it, or were judged by it.
+    known = {row.sha256: row for shard in dataset.shards for row in shard.rows} | present
+    places = assign(fresh, named, list(known.values()), at.holdout_fraction, at.near_duplicate_bits)
     rows: list[Row] = []
     for photo, place in zip(fresh, places, strict=True):
         if isinstance(place, Torn):

@@ -7,6 +7,7 @@ anywhere else, and a photo without a label is left out: tools list those that no
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -75,9 +76,18 @@ def _lists_in(folder: Path) -> list[Path]:
 
 
 def _beside(root: Path, path: Path, classes: Sequence[str]) -> Iterator[LabelledFile]:
-    """The photos of a list that stands among them; the folder that it is in says their side, where it says none."""
+    """The photos of a list that stands among them; the folder that it is in says their side, where it says none.
+
+    Whoever made the data set wrote the list: what it names outside of its folder may be any file of this machine.
+    """
     inside = "" if path.parent == root else f"{path.parent.name}/"
+    around = Path(os.path.normpath(root.absolute()))
     for file in read_list(path, classes):
+        if not Path(os.path.normpath(file.path.absolute())).is_relative_to(around):
+            raise BatchError(
+                f"{path}: {shown(file.path)}: outside of the data set; take the line out, or name the list itself if "
+                "you wrote it"
+            )
         side = file.split or (SIDES[path.parent.name.lower()] if inside else None)
         yield LabelledFile(file.path, f"{inside}{file.key}", file.label, side)
 
@@ -161,7 +171,11 @@ def _webdataset(path: Path, classes: Sequence[str], scratch: Path) -> Iterator[L
         with tarfile.open(path, "r:") as tar:
             sample: dict[str, tarfile.TarInfo] = {}
             of = None
+            room = path.stat().st_size
             for member in (each for each in tar if each.isreg()):
+                room -= member.size
+                if room < 0:  # a sparse file of a few bytes may be as large as it says
+                    raise BatchError(f"{path}: {shown(member.name)}: its files are larger than the tar; pack it anew")
                 folder, _, name = member.name.rpartition("/")
                 stem, _, end = name.partition(".")
                 if (folder, stem) != of:

@@ -103,7 +103,10 @@ def located(folder: Path, name: str) -> Path | None:
 
     The longest end of that path which is a file there, or in `images/` there, is taken; None when there is none.
     """
-    url = urlsplit(name)
+    try:
+        url = urlsplit(name)
+    except ValueError:  # http://[
+        return None
     inner = parse_qs(url.query).get("d", [unquote(url.path)])[0]  # /data/local-files/?d=… of Label Studio
     parts = [part for part in PurePosixPath(inner.replace("\\", "/")).parts if part not in ("/", "..", ".")]
     ends = [parts[start:] for start in range(len(parts))]

@@ -40,7 +40,7 @@ class Slice:
 def groups(result: Result) -> list[Group]:
     """The groups of photos that a report shows, as places in the held-out set, the surest answer first."""
     ours = result.candidate
-    sure = ours.probabilities.max(axis=1) if len(ours.photos) else np.zeros(0)
+    sure = ours.numbers.max(axis=1) if len(ours.photos) else np.zeros(0)
 
     def ordered(mask: np.ndarray) -> list[int]:
         return sorted(np.flatnonzero(mask).tolist(), key=lambda at: (-sure[at], at))
@@ -61,7 +61,7 @@ def _doubted(result: Result) -> Group:
     """Labels that the models, none of which has learnt from these photos, hold to be unlikely."""
     labels = result.candidate.labels
     given = [
-        answers.probabilities[np.arange(len(labels)), labels]
+        answers.numbers[np.arange(len(labels)), labels]
         for answers in (result.candidate, result.champion)
         if answers is not None
     ]
@@ -111,9 +111,9 @@ def _thumbnail(data: bytes) -> bytes:
 def _caption(result: Result, place: int) -> str:
     ours, theirs = result.candidate, result.champion
     lines = [f"{result.classes[ours.labels[place]]}", f"candidate: {_called(result, ours.predicted[place])} "]
-    lines[1] += f"{ours.probabilities[place].max():.3f}"
+    lines[1] += f"{ours.numbers[place].max():.3f}"
     if theirs is not None:
-        lines.append(f"champion: {_called(result, theirs.predicted[place])} {theirs.probabilities[place].max():.3f}")
+        lines.append(f"champion: {_called(result, theirs.predicted[place])} {theirs.numbers[place].max():.3f}")
     return "\n".join([*lines, f"{result.holdout[place][:16]}… in {result.batches[place]}"])
 
 

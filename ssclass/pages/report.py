@@ -173,9 +173,9 @@ def _add_certainty(page: Page, result: Result) -> None:
     if not len(result.candidate.labels):
         return
     page.heading("How sure it is, and should be")
-    models = {"candidate": result.candidate.probabilities}
+    models = {"candidate": result.candidate.numbers}
     if result.champion is not None and result.champion.finite:
-        models["champion"] = result.champion.probabilities
+        models["champion"] = result.champion.numbers
     page.draw(*charts.of_answers(result.classes, result.candidate.labels, models))
 
 

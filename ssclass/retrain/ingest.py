@@ -17,7 +17,7 @@ from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.checks import drip
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
 from ssclass.environment import temporary_folder
-from ssclass.errors import BatchError
+from ssclass.errors import BatchError, ChangedError, OvertakenError
 from ssclass.retrain.calibration import cross_validated_calibration
 from ssclass.retrain.predict import decided_classifier, memo_of
 from ssclass.retrain.result import label_index
@@ -101,8 +101,16 @@ def _same_files(store: Store, state: State, ref: BatchRef) -> bool:
 def ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
     """Take one batch in, in one pushed commit: its shard and its line in the ledger, or only the line that holds it.
 
-    StoreError when S3 fails, LostRaceError when other writers were first ten times: then nothing has changed.
+    StoreError when S3 fails, LostRaceError when other writers were first ten times, OvertakenError where its marker was
+    written again meanwhile: then nothing has changed.
     """
+    try:
+        return _ingest(workspace, ref)
+    except ChangedError as error:
+        raise OvertakenError(f"{ref.id}: {error}") from error
+
+
+def _ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
     workspace.claim()
     with temporary_folder(workspace.settings) as folder:
         checked = [check(workspace, workspace.at(), ref, folder)]
@@ -265,7 +273,7 @@ def plausibility(
     p = implausible(right, n, champion_right, champion_n)
     test = {"right": right, "n": n, "champion_right": champion_right, "champion_n": champion_n, "p": p}
     labels = np.array([champion.classes.index(row.label) for row in rows if row.label in champion.classes], int)
-    return {**test, **(calibration(odds[known], labels) or {})}
+    return {**test, **(calibration(np.nan_to_num(odds[known], nan=0.0, posinf=0.0, neginf=0.0), labels) or {})}
 
 
 def summary(receipt: Receipt) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class Answers:
     """What one model answers on labelled photos, one photo a row, in one order.
 
     photos: sha256. classes: those of params.yaml. labels: int [n], index of `classes`. probabilities: float64
-    [n, classes]. predicted: int [n], index of `classes`, -1 where the model says a class that is not among them.
+    [n, classes]. predicted: int [n], index of `classes`, -1 where the model says a class that is not among them, or
+    where a probability is not finite.
     """
 
     photos: tuple[str, ...]
@@ -116,8 +117,13 @@ class Answers:
 
     @cached_property
     def scores(self) -> Scores:
-        """Accuracy, loss and the rest; ValueError when a probability is not finite."""
-        return score(self.probabilities, self.labels, self.classes)
+        """Accuracy, loss and the rest, of `numbers`."""
+        return score(self.numbers, self.labels, self.classes)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.float64]:
+        """The probabilities, for who reckons with them or shows them: 0 where one is not finite."""
+        return np.nan_to_num(self.probabilities, nan=0.0, posinf=0.0, neginf=0.0)
 
     @property
     def finite(self) -> bool:
@@ -126,7 +132,7 @@ class Answers:
 
     def same_bits(self, other: Answers) -> bool:
         """Whether another model answers the same, bit for bit."""
-        return np.array_equal(self.probabilities, other.probabilities)
+        return np.array_equal(self.probabilities, other.probabilities, equal_nan=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,9 +129,14 @@ def align(probabilities: NDArray[np.floating], known: Sequence[str], classes: Se
 
 
 def predicted(probabilities: NDArray[np.floating], known: Sequence[str], classes: Sequence[str]) -> NDArray[np.integer]:
-    """The class of each photo as an index of `classes`; -1 where the model says one that is not among them."""
+    """The class of each photo as an index of `classes`; -1 where the model says one that is not among them.
+
+    Where a probability is not finite, the model says nothing: -1, too.
+    """
+    if not len(probabilities):
+        return np.zeros(0, int)
     index = np.array([classes.index(name) if name in classes else -1 for name in known])
-    return index[probabilities.argmax(axis=1)] if len(probabilities) else np.zeros(0, int)
+    return np.where(np.isfinite(probabilities).all(axis=1), index[probabilities.argmax(axis=1)], -1)
 
 
 def slices(right: NDArray[np.bool_], names: Sequence[str]) -> dict[str, tuple[int, int]]:

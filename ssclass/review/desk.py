@@ -132,9 +132,12 @@ class Desk:
         state = self.workspace.at().state
         names = {name for name, _ in state.held}
         if kind in ("admit", "drop"):
-            if target not in names:
+            etags = [etag for name, etag in state.held if name == target]
+            if not etags:
                 raise InputError(f"{target}: not a held batch; the first page lists those that are")
-            step = Step(kind, target)
+            if held and held not in etags:
+                raise InputError(f"{target}: sent again since it was looked at; load the page again")
+            step = Step(kind, target, batch=held or etags[0])
         else:
             batch = self.held_batch(held) if held in names else None
             if is_place(held):

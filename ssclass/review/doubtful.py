@@ -5,17 +5,16 @@ They are shown for as long as the settings keep them (`collect_days`), whoever h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ssclass.data.batches import INCOMING, MANIFEST
 from ssclass.data.folders import LabelledFile
-from ssclass.data.manifest import MANIFEST_LIMIT
+from ssclass.data.manifest import MANIFEST_LIMIT, parse_manifest
 from ssclass.data.submit import upload
 from ssclass.environment import temporary_folder
-from ssclass.errors import StoreError
+from ssclass.errors import BatchError, StoreError
 from ssclass.history.batches import stories
 from ssclass.review.steps import Step
 from ssclass.serving.collected import COLLECT, Collected, collected, read, today
@@ -57,7 +56,11 @@ def _sent(workspace: Workspace) -> Iterable[str]:
     for story in stories(workspace):
         if story.batch.startswith(PREFIX) and story.status not in (DROPPED, REVOKED):
             body = workspace.store.get(f"{INCOMING}/{story.batch}/{MANIFEST}", limit=MANIFEST_LIMIT)
-            yield from (entry["sha256"] for entry in json.loads(body or b"{}").get("photos", ()))
+            try:
+                photos = parse_manifest(body or b"", story.batch, "it is passed over").photos
+            except BatchError:  # anybody who may send batches may call one so
+                continue
+            yield from (entry.sha256 for entry in photos if entry.sha256)
 
 
 def send_labelled(workspace: Workspace, steps: Sequence[Step]) -> list[str]:

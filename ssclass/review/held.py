@@ -24,11 +24,12 @@ from ssclass.workspace.workspace import Workspace
 class HeldBatch:
     """A held batch: its photos, those that the champion disagrees with first, and the files that would be refused.
 
-    `reason`: why it is held. `relabelled` and `removed`: photos of the data set that it would correct. `shard`: the
-    file that has its photos. `unreadable`: why there are none.
+    `etag`: of the marker that it is held under. `reason`: why it is held. `relabelled` and `removed`: photos of the
+    data set that it would correct. `shard`: the file that has its photos. `unreadable`: why there are none.
     """
 
     batch: str
+    etag: str
     reason: str
     items: tuple[Item, ...]
     refused: tuple[Refusal, ...]
@@ -51,7 +52,7 @@ def read_held(workspace: Workspace, batch: str, folder: Path, progress: Progress
     """
     version = workspace.at()
     state, params, store = version.state, version.params, workspace.store
-    event = next((event for (name, _), event in state.held.items() if name == batch), None)
+    etag, event = next(((etag, event) for (name, etag), event in state.held.items() if name == batch), ("", None))
     refs = find_batches(store, [batch])
     if event is None or not refs:
         raise NotFoundError(f"{batch}: not a held batch, or no longer in S3; `ssclass status` lists those that are")
@@ -59,7 +60,7 @@ def read_held(workspace: Workspace, batch: str, folder: Path, progress: Progress
     try:
         read = read_batch(store, refs[0], params.dataset.classes)
     except BatchError as error:
-        return HeldBatch(batch, reason, (), (), out, unreadable=str(error))
+        return HeldBatch(batch, etag, reason, (), (), out, unreadable=str(error))
     with TemporaryDirectory(prefix="photos-", dir=folder) as spool:
         report = partial(progress, f"photos of {batch}")
         receipt = build_shard(store, read, params, version.dataset, Path(spool), out, report, state.next_version)
@@ -75,7 +76,8 @@ def read_held(workspace: Workspace, batch: str, folder: Path, progress: Progress
         )
         answers = Answers.of(champion, raw, shard.rows, params.dataset.classes)
     items = _worst_first(shard.rows, answers, batch)
-    return HeldBatch(batch, reason, tuple(items), receipt.refused, out, receipt.duplicates, *_corrections(receipt))
+    refused, corrections = receipt.refused, _corrections(receipt)
+    return HeldBatch(batch, etag, reason, tuple(items), refused, out, receipt.duplicates, *corrections)
 
 
 def _corrections(receipt: Receipt) -> tuple[int, int]:
@@ -86,7 +88,7 @@ def _worst_first(rows: Sequence[Row], answers: Answers | None, batch: str) -> li
     """What the champion disagrees with, the surest first; then the others, the least sure first."""
     if answers is None:
         return [Item(row.sha256, row.label, row.label, 0.0, batch, row.key, batch) for row in rows]
-    sure, correct = answers.probabilities.max(axis=1), answers.correct
+    sure, correct = answers.numbers.max(axis=1), answers.correct
     order = np.lexsort((np.where(correct, sure, -sure), correct))
     return [
         Item(

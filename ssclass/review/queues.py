@@ -73,7 +73,7 @@ def champion_answers(workspace: Workspace) -> Answers | None:
 
 def _wrong(answers: Answers, dataset: Dataset) -> list[Item]:
     here, found = dataset.by_sha256, []
-    sure = answers.probabilities.max(axis=1) if len(answers.photos) else np.zeros(0)
+    sure = answers.numbers.max(axis=1) if len(answers.photos) else np.zeros(0)
     for at in np.argsort(-sure, kind="stable"):
         row = here.get(answers.photos[at])
         says = answers.classes[answers.predicted[at]] if answers.predicted[at] >= 0 else "another class"

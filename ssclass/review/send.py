@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ssclass.data.submit import send_corrections
-from ssclass.errors import InputError
+from ssclass.errors import InputError, WorkspaceError
 from ssclass.history.batches import Story, stories
 from ssclass.review.doubtful import is_place, send_labelled, throw_away
 from ssclass.review.steps import Step, Steps
@@ -69,14 +69,14 @@ def send(workspace: Workspace, steps: Steps) -> list[str]:
     if not (outbox.batches or outbox.corrections or outbox.kept or outbox.labelled or outbox.discarded):
         raise InputError("nothing is decided, so there is nothing to send; decide on a photo or a batch first")
     for step in outbox.batches:
-        if step.kind == "admit":
-            decisions.admit(workspace, step.target)
-            done.append(f"{step.target} joins with the next retrain.")
-        else:
-            decisions.drop(workspace, step.target)
-            done.append(f"{step.target} stays out.")
-            photos = {other.target for other in outbox.waits if other.batch == step.target}
-            steps.forget(photos)
+        try:
+            done.append(_decide(workspace, step))
+        except InputError as error:
+            if not isinstance(error, WorkspaceError):  # sent again, or decided elsewhere: this step fits nothing now
+                steps.forget({step.target})
+            raise
+        if step.kind == "drop":
+            steps.forget({other.target for other in outbox.waits if other.batch == step.target})
         steps.forget({step.target})
     if outbox.corrections:
         batch = f"{PREFIX}{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
@@ -88,6 +88,15 @@ def send(workspace: Workspace, steps: Steps) -> list[str]:
             done += carry_out(workspace, chosen)
             steps.forget({step.target for step in chosen})
     return done or ["What was found to be right is settled; there was nothing to correct."]
+
+
+def _decide(workspace: Workspace, step: Step) -> str:
+    """Admit or drop a batch as it was looked at; what was done, in a sentence."""
+    if step.kind == "admit":
+        decisions.admit(workspace, step.target, step.batch or None)
+        return f"{step.target} joins with the next retrain."
+    decisions.drop(workspace, step.target, step.batch or None)
+    return f"{step.target} stays out."
 
 
 def sent(workspace: Workspace) -> list[Story]:

@@ -22,7 +22,7 @@ class Step:
     """One decision. `target`: a photo's sha256, or a batch for admit and drop.
 
     `label`: the new one, of a relabel. `batch`: of a photo that is not in the data set, the held batch that has it, or
-    the folder where `ssclass serve` kept it.
+    the folder where `ssclass serve` kept it; of a batch, the etag of the marker that was looked at.
     """
 
     kind: Kind

@@ -40,7 +40,7 @@ class Admission:
         if self._local and _name(f"//{host}") not in LOCAL:
             return f"host {host[:80]!r}: this service is on this machine only"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _place(origin) != host:
             return f"origin {origin[:80]!r}: pages of other sites may not ask"
         return None
 
@@ -53,5 +53,12 @@ class Admission:
 def _name(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _place(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc
     except ValueError:
         return None

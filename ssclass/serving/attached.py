@@ -103,6 +103,8 @@ def make(workspace: Workspace, number: str, name: str) -> None:
             _say(tracking, version, name, f"{REFUSED}: {error}")
             return
         with tracking.named():
+            # What an earlier try, or a stranger, left there would make its sum another.
+            tracking.erase(tracking.client.get_run(version.run_id), f"{FOLDER}/{name}")
             tracking.client.log_artifacts(version.run_id, str(folder), f"{FOLDER}/{name}")
             tracking.client.set_model_version_tag(tracking.name, number, f"{TAG}{name}{SUM_TAG}", files_sum(folder))
     _say(tracking, version, name, f"{ATTACHED}: {summary(made)}")  # last: all of it is there
@@ -183,10 +185,17 @@ def _quietly(what: str, done: int, total: int) -> None:
 def main(folder: str, number: str, name: str) -> int:
     """Make one export of a workspace's version, in this process."""
     os.nice(10)  # what decides and serves goes first
+    from filelock import FileLock, Timeout
+
     workspace = Workspace(load_settings(Path(folder)))
     quiet_libraries(workspace.settings)
     try:
-        make(workspace, number, name)
+        # The process of a retrain that was killed goes on: two would mix their files.
+        with FileLock(private_folder(workspace.settings) / "export.lock", timeout=0):
+            make(workspace, number, name)
+    except Timeout:
+        print("another process still exports; the next retrain looks again", file=sys.stderr)
+        return AWAY
     except SsclassError as error:
         print(error, file=sys.stderr)
         return AWAY

@@ -113,7 +113,7 @@ async def _multipart(request: Request, body: bytes) -> list[Photo]:
     found = []
     for _, value in form.multi_items():
         if isinstance(value, UploadFile):
-            found.append(Photo(await value.read(), value.filename))
+            found.append(Photo(await value.read(), _name(value.filename)))
             await value.close()
     return found
 
@@ -142,6 +142,11 @@ def _decoded(given: Any, number: int) -> Photo:
         raise Rejected(422, f"photo {number}: not base64")
     encoded = given.partition(",")[2] if given.startswith("data:") else given
     try:
-        return Photo(b64decode(encoded, validate=True), name)
+        return Photo(b64decode(encoded, validate=True), _name(name))
     except (binascii.Error, ValueError):
         raise Rejected(422, f"photo {number}: not base64") from None
+
+
+def _name(given: str | None) -> str | None:
+    """A photo's name as it can be sent back: JSON may hold halves of characters, which UTF-8 cannot."""
+    return given and given.encode("utf-8", "replace").decode()

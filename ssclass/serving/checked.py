@@ -80,7 +80,7 @@ def export_model(
         made = Path(scratch) / "made"
         made.mkdir()
         path = convert(model.keras, side, kind, dtype, made)
-        checked = check(workspace.decided(model.key), model, path, kind, progress)
+        checked = _check(workspace, model, path, kind, progress)
         if checked.wrong is not None:
             remedy = "choose --dtype float32" if dtype != "float32" else "choose another --format"
             raise FailedError(f"{model.name} as {kind} {dtype}: {checked.wrong}; {remedy}")
@@ -102,6 +102,14 @@ def export_model(
             (made / PAGE).write_text(page(model.name, side, model.classes), encoding="utf-8")
         shutil.move(made, folder)
     return about
+
+
+def _check(workspace: Workspace, model: Model, path: Path, kind: str, progress: Progress) -> Check:
+    """Ask both about the held-out photos of the model's decision, or where one was forgotten since, about today's."""
+    try:
+        return check(workspace.decided(model.key or ""), model, path, kind, progress)
+    except StoreError:
+        return check(workspace.at(), model, path, kind, progress)
 
 
 def check(version: Version, model: Model, path: Path, kind: str, progress: Progress) -> Check:

@@ -102,7 +102,7 @@ def _rows(path: Path) -> Iterator[Unlabelled]:
                     shown = str(number) if name is None else str(name)
                     yield Unlabelled(shown, f"{number}/{shown}", partial(_value, value))
                     number += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: not readable as Parquet ({message(error, 200)}); write it anew") from error
 
 
@@ -110,17 +110,26 @@ def _columns(path: Path, schema: Any) -> tuple[str, str | None]:
     """The column with the photos (bytes, or a struct that has ``bytes``), and the one with their names, if any."""
     import pyarrow as pa
 
-    def holds_bytes(kind: pa.DataType) -> bool:
-        if pa.types.is_struct(kind):
-            return any(each.name == "bytes" and holds_bytes(each.type) for each in kind)
+    def is_bytes(kind: pa.DataType) -> bool:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
-    holding = [name for name in BYTES if name in schema.names and holds_bytes(schema.field(name).type)]
+    def holds_bytes(kind: pa.DataType) -> bool:
+        if pa.types.is_struct(kind):
+            return any(each.name == "bytes" and is_bytes(each.type) for each in kind)
+        return is_bytes(kind)
+
+    def is_name(kind: pa.DataType) -> bool:
+        of = kind.value_type if pa.types.is_dictionary(kind) else kind
+        return bool(pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_integer(of))
+
+    once = {field.name: field.type for field in schema if schema.names.count(field.name) == 1}
+    holding = [name for name in BYTES if name in once and holds_bytes(once[name])]
     if not holding:
         raise InputError(
-            f"{path}: no column of photos (it has {', '.join(schema.names)[:100]}); call the one with their bytes photo"
+            f"{path}: no column of photos (it has {message(', '.join(schema.names), 100)}); call the one with their "
+            "bytes photo"
         )
-    return holding[0], next((name for name in NAMES if name in schema.names), None)
+    return holding[0], next((name for name in NAMES if name in once and is_name(once[name])), None)
 
 
 def _value(value: Any) -> bytes:

@@ -224,9 +224,15 @@ def write(made: Wanted, folder: Path) -> None:
                 continue
             name = f"{number:04}-{choice.sha256[:12]}{_end(choice.photo.name, data)}"
             (new / name).write_bytes(data)
-            rows.append((name, "", choice.label, f"{choice.probability:.3f}", choice.photo.name))
+            about = _cell(choice.label), f"{choice.probability:.3f}", _cell(choice.photo.name)
+            rows.append((name, "", *about))
         with (new / LIST).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("path", "label", "champion", "probability", "source"), *rows])
+
+
+def _cell(text: str) -> str:
+    """A name of others for a table that a person opens in a spreadsheet, which would compute what begins like this."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _end(name: str, data: bytes) -> str:

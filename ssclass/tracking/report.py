@@ -219,7 +219,7 @@ def figures(result: Result) -> dict[str, Figure]:
         title=f"{scores.right} of {scores.n} right",
     )
 
-    drawn["calibration.png"] = calibration(result.candidate.probabilities, correct, scores.calibration_error)
+    drawn["calibration.png"] = calibration(result.candidate.numbers, correct, scores.calibration_error)
 
     if result.cross_validation:
         drawn["cross_validation.png"] = _of_folds(result)

@@ -67,7 +67,7 @@ def policy(place: str, role: str) -> dict[str, Any]:
                 objects(*(folder for folder in FOLDERS if folder != INCOMING)),
             ),
             # what a `forget` began, every retrain finishes: older versions of its objects too
-            allow("Forget", ["s3:DeleteObjectVersion"], objects("features", "results", "dvc", COLLECT)),
+            allow("Forget", ["s3:DeleteObjectVersion"], objects("features", "results", "dvc", QUARANTINE, COLLECT)),
             listing(*FOLDERS, versions=True),
             allow("Notice", ["s3:GetBucketNotification", "s3:GetBucketLocation"], [arn]),
         ],

@@ -125,13 +125,18 @@ def revoke(workspace: Workspace, batch: str, reason: str) -> Event:
     return workspace.write(write, WAIT)
 
 
-def admit(workspace: Workspace, batch: str) -> Event | None:
-    """Let a HELD batch in with the next retrain; None when that is decided. InputError when it cannot be read."""
+def admit(workspace: Workspace, batch: str, etag: str | None = None) -> Event | None:
+    """Let a HELD batch in with the next retrain; None when that is decided. InputError when it cannot be read.
+
+    `etag`: of the marker that was looked at; InputError where the batch was sent again since, and is held anew.
+    """
 
     def body(state: State) -> dict[str, Any] | None:
-        if any(name == batch for name, _ in state.admitted) and not any(name == batch for name, _ in state.held):
+        admitted = {case for case in state.admitted - state.dropped if case[0] == batch}
+        if admitted and not any(name == batch for name, _ in state.held):
             return None
         case = _held(state, batch)
+        _is_as_seen(case, etag)
         held = state.held[case].body
         if batch in state.ingested:
             raise InputError(f"{batch}: {held['reason']}")
@@ -146,14 +151,16 @@ def admit(workspace: Workspace, batch: str) -> Event | None:
     return _append_unless(workspace, "admit", f"Admit {batch}", body)
 
 
-def drop(workspace: Workspace, batch: str) -> Event | None:
+def drop(workspace: Workspace, batch: str, etag: str | None = None) -> Event | None:
     """Keep a batch out for good, whether it is HELD or waits; None when that is decided.
 
-    It is kept out under the marker that it has: written again, it is another delivery.
+    It is kept out under the marker that it has: written again, it is another delivery. `etag`: as for `admit`.
     """
-    waits = _marker(workspace, batch)
+    waits = [] if etag is not None else _marker(workspace, batch)
 
     def body(state: State) -> dict[str, Any] | None:
+        if etag is not None and (batch, etag) not in state.dropped:
+            _is_as_seen(_held(state, batch), etag)
         for ref in waits:
             status = state.status(ref.id, ref.etag)
             if status == DROPPED:
@@ -182,6 +189,12 @@ def _held(state: State, batch: str) -> tuple[str, str]:
             return case
     names = ", ".join(sorted({name for name, _ in state.held})) or "none"
     raise NotFoundError(f"{batch}: not a held batch (held: {names}); `ssclass status` lists them")
+
+
+def _is_as_seen(case: tuple[str, str], etag: str | None) -> None:
+    """InputError where a held batch has another marker than the one that a person looked at."""
+    if etag not in (None, case[1]):
+        raise InputError(f"{case[0]}: sent again since it was looked at, and held anew; look at it, and decide again")
 
 
 def _append(workspace: Workspace, kind: str, message: str, body: Callable[[State], dict[str, Any]]) -> Event:

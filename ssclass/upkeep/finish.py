@@ -154,6 +154,7 @@ def _carry_out(workspace: Workspace, name: str, done: Finished) -> bool:
     body = store.get(journal_key(name))
     if body is None:
         return True
+    _keep_young(store, journal_key(name), body)
     found = Traces.from_json(json.loads(body))
     work = [(key, partial(store.erase, key, number)) for key, number in found.sent]
     work += [(key, partial(_rewrite_record, store, key, found, done.markers)) for key in found.records]
@@ -169,8 +170,31 @@ def _carry_out(workspace: Workspace, name: str, done: Finished) -> bool:
     if len(done.refused) > before:
         return False
     store.erase(journal_key(name))
+    _erase_notes(workspace, found.photos)
     done.photos |= found.photos
     return True
+
+
+def _keep_young(store: Store, key: str, body: bytes) -> None:
+    """Write a note anew before the bucket's rule takes it for an old result: nothing else names what is to go."""
+    there = store.head(key)
+    if there is not None and datetime.now(UTC) - there.modified > SETTLES:
+        store.put(key, body)
+
+
+def _erase_notes(workspace: Workspace, photos: frozenset[str]) -> None:
+    """Notes that tell of these photos alone, which are forgotten now, and that no event names: of a command that failed
+    where origin did not say whether its push had been applied."""
+    store = workspace.store
+    named = {journal_key(str(event.body["journal"])) for event in workspace.at().events if event.body.get("journal")}
+    for item in list(store.list("results/forget/")):
+        if item.key not in named:
+            try:
+                told = Traces.from_json(json.loads(store.get(item.key) or b""))
+            except (ValueError, KeyError, TypeError):  # no note of ours
+                continue
+            if told.photos <= photos:
+                store.erase(item.key)
 
 
 def _rewrite_record(store: Store, key: str, found: Traces, markers: list[tuple[str, str, str]]) -> None:
@@ -178,7 +202,6 @@ def _rewrite_record(store: Store, key: str, found: Traces, markers: list[tuple[s
 
     `markers` gets the etag of a manifest, where it is not the one that was expected.
     """
-    old = [(number, store.get_version(key, number)) for where, number, _ in store.versions(key) if where == key]
     now = store.get(key)
     made = now if now is None else found.cleaned(key, now)
     if made is not None and made != now:
@@ -186,6 +209,6 @@ def _rewrite_record(store: Store, key: str, found: Traces, markers: list[tuple[s
         head, etag = store.head(key), hashlib.md5(made, usedforsecurity=False).hexdigest()
         if _is_marker(key) and head is not None and head.etag != etag:
             markers.append((key.split("/")[1], etag, head.etag))
-    for number, data in old:
-        if number != "null" and found.cleaned(key, data) != data:
+    for where, number, _ in list(store.versions(key)):
+        if where == key and found.cleaned(key, data := store.get_version(key, number)) != data:
             store.erase(key, number)

@@ -114,7 +114,8 @@ def _publish(change: Change, gone: frozenset[str], reason: str) -> Forgotten | N
     try:
         change.publish(f"Forget {len(gone)} photos: {reason}", [event], tags=[f"data/{event.body['sequence']}"])
     except BaseException:
-        if change.commit is None:
+        # Where the push was applied and its answer lost, the note is all that says what is to be deleted.
+        if change.commit is None and change.arrived(f"data/{event.body['sequence']}") is False:
             workspace.store.erase(finish.journal_key(journal))
         raise
     return told

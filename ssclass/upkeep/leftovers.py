@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ssclass.errors import FailedError, StoreError
 from ssclass.files import write_whole
 from ssclass.history.shards import forgotten_md5s, holdings, stray_shards
 from ssclass.model.features import SEEN
+from ssclass.store import Store
 from ssclass.upkeep.traces import NOBODY
 from ssclass.workspace.dvc import DATA
 from ssclass.workspace.objects import CACHE, REMOTE
@@ -135,19 +136,23 @@ def blank_results(workspace: Workspace, photos: Collection[str]) -> list[str]:
         text = path.read_text(encoding="utf-8")
         if (made := _blanked(text, photos)) != text:
             write_whole(path, made)
-    for key, number, _ in list(store.versions("results/")):
-        if not key.endswith("/result.json"):
-            continue
-        data = store.get_version(key, number)
-        blanked = _blanked(data.decode("utf-8", "replace"), photos).encode()
-        if blanked == data:
-            continue
+    for key, _, data, blanked in list(_telling_results(store, photos)):
         if store.get(key) == data:
             store.put(key, blanked)
-        if number != "null":
-            store.erase(key, number)
         changed.append(key)
+    for key, number, *_ in list(_telling_results(store, photos)) if changed else ():
+        store.erase(key, number)
     return changed
+
+
+def _telling_results(store: Store, photos: Collection[str]) -> Iterator[tuple[str, str, bytes, bytes]]:
+    """(key, version, bytes, those with blanks) of each version of a result in the bucket that names such a photo."""
+    for key, number, _ in store.versions("results/"):
+        if key.endswith("/result.json"):
+            data = store.get_version(key, number)
+            blanked = _blanked(data.decode("utf-8", "replace"), photos).encode()
+            if blanked != data:
+                yield key, number, data, blanked
 
 
 def _blanked(text: str, photos: Collection[str]) -> str:

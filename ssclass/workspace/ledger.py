@@ -213,6 +213,8 @@ def parse(text: str, name: str = "ledger.jsonl") -> list[Event]:
     """Read a ledger; WorkspaceError names the line that cannot be read."""
     events = []
     for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():  # an editor's
+            continue
         try:
             events.append(_event(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

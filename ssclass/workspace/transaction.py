@@ -77,12 +77,14 @@ class Change:
     def add_shards(self, *shards: Path) -> dict[str, str]:
         """Move shards into the data set, in DVC's remote too; file name → md5. StoreError when S3 fails."""
         self._open()
+        self._has_data_set()
         _note(self._settings, [f"{DATA}/{shard.name}" for shard in shards])
         return dvc.add_shards(self._settings, self._objects, shards)
 
     def drop_shard(self, batch: str) -> None:
         """Take a batch's shard out of the data set."""
         self._open()
+        self._has_data_set()
         dvc.drop_shard(self._settings, batch)
 
     def record_candidate(self, folder: Path, metrics: Path) -> None:
@@ -104,8 +106,7 @@ class Change:
         """
         self._open()
         git, root, names = self._git, self._settings.workspace, list(tags)
-        with (root / "ledger.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(event.line() for event in events)
+        _append(root / "ledger.jsonl", "".join(event.line() for event in events))
         git("add", "--force", *(name for name in WRITTEN if (root / name).exists()))
         git("commit", "--quiet", "--message", message)
         commit = git("rev-parse", "HEAD")
@@ -119,6 +120,12 @@ class Change:
         git("update-ref", WHOLE, commit)
         pack_tags(git, root)
         return self.workspace.at(commit)
+
+    def arrived(self, tag: str) -> bool | None:
+        """Whether origin has what was to be published with this tag, though `publish` failed; None: it does not say."""
+        ours = self._git("rev-parse", "--verify", "--quiet", "HEAD", check=False)
+        told = self._git.run("ls-remote", "origin", f"refs/tags/{tag}")
+        return None if told.returncode else bool(ours) and told.stdout.split()[:1] == [ours]
 
     def _tags(self, names: Sequence[str], commit: str) -> tuple[list[str], list[str]]:
         """Options and refspecs that push tags.
@@ -138,6 +145,16 @@ class Change:
             if there:
                 leases.append(f"--force-with-lease=refs/tags/{name}:{there}")
         return leases, refs
+
+    def _has_data_set(self) -> None:
+        """WorkspaceError where the bucket lacks the data set that is to be added to: this machine's is another one."""
+        for _, md5 in dvc.outs(self.version.text("data.dvc"), DATA):
+            if md5 != EMPTY_DIR and self.store.head(self._objects.key(md5)) is None:
+                raise WorkspaceError(
+                    f"s3://{self.store.place}: lacks the data set of main (its listing, {md5}), so other machines "
+                    "would not find what is put there; name the bucket that they use (ssclass.toml, SSCLASS_BUCKET), "
+                    "or where the listing was lost, run `ssclass verify --repair`"
+                )
 
     def _open(self) -> None:
         if self.commit is not None:
@@ -218,6 +235,16 @@ def restore(settings: Settings, git: Git, objects: Objects, *, killed: bool = Fa
         git("checkout", "--quiet", "HEAD", "--", *present)
     _put_back(root, objects, _noted(settings))
     _unfinished(settings).unlink(missing_ok=True)
+
+
+def _append(path: Path, lines: str) -> None:
+    """Add lines to a file, on lines of their own: an editor may have left its last one without an end."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                lines = f"\n{lines}"
+        file.write(lines.encode())
 
 
 def _no_uncommitted_changes(root: Path, git: Git) -> None:

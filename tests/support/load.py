@@ -79,6 +79,7 @@ BAD: list[tuple[str, bytes, int]] = [
     ("application/json", b'{"photos": []}', 422),
     ("application/json", b'{"photo": "?"}', 422),
     ("application/json", b'["QQ=="]', 422),
+    ("application/json", b'{"photos": [{"name": "\\ud800", "b64": "\\ud800"}]}', 422),
     ("multipart/form-data", b"x", 400),
     ("multipart/form-data; boundary=b", b"--b\r\nnonsense", 422),
     ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--b--\r\n', 422),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from ssclass.upkeep.verify.finding import REPAIR, Finding
-from ssclass.workspace.ledger import HELD
+from ssclass.workspace.git import AUTHOR
+from ssclass.workspace.ledger import HELD, Event
 from ssclass.workspace.workspace import Workspace
 
 _BLAME = re.compile(r"([0-9a-f]{40}) \d+ (\d+)")
@@ -48,16 +50,40 @@ def ledger(workspace: Workspace) -> Iterator[Finding]:
 
 
 def expected_tags(workspace: Workspace, rev: str = "HEAD") -> dict[str, str]:
-    """Tag → the commit that wrote its line of the ledger."""
-    blame = workspace.git("blame", "--porcelain", rev, "--", "ledger.jsonl")
+    """Tag → the commit that wrote its line of the ledger.
+
+    A person's commit that touched lines (their ends, blanks, a blank line between) did not write them.
+    """
+    blame = workspace.git("blame", "--porcelain", "-w", rev, "--", "ledger.jsonl")
     wrote = {int(found[2]): found[1] for line in blame.splitlines() if (found := _BLAME.match(line))}
+    numbers = [
+        number for number, line in enumerate(workspace.at(rev).text("ledger.jsonl").split("\n"), 1) if line.strip()
+    ]
     expected = {}
-    for number, event in enumerate(workspace.at(rev).events, 1):
-        if event.kind == "decision" and event.body["decision"] != HELD:
-            expected[f"run/{event.body['key']}"] = wrote[number]
-        elif "sequence" in event.body:
-            expected[f"data/{event.body['sequence']}"] = wrote[number]
-    return expected
+    for number, event in zip(numbers, workspace.at(rev).events, strict=True):
+        if name := _tag_of(event):
+            expected[name] = wrote[number]
+    authors = workspace.git("log", "--format=%H %ae", rev, "--", "ledger.jsonl").splitlines()
+    by_hand = {line.split()[0] for line in authors if not line.endswith(f" {AUTHOR}")}
+    touched = [name for name, commit in expected.items() if commit in by_hand]
+    return expected | (_written(workspace, rev, touched) if touched else {})
+
+
+def _tag_of(event: Event) -> str | None:
+    """The tag of the commit that writes an event; None for one that has none."""
+    if event.kind == "decision" and event.body["decision"] != HELD:
+        return f"run/{event.body['key']}"
+    return f"data/{event.body['sequence']}" if "sequence" in event.body else None
+
+
+def _written(workspace: Workspace, rev: str, names: Iterable[str]) -> dict[str, str]:
+    """Tag → the first commit of main whose ledger has its line: lines are only added, so that halving finds it."""
+    log = workspace.git("rev-list", "--first-parent", "--reverse", rev, "--", "ledger.jsonl").splitlines()
+
+    def has(name: str, commit: str) -> bool:
+        return name in {_tag_of(event) for event in workspace.at(commit).events}
+
+    return {name: log[bisect_left(log, True, hi=len(log) - 1, key=partial(has, name))] for name in names}
 
 
 def tags_at_origin(workspace: Workspace) -> dict[str, str]:
