@@ -13,6 +13,7 @@ from ssclass import __version__
 from ssclass.settings import PACKAGE
 
 COMPUTES = (
+    "distributions.py",
     "params.py",
     "presets.py",
     "data/dataset.py",
@@ -41,7 +42,7 @@ or a report, leaves decision keys as they are; tests/test_architecture.py holds 
 def code_digest() -> str:
     """sha256 over the modules in `COMPUTES` and the versions of what computes (hex, 16)."""
     digest = hashlib.sha256()
-    for name in ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "pillow"):
+    for name in ("tensorflow", "keras", "numpy", "scipy", "pillow"):
         digest.update(f"{name}=={version(name)}\n".encode())
     for path in computing_files():
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n"))

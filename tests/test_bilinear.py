@@ -13,10 +13,12 @@ from ssclass.model.classifier import Classifier
 from ssclass.model.extraction import extract, make_extractor
 from ssclass.model.features import Features
 from ssclass.model.folds import grouped_folds
+from ssclass.model.head_file import HeadGraph
 from ssclass.model.heads import bilinear
 from ssclass.model.heads.bilinear import BilinearHead
 from ssclass.model.heads.kernel import unit_roots
 from ssclass.model.heads.registry import HEADS
+from ssclass.model.saved_head import SavedHead
 from ssclass.model.spec import feature_spec
 from ssclass.model.training import train
 from ssclass.params import FeatureParams, Params, TrainParams
@@ -75,12 +77,13 @@ def test_axes_are_the_principal_ones_of_the_photos_to_learn_from(monkeypatch: py
 
 
 def test_the_layers_give_what_numpy_gives() -> None:
-    keras = import_keras()
     maps = some_maps()
     axes = bilinear.find_axes(maps, np.arange(len(maps)), 0)
-    views = keras.Input(maps.shape[1:], dtype="float16")
-    model = keras.Model(views, bilinear.pool_layers(views, axes))
-    np.testing.assert_allclose(model(maps).numpy(), bilinear.pool(maps, np.arange(len(maps)), axes), atol=1e-5)
+    graph, arrays = HeadGraph(), {"map": maps}
+    head = SavedHead(graph.config("head", bilinear.pool_layers(graph, arrays, "map", axes)), graph.tensors)
+    expected = bilinear.pool(maps, np.arange(len(maps)), axes)
+    np.testing.assert_allclose(head.keras(arrays).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(head(arrays), expected, atol=1e-5)
 
 
 def test_what_occurs_together_is_told_apart() -> None:
@@ -108,7 +111,7 @@ def test_a_photo_without_any_activation_gets_an_answer() -> None:
     head = BilinearHead(224, 2, TrainParams())
     folds = grouped_folds(labels, features.sha256s, ("a", "b"), 2, 0)
     model = head.fit(features, labels, head.cross_validate(features, labels, folds, lambda: None)).model
-    assert np.isfinite(model({"224.out.map": np.zeros((1, 2, 2, 2, 16), np.float16)}).numpy()).all()
+    assert np.isfinite(model({"224.out.map": np.zeros((1, 2, 2, 2, 16), np.float16)})).all()
 
 
 def test_the_export_answers_pixels_as_the_head_answers_features(tmp_path: Path) -> None:

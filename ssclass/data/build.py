@@ -15,6 +15,7 @@ from ssclass.data.dataset import Dataset, correct, count
 from ssclass.data.fetch import DENIED, Denied, Taken, check_access, fetch, no_class
 from ssclass.data.shards import Receipt, Refusal, Row, Warned, write_shard
 from ssclass.data.split import Place, Torn, assign
+from ssclass.distributions import beta_binomial
 from ssclass.errors import ObjectError
 from ssclass.params import Params
 from ssclass.store import FORBIDDEN, Store
@@ -192,8 +193,6 @@ def implausible(right: int, n: int, champion_right: int, champion_n: int) -> flo
     posterior is Beta(right + 1/2, wrong + 1/2), so the prediction is beta-binomial (Gelman et al., Bayesian Data
     Analysis, 2.1-2.4). A batch is held when this is less than `ingest.implausible`.
     """
-    from scipy.stats import betabinom
-
     if n == 0:
         return 1.0
-    return float(betabinom.cdf(right, n, champion_right + 0.5, champion_n - champion_right + 0.5))
+    return beta_binomial(right, n, champion_right + 0.5, champion_n - champion_right + 0.5)

@@ -17,6 +17,7 @@ from ssclass.data.dataset import Dataset, correct
 from ssclass.data.nearness import Nearness
 from ssclass.data.shards import Row, Warned
 from ssclass.data.split import CROWD, HOLDOUT
+from ssclass.distributions import beta_binomial, beta_binomial_moments, binomial_at_least, homogeneous
 from ssclass.params import Params
 
 FEW = 5  # near-copies, or corrections, below which nothing is said
@@ -104,7 +105,6 @@ def _grouped(rows: Sequence[Row], before: Sequence[Sequence[Row]]) -> Warned | N
     Compared is the share of photos that share their group with another of their batch. Where nothing came before, one
     group of more than half of the batch (and of CROWD photos) is too many.
     """
-    from scipy.stats import binom
 
     def grouped(batch: Sequence[Row]) -> int:
         return sum(size for size in Counter(row.group for row in batch).values() if size > 1)
@@ -117,7 +117,11 @@ def _grouped(rows: Sequence[Row], before: Sequence[Sequence[Row]]) -> Warned | N
         return None
     n, usual = sum(map(len, known)), sum(map(grouped, known))
     now, rate = grouped(rows), (usual + 1) / (n + 2)  # Laplace's rule of succession
-    if now / len(rows) <= usual / n + MORE_GROUPED or largest < FEW or binom.sf(now - 1, len(rows), rate) > BY_CHANCE:
+    if (
+        now / len(rows) <= usual / n + MORE_GROUPED
+        or largest < FEW
+        or binomial_at_least(now, len(rows), rate) > BY_CHANCE
+    ):
         return None
     said = f"{now} of {len(rows)} photos are taken for near-copies of one another, where {usual} of {n} were so far"
     return Warned("unlike groups", said)
@@ -153,19 +157,17 @@ def running_score(tests: Sequence[Mapping[str, Any]]) -> Running | None:
 
 
 def _window(tests: Sequence[Mapping[str, Any]]) -> Running:
-    from scipy.stats import betabinom
-
     right = sum(test["right"] for test in tests)
     n: Counter[tuple[str, int, int]] = Counter()  # champion and record → photos: its errors are common to its batches
     for test in tests:
         n[test["key"], test["champion_right"], test["champion_n"]] += test["n"]
-    stats = [betabinom.stats(of, hits + 0.5, total - hits + 0.5) for (_, hits, total), of in n.items()]
-    expected, variance = (float(sum(each)) for each in zip(*stats, strict=True))
+    stats = [beta_binomial_moments(of, hits + 0.5, total - hits + 0.5) for (_, hits, total), of in n.items()]
+    expected, variance = (sum(each) for each in zip(*stats, strict=True))
     count, rate = n.total(), expected / n.total()
     # One beta-binomial with this mean and variance: n r (1 - r) (1 + (n - 1) c), where c is 1 / (a + b + 1).
     common = (variance / (count * rate * (1 - rate)) - 1) / (count - 1)
     strength = 1 / max(common, 1e-9) - 1
-    p = float(betabinom.cdf(right, count, rate * strength, (1 - rate) * strength))
+    p = beta_binomial(right, count, rate * strength, (1 - rate) * strength)
     return Running(len(tests), right, count, expected, p)
 
 
@@ -188,16 +190,12 @@ def drip(tests: Sequence[Mapping[str, Any]], params: Params) -> Warned | None:
 
 def _balance(new: Counter[str], old: Counter[str], limit: float) -> Warned | None:
     """Total variation distance of the class shares above `limit`, and not by chance (chi-squared, homogeneity)."""
-    from scipy.stats import chi2_contingency
-
     names = sorted(set(new) | set(old))
     if not old or len(names) < 2:
         return None
     shares = [(new[name] / new.total(), old[name] / old.total()) for name in names]
     distance = sum(abs(a - b) for a, b in shares) / 2
-    if distance <= limit or chi2_contingency([[new[name] for name in names], [old[name] for name in names]])[1] > (
-        BY_CHANCE
-    ):
+    if distance <= limit or homogeneous([[of[name] for name in names] for of in (new, old)]) > BY_CHANCE:
         return None
     said = ", ".join(f"{name} {a:.0%} (before {b:.0%})" for name, (a, b) in zip(names, shares, strict=True))
     return Warned("unlike balance", said)

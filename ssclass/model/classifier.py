@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ssclass.model.ensemble import combine_tensors, combined
 from ssclass.model.extraction import feature_arrays
 from ssclass.model.features import Features
 from ssclass.model.heads.bilinear import answers as root_answers
+from ssclass.model.heads.registry import HEADS
 from ssclass.model.keras_files import UNREADABLE, load_model, save_model
 from ssclass.model.saved_head import SavedHead, keep_answers, open_head
 from ssclass.model.spec import FeatureSpec
@@ -124,7 +124,7 @@ class Classifier:
         folder.mkdir(parents=True, exist_ok=True)
         for member, file in zip(self.members, head_files(len(self.members)), strict=True):
             if isinstance(member.head, SavedHead):
-                shutil.copyfile(member.head.path, folder / file)
+                member.head.save(folder / file)
             else:
                 save_model(member.head, folder / file)
                 keep_answers(folder / file, member.head)
@@ -136,13 +136,18 @@ class Classifier:
     def load(cls, folder: Path, *, quick: bool = False) -> Classifier:
         """The classifier of a folder that :meth:`save` wrote; NotFoundError when it is none.
 
-        `quick`: NumPy computes its heads, where that gives what Keras gives (`ssclass.model.saved_head`).
+        NumPy computes heads that it trained, and, if it is to be `quick`, all others too, where that gives what Keras
+        gives (`ssclass.model.saved_head`).
         """
         classes, members, combine = _read_about(folder / ABOUT_FILE)
-        files = head_files(len(members))
+
+        def opened(head: str, path: Path) -> Any:
+            by_numpy = quick or (head in HEADS and HEADS[head].numpy)
+            return (by_numpy and open_head(path)) or load_model(path)
+
         found = tuple(
-            Member(spec, head, (quick and open_head(folder / file)) or load_model(folder / file))
-            for (spec, head), file in zip(members, files, strict=True)
+            Member(spec, head, opened(head, folder / file))
+            for (spec, head), file in zip(members, head_files(len(members)), strict=True)
         )
         return cls(classes, found, combine)
 

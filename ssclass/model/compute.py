@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def precision(mixed: bool) -> str:
 
 def described() -> str:
     """The name of the device, for the run's tag: ``NVIDIA A100-SXM4-40GB``, ``2 x …``, or ``CPU``."""
+    if "tensorflow" not in sys.modules and not gpu_possible():
+        return "CPU"
     names = share_gpus()
     if not names:
         return "CPU"

@@ -12,6 +12,7 @@ from typing import Any
 from ssclass.errors import NotFoundError
 from ssclass.files import BAD_ZIP, check_unpacked
 from ssclass.model.backbones import import_keras
+from ssclass.model.head_file import write_parts
 from ssclass.text import message
 
 MODEL_LIMIT = 4_000_000_000  # bytes that a model's file unpacks to
@@ -23,14 +24,13 @@ def save_model(model: Any, path: Path) -> None:
     with TemporaryDirectory(dir=path.parent) as scratch:
         saved = Path(scratch) / path.name
         model.save(saved)
-        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w") as target:
-            for name in sorted(source.namelist()):
-                content = source.read(name)
-                if name == "metadata.json":
-                    content = json.dumps(json.loads(content) | {"date_saved": ""}, sort_keys=True).encode()
-                if name == "config.json":
-                    content = _renumbered(content)
-                target.writestr(zipfile.ZipInfo(name), content)  # ZipInfo's own date: 1980
+        with zipfile.ZipFile(saved) as source:
+            parts = {name: source.read(name) for name in source.namelist()}
+    parts["metadata.json"] = json.dumps(
+        json.loads(parts["metadata.json"]) | {"date_saved": ""}, sort_keys=True
+    ).encode()
+    parts["config.json"] = _renumbered(parts["config.json"])
+    write_parts(path, parts)
 
 
 def _renumbered(config: bytes) -> bytes:

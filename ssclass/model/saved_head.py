@@ -12,18 +12,22 @@ import hashlib
 import io
 import json
 import logging
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.code import code_digest
 from ssclass.errors import NotFoundError
 from ssclass.files import check_unpacked, whole
+from ssclass.model.head_file import write_head
 from ssclass.model.keras_files import MODEL_LIMIT, UNREADABLE, load_model
 from ssclass.settings import home
 
@@ -44,16 +48,17 @@ class _UnknownError(Exception):
 
 
 class SavedHead:
-    """The head of a file: called with feature arrays by name, it gives probabilities float32 [n, classes].
+    """The head of a file, or of a training by NumPy: called with feature arrays by name, it gives probabilities.
 
-    It has what a Keras model of a head has and others ask for: `input` by name, `output`, `name`, layers with their
-    weights; `keras` is that model, loaded when it is asked for.
+    They are float32 [n, classes]. `config` is Keras's configuration of the layers, `tensors` are their weights by their
+    names, `path` is the file; None: it was not saved yet. It has what a Keras model of a head has and others ask for:
+    `input` by name, `output`, `name`, layers with their weights; `keras` is that model, loaded when it is asked for.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], tensors: Mapping[str, list[Array]]) -> None:
+    def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, list[Array]], path: Path | None = None) -> None:
         body = config["config"]
         self.path = path
-        self._tensors = tensors
+        self._config, self._tensors = config, tensors
         self.name = str(body["name"])
         self._layers: dict[str, Layer] = {}
         self._nodes: dict[str, list[list[tuple[str, int]]]] = {}
@@ -95,10 +100,44 @@ class SavedHead:
             raise ValueError(f"no layer {name}")
         return _Weights(self._tensors.get(name, []))
 
+    def get_weights(self) -> list[Array]:
+        """The weights of all layers, in the order of the layers."""
+        return [tensor for name in self._layers for tensor in self._tensors.get(name, [])]
+
     @cached_property
     def keras(self) -> Any:
         """The same head as a Keras model."""
-        return load_model(self.path)
+        if self.path is not None:
+            return load_model(self.path)
+        with TemporaryDirectory() as scratch:
+            path = Path(scratch) / "head.keras"
+            write_head(path, self._config, self._tensors)
+            return load_model(path)
+
+    def save(self, path: Path) -> None:
+        """Write the head to a .keras file, always the same bytes; `open_head` then takes it without Keras.
+
+        Keras opens the first one of its kind on this machine, and is asked what it says: only for the widths of its
+        layers and their weights do heads of one kind differ.
+        """
+        if self.path is not None:
+            shutil.copyfile(self.path, path)
+            return
+        body = self._config["config"] | {"name": self.name}
+        write_head(path, {**self._config, "config": body}, self._tensors)
+        kept, alike, answers = _kept(path.read_bytes()), self._alike(), self(self.probe())
+        if not alike.exists():
+            expected = _asked(load_model(path), self.probe())
+            if not _near(answers, expected):
+                _write(kept, expected)  # Keras answers, then
+                return
+            _note(alike)
+        _write(kept, answers)
+
+    def _alike(self) -> Path:
+        """The note that Keras answered as NumPy does for a head that differs in widths and weights alone."""
+        said = f"{LAYOUT} {code_digest()} {json.dumps(_without_widths(self._config))}"
+        return home() / "engines" / "heads" / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.alike"
 
     def probe(self) -> dict[str, Array]:
         """Made-up features on which NumPy and Keras are compared."""
@@ -160,8 +199,7 @@ def open_head(path: Path) -> SavedHead | None:
         except NotFoundError:
             return None
         _write(kept, expected)
-    found = head(head.probe())
-    if found.shape != expected.shape or not np.abs(found - expected).max(initial=0) <= ALIKE:
+    if not _near(head(head.probe()), expected):
         log.warning("%s: NumPy does not answer as Keras does, so Keras answers, which is slower", path)
         return None
     return head
@@ -174,6 +212,18 @@ def keep_answers(path: Path, model: Any) -> None:
         _write(_kept(path.read_bytes()), _asked(model, probe(inputs)))
     except (AttributeError, TypeError, ValueError) as error:  # no head as `open_head` takes it
         log.info("%s: Keras's answers are not kept (%s)", path, error)
+
+
+def _near(found: Array, expected: Array) -> bool:
+    return found.shape == expected.shape and bool(np.abs(found - expected).max(initial=0) <= ALIKE)
+
+
+def _without_widths(config: Any) -> Any:
+    """A configuration without what says how many numbers there are, of which the answers' way is the same."""
+    if isinstance(config, Mapping):
+        widths = ("units", "shape", "build_config")
+        return {name: _without_widths(value) for name, value in config.items() if name not in widths}
+    return [_without_widths(value) for value in config] if isinstance(config, list | tuple) else config
 
 
 def _asked(model: Any, given: Mapping[str, Array]) -> Array:
@@ -201,6 +251,14 @@ def _write(kept: Path, answers: Array) -> None:
         log.info("%s: not kept (%s)", kept, error)
 
 
+def _note(path: Path) -> None:
+    try:
+        with whole(path) as new:
+            new.touch()
+    except OSError as error:
+        log.info("%s: not kept (%s)", path, error)
+
+
 # -- what the file says ---------------------------------------------------------------------------------------
 
 
@@ -218,7 +276,7 @@ def _parsed(path: Path, data: bytes) -> SavedHead:
             variables = group["vars"]
             if len(variables):
                 tensors[_text(variables.attrs["name"])] = [variables[str(at)][()] for at in range(len(variables))]
-    return SavedHead(path, config, tensors)
+    return SavedHead(config, tensors, path)
 
 
 def _text(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.pages.ranks import average_precision, precision_recall, roc
 from ssclass.pages.vector import CANDIDATE, CHAMPION, GRID, MUTED, OTHERS, PROMOTED, Chart, chart
 from ssclass.text import chart_word
 from ssclass.workspace.ledger import PROMOTED as PROMOTED_DECISION
@@ -153,15 +154,13 @@ def _lines(classes: Sequence[str], models: Models) -> list[tuple[str, int, Proba
 
 
 def _roc(classes: Sequence[str], labels: NDArray[np.integer], models: Models, prefix: str) -> Chart:
-    from sklearn.metrics import auc, roc_curve
-
     figure, axes = _figure()
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
     words = []
     for name, at, probabilities, colour in _lines(classes, models):
         if 0 < (own := labels == at).sum() < len(own):
-            false, true, _ = roc_curve(own, probabilities[:, at])
-            words.append(f"{name}, area {auc(false, true):.4f}")
+            false, true = roc(own, probabilities[:, at])
+            words.append(f"{name}, area {np.trapezoid(true, false):.4f}")
             axes.plot(false, true, color=colour, label=chart_word(words[-1]))
     axes.set(xlabel="false positives, share", ylabel="true positives, share", ylim=(0, 1.02))
     if words:
@@ -171,8 +170,6 @@ def _roc(classes: Sequence[str], labels: NDArray[np.integer], models: Models, pr
 
 
 def _precision_recall(classes: Sequence[str], labels: NDArray[np.integer], models: Models, prefix: str) -> Chart:
-    from sklearn.metrics import average_precision_score, precision_recall_curve
-
     figure, axes = _figure()
     words = []
     lines = _lines(classes, models)
@@ -181,8 +178,8 @@ def _precision_recall(classes: Sequence[str], labels: NDArray[np.integer], model
         lines = [(name, at, only, OTHERS[at]) for at, name in enumerate(classes)]
     for name, at, probabilities, colour in lines:
         if (own := labels == at).any():
-            precision, recall, _ = precision_recall_curve(own, probabilities[:, at])
-            words.append(f"{name}, average {average_precision_score(own, probabilities[:, at]):.4f}")
+            precision, recall = precision_recall(own, probabilities[:, at])
+            words.append(f"{name}, average {average_precision(precision, recall):.4f}")
             axes.plot(recall, precision, color=colour, label=chart_word(words[-1]))
     axes.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02), xlim=(0, 1.02))
     if words:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ssclass.data.checks import SHORTFALL, running_score
 from ssclass.data.dataset import Dataset
 from ssclass.data.shards import Row, Shard
+from ssclass.distributions import beta_binomial
 from ssclass.retrain.calibration import RECENT, Calibration, calibrations, tests_by_source
 from ssclass.retrain.statistics import Interval, clopper_pearson
 from ssclass.workspace.ledger import Event, State
@@ -79,8 +80,6 @@ def running(state: State) -> dict[str, Running]:
 
 
 def _running(tests: Sequence[Mapping[str, Any]]) -> Running:
-    from scipy.stats import betabinom
-
     right, n = sum(test["right"] for test in tests), sum(test["n"] for test in tests)
     rates = [(test["champion_right"] + 0.5) / (test["champion_n"] + 1) for test in tests]
     expected = sum(test["n"] * rate for test, rate in zip(tests, rates, strict=True))
@@ -89,7 +88,7 @@ def _running(tests: Sequence[Mapping[str, Any]]) -> Running:
         return Running(len(tests), right, n, expected, worst.p)
     test = tests[0]
     a, b = test["champion_right"] + 0.5, test["champion_n"] - test["champion_right"] + 0.5
-    return Running(1, right, n, expected, float(betabinom.cdf(right, n, a, b)))
+    return Running(1, right, n, expected, beta_binomial(right, n, a, b))
 
 
 @dataclass(frozen=True)

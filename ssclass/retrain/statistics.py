@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ssclass.distributions import binomial_interval, fair_coin
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -18,19 +20,12 @@ class Interval:
 
 def clopper_pearson(right: int, n: int, level: float = 0.95) -> Interval:
     """Exact binomial interval of a share of `right` in `n` (Clopper & Pearson, Biometrika 1934)."""
-    from scipy.stats import binomtest
-
-    if n == 0:
-        return Interval(0.0, 1.0)
-    found = binomtest(right, n).proportion_ci(level, method="exact")
-    return Interval(float(found.low), float(found.high))
+    return Interval(*binomial_interval(right, n, level)) if n else Interval(0.0, 1.0)
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:
     """Two-sided exact McNemar p of discordant counts: binomial with p = 1/2 over `wins + losses`."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return fair_coin(wins, losses)
 
 
 def paired_bootstrap(difference: NDArray[np.floating], seed: int = 0, level: float = 0.95) -> Interval:

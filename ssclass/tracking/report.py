@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssclass.distributions import student_quantile
 from ssclass.pages.charts import calibration, over_time
 from ssclass.retrain.result import Result
 from ssclass.retrain.scores import METRICS, slices
@@ -186,11 +187,9 @@ def _origin(result: Result, event: Event) -> str:
 
 def interval_of_folds(folds: list[float]) -> tuple[float, Interval]:
     """Mean over folds and its 95 % t interval within 0 to 1 (folds are not independent: read it as a guide)."""
-    from scipy.stats import t
-
     values = np.array(folds)
     mean = float(values.mean())
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(student_quantile(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return mean, Interval(max(0.0, mean - half), min(1.0, mean + half))
 
 

@@ -1,6 +1,6 @@
 """What all heads have in common: their interface, and the figures of a cross-validation.
 
-A head is fitted to cached features and ends as a small Keras model of standard layers. Its inputs are the feature
+A head is fitted to cached features and ends as a small model of Keras's standard layers. Its inputs are the feature
 arrays that it names, each float32 [n, views, channels] or, for a map, float16 [n, views, h, w, channels]; its output is
 float32 [n, classes], probabilities, averaged over the views. Two classes are the case N = 2 of softmax: a sigmoid of z
 is the softmax of (0, z).
@@ -63,7 +63,7 @@ class CrossValidation:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A fitted head: the Keras model, and its curves while it was fitted."""
+    """A fitted head: a Keras model, or one that NumPy computes; and its curves while it was fitted."""
 
     model: Any
     curves: Curves = field(default_factory=dict)
@@ -73,11 +73,12 @@ class Head(ABC):
     """A kind of head; `arrays` are the names of the feature arrays that the fitted model takes.
 
     `maps`: it needs feature maps, which are computed for heads of that kind only. `moments`: which of the pooled arrays
-    it is fitted to.
+    it is fitted to. `numpy`: the fitted head is one that NumPy computes, not a Keras model.
     """
 
     name: ClassVar[str]
     maps: ClassVar[bool] = False
+    numpy: ClassVar[bool] = False
     moments: ClassVar[tuple[str, ...]] = ("mean",)
     arrays: tuple[str, ...]
 

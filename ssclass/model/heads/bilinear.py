@@ -12,7 +12,7 @@ its trace, then Newton-Schulz as in iSQRT-COV (Li, Xie, Wang and Gao, CVPR 2018,
     T = (3 I - Q Y) / 2,    Y <- Y T,    Q <- T Q,    from Y = S, Q = I,
 
 of which `STEPS` steps are enough: eigenvalues below a thousandth of the trace come out smaller than their root.
-Multiplications only, so it is the same in numpy here and as Keras layers in the exported model.
+Multiplications only, so it is the same in NumPy here and as layers in the exported model.
 
 The map of a photo takes 200 kB, its root 4: where there are many photos, roots on axes that are fixed are remembered
 in the place of maps (`ssclass.model.pooled`). They are ``320.out.root``, float16 [photos, AXES * (AXES + 1) / 2], see
@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from ssclass.model.backbones import import_keras
 from ssclass.model.features import Features
+from ssclass.model.head_file import HeadGraph, Tensor
 from ssclass.model.heads.kernel import KernelHead
 
 AXES = 64  # 48 to 96 are a little worse on the study's photos, 32 is much (docs/models.md)
@@ -112,15 +112,8 @@ class BilinearHead(KernelHead):
         places = versions(self._place) if self._place in features.arrays else [None] * len(maps)
         return np.stack([pool(one, rows, basis, at) for one, at in zip(maps, places, strict=True)], axis=1)
 
-    def _inputs(self, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int | None, ...]]:
-        name = self.arrays[0]
-        if self._place not in arrays:
-            return {name: arrays[name].shape[1:]}
-        _, views, _, channels = arrays[name].shape
-        return {name: (views, None, channels), self._place: (views, None, 2)}
-
-    def _layers(self, inputs: Mapping[str, Any], basis: Axes) -> Any:
-        return pool_layers(inputs[self.arrays[0]], basis, inputs.get(self._place))
+    def _layers(self, graph: HeadGraph, arrays: Mapping[str, np.ndarray], basis: Axes) -> Tensor:
+        return pool_layers(graph, arrays, self.arrays[0], basis, self._place if self._place in arrays else None)
 
 
 def find_axes(maps: np.ndarray, train: np.ndarray, seed: int, place: np.ndarray | None = None) -> Axes:
@@ -166,49 +159,72 @@ def pool(maps: np.ndarray, rows: np.ndarray, axes: Axes, place: np.ndarray | Non
     return np.concatenate(found)
 
 
-def pool_layers(views: Any, axes: Axes, place: Any = None) -> Any:
-    """Pool a Keras tensor of maps to z, [n, AXES * AXES], as :func:`pool` does, by Keras layers."""
-    layers = import_keras().layers
-    # What `keras.ops.sqrt` makes, under a fixed name: the saved bytes must not depend on what was built before.
-    from keras.src.ops.numpy import Sqrt
+def pool_layers(
+    graph: HeadGraph, arrays: Mapping[str, np.ndarray], name: str, axes: Axes, place: str | None = None
+) -> Tensor:
+    """Pool the maps of an array to z, [n, AXES * AXES], as :func:`pool` does, by layers; `place` names their places.
 
+    `arrays`: any with the shapes and dtypes of these.
+    """
+    shape = arrays[name].shape[1:] if place is None else (arrays[name].shape[1], None, arrays[name].shape[-1])
     channels, wide = axes.axes.shape
-    places = None if place is not None else int(np.prod(views.shape[1:4]))
-    active = layers.ReLU(name="not_negative")(layers.Reshape((places or -1, channels), name="places")(views))
-    roots = layers.UnitNormalization(name="unit_roots")(Sqrt(name="roots")(active))
-    project = layers.Dense(wide, name="axes")
-    weigh = (
-        layers.EinsumDense("npd,p->npd", (places, wide), name="centre")
-        if places
-        else layers.Dense(1, activation="exponential", use_bias=False, name="centre")
-    )
-    times = layers.Dot((2, 1), name="times")
-    step = layers.EinsumDense("nab,bc->nac", (wide, wide), bias_axes="ac", name="step")  # (3 I - x) / 2
+    places = None if place is not None else math.prod(arrays[name].shape[1:4])
+    one = np.eye(wide, dtype=np.float32)
+    reshape = {"target_shape": [places or -1, channels]}
+    seen = graph.input(name, shape, str(arrays[name].dtype))
+    listed = graph.layer("Reshape", "places", seen, shape=(None, places, channels), **reshape)
+    active = graph.layer("ReLU", "not_negative", listed)
     if place is None:
-        weighed = weigh(project(roots))
+        weights = [np.sqrt(place_weights(*arrays[name].shape[1:4]))]
+        unit_roots = graph.layer("UnitNormalization", "unit_roots", graph.layer("Sqrt", "roots", active))
+        along = graph.dense("axes", unit_roots, [axes.axes, -axes.offset])
+        settings = {"output_shape": [places, wide], "equation": "npd,p->npd"}
+        weighed = _einsum(graph, "centre", along, weights, None, **settings)
     else:
-        from keras.src.ops.numpy import Square  # as Sqrt
+        # In the order of their depth, see `ssclass.model.head_file`.
+        at = graph.input(place, (arrays[place].shape[1], None, 2), str(arrays[place].dtype))
+        roots = graph.layer("Sqrt", "roots", active)
+        where = graph.layer("Reshape", "where", at, shape=(None, None, 2), target_shape=[-1, 2])
+        unit_roots = graph.layer("UnitNormalization", "unit_roots", roots)
+        distance = graph.layer("Square", "distance", where)
+        along = graph.dense("axes", unit_roots, [axes.axes, -axes.offset])
+        centre = graph.dense("centre", distance, [np.full((2, 1), _FALL)], "exponential")
+        weighed = graph.layer("Multiply", "weighed", along, centre)
+    width = places * wide if places else None
+    flat = graph.layer("Reshape", "flat", weighed, shape=(None, width), target_shape=[width or -1])
+    trace = graph.layer("UnitNormalization", "trace", flat)
+    y = graph.layer("Reshape", "pairs", trace, shape=(None, places, wide), target_shape=[places or -1, wide])
+    square = (None, wide, wide)
+    root = graph.layer("Dot", "together", y, y, shape=square, axes=[1, 1])
 
-        at = Square(name="distance")(layers.Reshape((-1, 2), name="where")(place))
-        weighed = layers.Multiply(name="weighed")([project(roots), weigh(at)])
-    flat = layers.Reshape((places * wide if places else -1,), name="flat")(weighed)
-    y = layers.Reshape((places or -1, wide), name="pairs")(layers.UnitNormalization(name="trace")(flat))
-    root = layers.Dot((1, 1), name="together")([y, y])
+    def step(x: Tensor) -> Tensor:  # (3 I - x) / 2
+        settings = {"output_shape": [wide, wide], "equation": "nab,bc->nac"}
+        return _einsum(graph, "step", x, [-0.5 * one, 1.5 * one], "ac", **settings)
+
+    def times(x: Tensor, y: Tensor) -> Tensor:
+        return graph.layer("Dot", "times", x, y, axes=[2, 1])
+
     inverse = None
     for number in range(STEPS):
-        factor = step(root if inverse is None else times([inverse, root]))
-        root = times([root, factor])
+        factor = step(root if inverse is None else times(inverse, root))
+        root = times(root, factor)
         if number < STEPS - 1:
-            inverse = factor if inverse is None else times([factor, inverse])
-    one = np.eye(wide, dtype=np.float32)
-    project.set_weights([axes.axes, -axes.offset])
-    weigh.set_weights([np.sqrt(place_weights(*views.shape[1:4])) if place is None else np.full((2, 1), _FALL)])
-    step.set_weights([-0.5 * one, 1.5 * one])
-    return layers.UnitNormalization(name="unit")(layers.Flatten(name="root")(root))
+            inverse = factor if inverse is None else times(factor, inverse)
+    z = graph.layer("Flatten", "root", root, shape=(None, wide * wide))
+    return graph.layer("UnitNormalization", "unit", z)
+
+
+def _einsum(
+    graph: HeadGraph, name: str, given: Tensor, weights: list[np.ndarray], bias_axes: str | None, **settings: Any
+) -> Tensor:
+    """Call an EinsumDense layer, which leaves the shape as it is."""
+    return graph.layer(
+        "EinsumDense", name, given, weights=weights, activation="linear", bias_axes=bias_axes, **settings
+    )
 
 
 def axes_of(model: Any) -> Axes | None:
-    """The axes of a fitted head, a Keras model; None where it has none under the name of :func:`pool_layers`."""
+    """The axes of a fitted head; None where it has none under the name of :func:`pool_layers`."""
     try:
         axes, bias = model.get_layer("axes").get_weights()
     except ValueError:
@@ -217,7 +233,7 @@ def axes_of(model: Any) -> Axes | None:
 
 
 def answers(model: Any, roots: np.ndarray) -> np.ndarray:
-    """Probabilities float64 [n, classes] that a fitted head, a Keras model, gives photos with these packed roots."""
+    """Probabilities float64 [n, classes] that a fitted head gives photos with these packed roots."""
     from scipy.special import softmax
 
     alike, offset = model.get_layer("kernel").get_weights()

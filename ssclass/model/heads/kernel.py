@@ -26,11 +26,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ssclass.model.backbones import import_keras
 from ssclass.model.features import Features
 from ssclass.model.folds import Fold, grouped_folds, side_by_side
+from ssclass.model.head_file import HeadGraph, Tensor
 from ssclass.model.heads.base import CrossValidation, Fitted, Head, Tick, path_curves, pooled, tested_rows
 from ssclass.model.heads.ridge import GAMMA, L2S, KernelFit, Many, kernel, partition, temperature
+from ssclass.model.saved_head import SavedHead
 from ssclass.params import TrainParams
 
 LANDMARKS = 2000  # bounds memory, time and the model's size: 2,000 x 1,024 floats are 8 MB
@@ -41,9 +42,10 @@ TINY = 1e-9  # of the largest eigenvalue: directions below it are rounding (copi
 class KernelHead(Head):
     """Kernel ridge regression on unit vectors that stand for the photos; subclasses say what the vectors are.
 
-    `gamma`: g of the kernel.
+    `gamma`: g of the kernel. Neither Keras nor TensorFlow has a part in it.
     """
 
+    numpy = True
     gamma: ClassVar[float]
 
     def __init__(self, size: int, classes: int, params: TrainParams) -> None:
@@ -137,31 +139,22 @@ class KernelHead(Head):
         """Unit vectors of the photos `rows` and of their copies, float64 [n, 1 + copies, d]."""
 
     @abstractmethod
-    def _layers(self, inputs: Mapping[str, Any], basis: Any) -> Any:
-        """Keras layers that make the unit vectors, [n, d], of Keras tensors [n, views, …] by their arrays' names."""
-
-    def _inputs(self, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int | None, ...]]:
-        """The names of the arrays that the model takes, and their shapes, a photo."""
-        return {self.arrays[0]: (None, arrays[self.arrays[0]].shape[-1])}
+    def _layers(self, graph: HeadGraph, arrays: Mapping[str, np.ndarray], basis: Any) -> Tensor:
+        """Add inputs, and the layers that make unit vectors [n, d] of them; `arrays` have the shapes and dtypes."""
 
     def _fits(self, z: np.ndarray, labels: np.ndarray) -> list[KernelFit]:
         return list(fit_path(z[:, 0], labels, self.classes, self.seed, augmented=z[:, 1:], gamma=self.gamma))
 
-    def _model(self, features: Features, basis: Any, fit: KernelFit) -> Any:
-        """The fit as a Keras model: layers to unit vectors, Dense exponential (the kernel), Dense softmax."""
-        keras = import_keras()
-        arrays = dict(features.axes.shapes if features.axes is not None else {}) | features.arrays
-        inputs = {
-            name: keras.Input(shape, name=name, dtype=str(arrays[name].dtype))
-            for name, shape in self._inputs(arrays).items()
-        }
-        alike = keras.layers.Dense(len(fit.landmarks), activation="exponential", name="kernel")
-        dense = keras.layers.Dense(self.classes, activation="softmax", name="probabilities")
-        output = dense(alike(self._layers(inputs, basis)))
+    def _model(self, features: Features, basis: Any, fit: KernelFit) -> SavedHead:
+        """The fit as a head: layers to unit vectors, Dense exponential (the kernel), Dense softmax."""
+        graph = HeadGraph()
+        shapes = features.axes.shapes if features.axes is not None else {}
+        z = self._layers(graph, {**shapes, **features.arrays}, basis)
         # exp(-g ||x - z||^2) = exp(2 g x'z - 2 g), x and z being of length one
-        alike.set_weights([2 * fit.gamma * fit.landmarks.T, np.full(len(fit.landmarks), -2 * fit.gamma)])
-        dense.set_weights([fit.weights / fit.temperature, fit.bias / fit.temperature])
-        return keras.Model(inputs, output, name="head")
+        products = [2 * fit.gamma * fit.landmarks.T, np.full(len(fit.landmarks), -2 * fit.gamma)]
+        alike = graph.dense("kernel", z, products, "exponential")
+        scores = [fit.weights / fit.temperature, fit.bias / fit.temperature]
+        return SavedHead(graph.config("head", graph.dense("probabilities", alike, scores, "softmax")), graph.tensors)
 
 
 class RbfHead(KernelHead):
@@ -173,14 +166,14 @@ class RbfHead(KernelHead):
     def _vectors(self, features: Features, rows: np.ndarray, basis: None) -> np.ndarray:
         return unit_roots(pooled(features, self.arrays[0], rows))
 
-    def _layers(self, inputs: Mapping[str, Any], basis: None) -> Any:
+    def _layers(self, graph: HeadGraph, arrays: Mapping[str, np.ndarray], basis: None) -> Tensor:
         """GAP over views, root, unit length."""
-        # What `keras.ops.sqrt` makes, under a fixed name: the saved bytes must not depend on what was built before.
-        from keras.src.ops.numpy import Sqrt
-
-        layers, views = import_keras().layers, inputs[self.arrays[0]]
-        mean = layers.ReLU(name="not_negative")(layers.GlobalAveragePooling1D(name="views")(views))
-        return layers.UnitNormalization(name="unit")(Sqrt(name="roots")(mean))
+        name = self.arrays[0]
+        channels = int(arrays[name].shape[-1])
+        views = graph.input(name, (None, channels), str(arrays[name].dtype))
+        mean = graph.layer("GlobalAveragePooling1D", "views", views, shape=(None, channels))
+        roots = graph.layer("Sqrt", "roots", graph.layer("ReLU", "not_negative", mean))
+        return graph.layer("UnitNormalization", "unit", roots)
 
 
 def unit_roots(mean: np.ndarray) -> np.ndarray:
