@@ -1,0 +1,64 @@
+"""A retrain needs neither Keras nor TensorFlow where another runtime computes features and NumPy trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssclass.data.submit import submit
+from ssclass.model.runtimes import PACKAGES, described
+from ssclass.workspace.create import create
+from tests.support.models import needed_weights
+from tests.support.pipelines import deal, set_params
+from tests.support.shops import empty_mlflow
+
+CHECKOUT = Path(__file__).parent.parent
+CLASSES = ("sandwich", "sushi")
+RETRAIN = """
+import json, sys
+from tests.support.fake_head import retrain_flow
+flow, heavy = retrain_flow(), ("tensorflow", "keras", "scipy.stats", "sklearn")
+decide, told = flow.step.decide, {}
+def decided(*given):
+    event = decide(*given)
+    told.update(decision=event.body["decision"], imported=[name for name in heavy if name in sys.modules])
+    return event
+flow.step.decide = decided
+flow.retrain(sys.argv[1])
+print(json.dumps(told))
+"""
+
+
+def test_until_it_is_decided(s3_endpoint: str, tmp_path: Path) -> None:
+    """The first one on a machine needs them: for the network's graph, and to hold the head's file against Keras.
+
+    So does who is promoted, or made the challenger: the whole model that is registered is Keras's.
+    """
+    needed_weights()
+    if not any(described(name) for name in PACKAGES):
+        pytest.skip("no other runtime is installed")
+    empty_mlflow(tmp_path / "mlflow.db")
+    values = {"bucket": f"test-{uuid.uuid4().hex[:12]}", "s3_endpoint": s3_endpoint, "s3_region": "us-east-1"}
+    workspace = create(tmp_path / "a", values | {"mlflow_uri": f"sqlite:///{tmp_path / 'mlflow.db'}", "exports": ""})
+    workspace.store.make_bucket()
+    set_params(workspace, head="bilinear", sizes="[128]", min_net_wins=99)
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "SSCLASS_EXPORTS": ""}
+
+    def retrain(number: int, per_class: int) -> Any:
+        deal(tmp_path / f"batch-{number}", CLASSES, per_class, number)
+        submit(workspace.store, tmp_path / f"batch-{number}", f"batch-{number}", CLASSES)
+        command = [sys.executable, "-c", RETRAIN, str(workspace.root)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    assert retrain(0, 16)["decision"]
+    second = retrain(5, 3)
+    assert second == {"decision": "REJECTED", "imported": []}
