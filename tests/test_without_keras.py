@@ -59,6 +59,6 @@ def test_until_it_is_decided(s3_endpoint: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 
-    assert retrain(0, 16)["decision"]
-    second = retrain(5, 3)
+    assert retrain(0, 40)["decision"] == "PROMOTED"  # who is compared with nobody is promoted above the majority rate
+    second = retrain(20, 3)
     assert second == {"decision": "REJECTED", "imported": []}
