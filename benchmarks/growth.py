@@ -10,6 +10,7 @@ draws on it.
 from __future__ import annotations
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -161,7 +162,8 @@ def draw(measured: dict[str, list[dict[str, float]]], path: Path) -> None:
     for (name, points), mark in zip(measured.items(), "os^Dv", strict=False):
         rows = [point["rows"] for point in points]
         seconds.loglog(rows, [point["processor"] for point in points], f"{mark}-", label=name)
-        memory.loglog(rows, [max(1.0, point["megabytes"]) for point in points], f"{mark}-")
+        more = [point["megabytes"] if point["megabytes"] >= 1 else math.nan for point in points]
+        memory.loglog(rows, more, f"{mark}-")  # what had more before it began says nothing
     for axes, title in ((seconds, "seconds of processors"), (memory, "MB, beside what a process has anyway")):
         axes.set(title=title, xlabel="rows of the data set")
         axes.grid(alpha=0.3)
