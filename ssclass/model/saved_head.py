@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -22,13 +22,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssclass.code import code_digest
 from ssclass.errors import NotFoundError
 from ssclass.files import check_unpacked, whole
 from ssclass.model.head_file import write_head
 from ssclass.model.keras_files import MODEL_LIMIT, UNREADABLE, load_model
+from ssclass.model.layers import LAYERS, Array, Layer, UnknownLayerError
 from ssclass.settings import home
 
 LAYOUT = 1  # of the kept answers
@@ -37,14 +37,7 @@ ALIKE = 1e-5
 ROWS, PLACES, FILLED = 3, 12, 4
 """Of the made-up features: photos, places of a map of any size, and those of them that only fill it up."""
 
-Array = NDArray[Any]
-Layer = Callable[..., Array]
-
 log = logging.getLogger(__name__)
-
-
-class _UnknownError(Exception):
-    """A layer, or a setting of one, that NumPy does not do here."""
 
 
 class SavedHead:
@@ -69,15 +62,15 @@ class SavedHead:
                 self.input[name] = _Spec(tuple(settings["batch_shape"]), str(settings["dtype"]))
                 continue
             if kind not in LAYERS or not str(layer["module"]).startswith("keras."):
-                raise _UnknownError(kind)
+                raise UnknownLayerError(kind)
             self._layers[name] = LAYERS[kind](settings, tensors.get(name, []))
             self._nodes[name] = [_inputs(node) for node in layer["inbound_nodes"]]
         self._last = _tensor(body["output_layers"])
         if set(_names(body["input_layers"])) != set(self.input):
-            raise _UnknownError("inputs")
+            raise UnknownLayerError("inputs")
         answers = self(self.probe())
         if answers.ndim != 2 or answers.dtype != np.float32:
-            raise _UnknownError(f"answers {answers.dtype} {answers.shape}")
+            raise UnknownLayerError(f"answers {answers.dtype} {answers.shape}")
         self.output = _Spec((None, answers.shape[1]), "float32")
 
     def __call__(self, arrays: Mapping[str, Array], training: bool = False) -> Array:
@@ -186,7 +179,7 @@ def open_head(path: Path) -> SavedHead | None:
         check_unpacked(path, MODEL_LIMIT)
         data = path.read_bytes()
         head = _parsed(path, data)
-    except _UnknownError as unknown:
+    except UnknownLayerError as unknown:
         log.info("%s: Keras answers (%s)", path, unknown)
         return None
     except UNREADABLE:  # Keras says what is wrong
@@ -269,7 +262,7 @@ def _parsed(path: Path, data: bytes) -> SavedHead:
         config = json.loads(file.read("config.json"))
         weights = file.read("model.weights.h5")
     if config["class_name"] != "Functional":
-        raise _UnknownError(config["class_name"])
+        raise UnknownLayerError(config["class_name"])
     tensors: dict[str, list[Array]] = {}
     with h5py.File(io.BytesIO(weights), "r") as store:
         for group in store["layers"].values():
@@ -289,19 +282,19 @@ def _tensor(listed: Sequence[Any]) -> tuple[str, int]:
         (listed,) = listed
     name, node, output = listed
     if output != 0:
-        raise _UnknownError(f"{name}: output {output}")
+        raise UnknownLayerError(f"{name}: output {output}")
     return str(name), int(node)
 
 
 def _inputs(node: Mapping[str, Any]) -> list[tuple[str, int]]:
     """What a call of a layer is given: tensors, each alone or in a list."""
     if any(value is not None and value is not False for value in node.get("kwargs", {}).values()):
-        raise _UnknownError(f"called with {node['kwargs']}")
+        raise UnknownLayerError(f"called with {node['kwargs']}")
     found = []
     for argument in node["args"]:
         for each in argument if isinstance(argument, list) else [argument]:
             if not isinstance(each, dict) or each["class_name"] != "__keras_tensor__":
-                raise _UnknownError("called with what is no tensor")
+                raise UnknownLayerError("called with what is no tensor")
             found.append(_tensor(each["config"]["keras_history"]))
     return found
 
@@ -313,146 +306,3 @@ def _names(listed: Any) -> list[str]:
     if listed and isinstance(listed[0], list):
         return [_tensor(each)[0] for each in listed]
     return [_tensor(listed)[0]]
-
-
-# -- layers: what each makes of its settings and tensors, a function of arrays ---------------------------------
-
-
-def _only(settings: Mapping[str, Any], **known: Any) -> None:
-    """Stop where a setting is not the one that is done here; one that is not named has Keras's default, which is."""
-    dtype = settings.get("dtype")
-    policy = dtype["config"]["name"] if isinstance(dtype, dict) else dtype
-    if policy not in (None, "float32"):
-        raise _UnknownError(f"dtype {policy}")
-    for name, value in known.items():
-        if settings.get(name, value) != value:
-            raise _UnknownError(f"{name}: {settings[name]}")
-
-
-def _float(x: Array) -> Array:
-    return np.asarray(x, np.float32)
-
-
-def _softmax(x: Array) -> Array:
-    powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-ACTIVATIONS: dict[str | None, Callable[[Array], Array]] = {
-    None: lambda x: x,
-    "linear": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0),
-    "exponential": np.exp,
-    "softmax": _softmax,
-}
-
-
-def _activation(settings: Mapping[str, Any]) -> Callable[[Array], Array]:
-    named = settings["activation"]
-    if not isinstance(named, str | None) or named not in ACTIVATIONS:
-        raise _UnknownError(f"activation {named}")
-    return ACTIVATIONS[named]
-
-
-def _dense(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    _only(settings, quantization_config=None, lora_rank=None)
-    act, (kernel, *bias) = _activation(settings), tensors
-
-    def call(x: Array) -> Array:
-        rows = _float(x)
-        found = (rows.reshape(-1, rows.shape[-1]) @ kernel).reshape(*rows.shape[:-1], -1)
-        return act(found + bias[0] if bias else found)
-
-    return call
-
-
-def _einsum_dense(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    _only(settings, quantization_config=None, lora_rank=None)
-    act, (kernel, *bias), equation = _activation(settings), tensors, str(settings["equation"])
-    ways: dict[str, Callable[[Array], Array]] = {
-        "npd,p->npd": lambda x: x * kernel[:, None],
-        "nab,bc->nac": lambda x: x @ kernel,
-    }
-    if equation not in ways:
-        raise _UnknownError(equation)
-    way = ways[equation]
-    return lambda x: act(way(_float(x)) + bias[0] if bias else way(_float(x)))
-
-
-def _batch_norm(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    _only(settings, axis=-1, center=True, scale=True, renorm=False)
-    gamma, beta, mean, variance = tensors
-    factor = gamma / np.sqrt(variance + np.float32(settings["epsilon"]))
-    offset = beta - mean * factor
-    return lambda x: _float(x) * factor + offset
-
-
-def _average(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    _only(settings, data_format="channels_last", keepdims=False)
-    return lambda x: _float(x).mean(axis=1)
-
-
-def _relu(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    _only(settings, max_value=None, negative_slope=0.0, threshold=0.0)
-    return lambda x: np.maximum(_float(x), 0)
-
-
-def _unit(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    _only(settings, axis=-1)
-
-    def call(x: Array) -> Array:
-        rows = _float(x)
-        length = np.sqrt(np.square(rows).sum(axis=-1, keepdims=True))
-        return np.asarray(rows / np.maximum(length, np.float32(1e-12)))
-
-    return call
-
-
-def _reshape(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    shape = tuple(settings["target_shape"])
-    return lambda x: x.reshape(len(x), *shape)
-
-
-def _flatten(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    _only(settings, data_format="channels_last")
-    return lambda x: x.reshape(len(x), -1)
-
-
-def _dot(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    _only(settings, normalize=False)
-    axes = settings["axes"]
-    one, other = (axes, axes) if isinstance(axes, int) else axes
-    if (one, other) not in ((2, 1), (1, 1)):
-        raise _UnknownError(f"axes {axes}")
-
-    def call(x: Array, y: Array) -> Array:
-        left = _float(x) if one == 2 else _float(x).transpose(0, 2, 1)
-        return left @ _float(y)
-
-    return call
-
-
-def _multiply(settings: Mapping[str, Any], tensors: list[Array]) -> Layer:
-    _only(settings)
-    return lambda x, y: _float(x) * _float(y)
-
-
-def _operation(function: Callable[[Array], Array]) -> Callable[[Mapping[str, Any], list[Array]], Layer]:
-    return lambda settings, tensors: lambda x: function(x)
-
-
-LAYERS: dict[str, Callable[[Mapping[str, Any], list[Array]], Layer]] = {
-    "Dense": _dense,
-    "EinsumDense": _einsum_dense,
-    "BatchNormalization": _batch_norm,
-    "GlobalAveragePooling1D": _average,
-    "ReLU": _relu,
-    "UnitNormalization": _unit,
-    "Reshape": _reshape,
-    "Flatten": _flatten,
-    "Dot": _dot,
-    "Multiply": _multiply,
-    "Sqrt": _operation(np.sqrt),
-    "Square": _operation(np.square),
-}
-"""The layers that heads consist of, by Keras's names."""
