@@ -42,11 +42,13 @@ def network() -> Any:
     """What extraction makes, small: a resize, a preprocess, convolutions, a batch norm; three arrays, one float16."""
     keras = import_keras()
     layers = keras.layers
-    keras.utils.set_random_seed(1)
+    # Seeds of their own: what another thread draws meanwhile would change the network that is made next time.
+    one, other = (keras.initializers.GlorotUniform(seed) for seed in (1, 2))
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
-    photo = layers.Resizing(SIZE, SIZE, antialias=True)(images)
-    seen = layers.Conv2D(8, 3, strides=2, activation="relu6")(layers.Rescaling(1 / 127.5, offset=-1)(photo))
-    seen = layers.ReLU()(layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same")(seen)))
+    photo = layers.Rescaling(1 / 127.5, offset=-1)(layers.Resizing(SIZE, SIZE, antialias=True)(images))
+    seen = layers.Conv2D(8, 3, strides=2, activation="relu6", kernel_initializer=one)(photo)
+    seen = layers.DepthwiseConv2D(3, padding="same", depthwise_initializer=other)(seen)
+    seen = layers.ReLU()(layers.BatchNormalization()(seen))
     pool, square = layers.GlobalAveragePooling2D(), layers.Multiply()([seen, seen])
     rows = layers.Reshape((1, 8))
     maps = keras.ops.cast(layers.Reshape((1, 19, 19, 8))(seen), "float16")
