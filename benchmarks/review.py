@@ -12,7 +12,6 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,7 @@ from typing import Any
 from ssclass.environment import free_port, leave_user_settings, quiet_libraries
 from ssclass.review.application import application
 from ssclass.review.desk import Desk
-from ssclass.stack.serving import server
-from tests.support.browsing import browser
+from tests.support.browsing import browser, in_a_thread
 from tests.support.moto import s3_process
 from tests.support.shops import Shop, open_shop
 
@@ -36,14 +34,8 @@ KEPT = "() => last.then(() => document.querySelector('[data-count]').textContent
 def served(desk: Desk) -> Iterator[str]:
     """The review at an address of this machine."""
     entry, port = application(desk), free_port()
-    running = server(entry, "127.0.0.1", port)
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}{entry.root}/"
-    running.should_exit = True
-    thread.join()
+    with in_a_thread(entry, port):
+        yield f"http://127.0.0.1:{port}{entry.root}/"
     desk.jobs.close()
 
 

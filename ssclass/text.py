@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from urllib.parse import SplitResult, urlsplit
 
 SHOWN = 120
 """Characters of one foreign name that are shown."""
@@ -96,3 +97,11 @@ def markdown_word(name: str) -> str:
 def chart_word(name: str) -> str:
     """A name as text in a figure: Matplotlib would read what stands between two dollar signs as a formula."""
     return printable(name).replace("$", r"\$")
+
+
+def url_parts(text: str) -> SplitResult | None:
+    """The parts of a URL that a stranger wrote; None where it is none, as ``http://[``."""
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return None

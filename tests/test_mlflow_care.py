@@ -7,8 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,11 +15,11 @@ import pytest
 
 from ssclass.environment import free_port
 from ssclass.errors import TrackingError
-from ssclass.stack.serving import server
 from ssclass.tracking.client import MODEL, Tracking
 from ssclass.upkeep.rebuild import rebuild
 from ssclass.upkeep.verify import verify
 from ssclass.workspace.workspace import Workspace
+from tests.support.browsing import in_a_thread
 from tests.support.shops import Shop, open_shop
 
 
@@ -119,14 +117,8 @@ def serving(folder: Path, allowed: str, port: int) -> Iterator[str]:
         patch.setattr(handlers, "_model_registry_store", None)
         uri = f"sqlite:///{folder / 'mlflow.db'}"
         handlers.initialize_backend_stores(uri, uri, str(folder / "artifacts"))
-        served = server(create_fastapi_app(app), "127.0.0.1", port)
-        thread = threading.Thread(target=served.run)
-        thread.start()
-        while not served.started:
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
-        served.should_exit = True
-        thread.join()
+        with in_a_thread(create_fastapi_app(app), port):
+            yield f"http://127.0.0.1:{port}"
 
 
 def test_a_server_that_does_not_know_its_name_says_which_option_helps(shop):

@@ -23,12 +23,7 @@ from tests.support.shops import Shop, open_shop
 def shop(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """A shop with two champions and a candidate that was rejected."""
     with open_shop(tmp_path_factory.mktemp("plots"), s3_endpoint, 50) as shop:
-        shop.first()
-        assert shop.retrain().decision == "PROMOTED"
-        shop.send("second")
-        assert shop.retrain().decision == "PROMOTED"
-        shop.send("third", 1)
-        assert shop.retrain().decision == "REJECTED"
+        shop.two_champions_and_a_rejected()
         yield shop
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +24,9 @@ from ssclass.review.desk import Desk
 from ssclass.review.entry import Entry
 from ssclass.review.steps import Step, Steps
 from ssclass.serving import collected
-from ssclass.stack.serving import server
 from ssclass.upkeep.finish import finish_forgetting
 from ssclass.upkeep.forget import forget
-from tests.support.browsing import PHONE, fits, violations
+from tests.support.browsing import PHONE, fits, in_a_thread, violations
 from tests.support.shops import Shop, open_shop
 
 
@@ -73,14 +71,8 @@ class Running:
 @pytest.fixture
 def running(desk) -> Iterator[Running]:
     entry, port = application(desk), free_port()
-    served = server(entry, "127.0.0.1", port)
-    thread = threading.Thread(target=served.run)
-    thread.start()
-    while not served.started:
-        time.sleep(0.02)
-    yield Running(desk, entry, f"http://127.0.0.1:{port}")
-    served.should_exit = True
-    thread.join()
+    with in_a_thread(entry, port):
+        yield Running(desk, entry, f"http://127.0.0.1:{port}")
 
 
 def ready(desk: Desk, batch: str = "day-2") -> Any:

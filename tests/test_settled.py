@@ -32,12 +32,7 @@ def shop(s3_endpoint, tmp_path_factory) -> Iterator[Shop]:
         said = look(with_settings(shop, mlflow_uri="http://127.0.0.1:9"))
         assert said is not None
         assert (said.decision, said.version) == ("SKIPPED", None), "before the first decision MLflow is not asked"
-        shop.first()
-        assert shop.retrain().decision == "PROMOTED"
-        shop.send("second")
-        assert shop.retrain().decision == "PROMOTED"
-        shop.send("third", 1)
-        assert shop.retrain().decision == "REJECTED"
+        shop.two_champions_and_a_rejected()
         yield shop
 
 

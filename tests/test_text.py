@@ -19,6 +19,7 @@ from ssclass.data.dataset import Dataset
 from ssclass.data.manifest import Entry
 from ssclass.errors import BatchError, SsclassError
 from ssclass.params import Params
+from ssclass.review.application import _back
 from ssclass.secrets import LineFormatter
 from ssclass.store import Store
 from ssclass.text import (
@@ -30,6 +31,7 @@ from ssclass.text import (
     printable,
     quoted,
     shown,
+    url_parts,
 )
 from ssclass.workspace.ledger import Event
 
@@ -157,3 +159,13 @@ def test_figures_and_tables_show_names_as_they_are() -> None:
     figure.subplots().set(xticks=range(len(names)), xticklabels=[chart_word(name) for name in names])
     figure.savefig(io.BytesIO())
     assert markdown_word("a|b<c>`d`") == "a\\|b&lt;c>\\`d\\`"
+
+
+def test_what_is_no_url_has_no_parts():
+    assert url_parts("http://[") is None
+    assert url_parts("http://example.org/a?b").netloc == "example.org"
+
+
+def test_a_page_that_came_from_nowhere_goes_back_to_the_first():
+    assert _back("http://[", "/review") == "/review/"
+    assert _back("http://127.0.0.1/review/held?page=2", "/review") == "/review/held?page=2"

@@ -15,14 +15,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from ssclass.data.folders import LabelledFile, spelt
 from ssclass.data.manifest import MANIFEST_LIMIT
 from ssclass.data.split import HOLDOUT, TRAIN
 from ssclass.errors import BatchError
 from ssclass.files import decoded
-from ssclass.text import composed, quoted, shown
+from ssclass.text import composed, quoted, shown, url_parts
 
 ENDS = (".csv", ".tsv", ".jsonl", ".ndjson")
 PATHS = ("path", "file_name", "filename", "file", "image", "img", "photo")
@@ -103,9 +103,7 @@ def located(folder: Path, name: str) -> Path | None:
 
     The longest end of that path which is a file there, or in `images/` there, is taken; None when there is none.
     """
-    try:
-        url = urlsplit(name)
-    except ValueError:  # http://[
+    if (url := url_parts(name)) is None:
         return None
     inner = parse_qs(url.query).get("d", [unquote(url.path)])[0]  # /data/local-files/?d=… of Label Studio
     parts = [part for part in PurePosixPath(inner.replace("\\", "/")).parts if part not in ("/", "..", ".")]

@@ -35,13 +35,13 @@ def grouped_folds(
         raise BatchError(
             f"training split: two classes need at least two different photos each (have {have}); submit more photos"
         )
-    if len(labels) > DEALT:
-        return _dealt(labels, names, min(folds, *usable), seed)
-    return _balanced(labels, names, min(folds, *usable), seed)
+    count = min(folds, *usable)
+    tested = (_dealt if len(labels) > DEALT else _balanced)(labels, names, count, seed)
+    return [(np.flatnonzero(tested != number), np.flatnonzero(tested == number)) for number in range(count)]
 
 
-def _balanced(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[Fold]:
-    """Folds of few photos, those of scikit-learn's `StratifiedGroupKFold`, whose import takes two seconds.
+def _balanced(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold of each of few photos, as of scikit-learn's `StratifiedGroupKFold`, whose import takes two seconds.
 
     In seeded order, groups that tell the classes apart first, each group goes where the shares of the classes then
     differ least between folds; where two folds are as good, into the one with fewer photos.
@@ -63,12 +63,11 @@ def _balanced(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> 
                 best = at
         counts[best] += table[each]
         fold[each] = best
-    tested = fold[group]
-    return [(np.flatnonzero(tested != number), np.flatnonzero(tested == number)) for number in range(folds)]
+    return fold[group]
 
 
-def _dealt(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[Fold]:
-    """Folds of many photos: the groups of each class, large ones first, in seeded order, are dealt out to and fro.
+def _dealt(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold of each of many photos: groups of a class, large ones first, in seeded order, are dealt out to and fro.
 
     A group is of the class that most of its photos have.
     """
@@ -80,8 +79,7 @@ def _dealt(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> lis
     turn, place = np.divmod(np.arange(len(table)), folds)
     fold = np.empty(len(table), dtype=np.int64)
     fold[order] = np.where(turn % 2, folds - 1 - place, place)
-    tested = fold[group]
-    return [(np.flatnonzero(tested != number), np.flatnonzero(tested == number)) for number in range(folds)]
+    return fold[group]
 
 
 def split_validation(labels: np.ndarray, groups: Sequence[str], train: np.ndarray, seed: int) -> Fold:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -15,6 +15,7 @@ from ssclass.review.desk import SUSPICIOUS, Desk
 from ssclass.review.entry import Entry
 from ssclass.review.queues import QUEUES
 from ssclass.review.steps import Kind, Step
+from ssclass.text import url_parts
 
 SCRIPT = Path(__file__).with_name("review.js")
 
@@ -160,7 +161,7 @@ def application(desk: Desk) -> Entry:
 
 def _back(referer: str, root: str) -> str:
     """The page of ours that a form was on; the first page where that is not told."""
-    parts = urlsplit(referer)
-    if not parts.path.startswith(f"{root}/"):
+    parts = url_parts(referer)
+    if parts is None or not parts.path.startswith(f"{root}/"):
         return f"{root}/"
     return f"{parts.path}?{parts.query}" if parts.query else parts.path

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from hmac import compare_digest
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ssclass.text import url_parts
 
 OPEN = ("/health", "/ready")
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -37,10 +38,11 @@ class Admission:
     def _foreign(self, headers: Headers) -> str | None:
         """Why a request comes from another site's page: it names a foreign Origin, or us by a foreign name."""
         host = headers.get("host", "")
-        if self._local and _name(f"//{host}") not in LOCAL:
+        name = url_parts(f"//{host}")
+        if self._local and (name is None or name.hostname not in LOCAL):
             return f"host {host[:80]!r}: this service is on this machine only"
         origin = headers.get("origin")
-        if origin is not None and _place(origin) != host:
+        if origin is not None and ((other := url_parts(origin)) is None or other.netloc != host):
             return f"origin {origin[:80]!r}: pages of other sites may not ask"
         return None
 
@@ -48,17 +50,3 @@ class Admission:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         given = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return compare_digest(given.encode(), (self._key or "").encode())
-
-
-def _name(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
-
-
-def _place(url: str) -> str | None:
-    try:
-        return urlsplit(url).netloc
-    except ValueError:
-        return None

@@ -20,9 +20,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ssclass.stack.serving import knows, parse_address, server
+from ssclass.text import url_parts
 
 HEALTH = "/health"
 STOPPING = 15  # seconds that the server behind has to stop
@@ -52,7 +52,7 @@ def application(socket: str, logins: dict[str, str], names: Sequence[str]) -> An
         if request.headers.get("host", "") not in names:
             return PlainTextResponse("not a name of this server\n", 403)
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc not in names:
+        if origin is not None and ((other := url_parts(origin)) is None or other.netloc not in names):
             return PlainTextResponse("not from another origin\n", 403)
         if request.url.path == HEALTH and request.method == "GET":
             return None

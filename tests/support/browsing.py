@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +13,28 @@ from typing import Any
 
 import pytest
 
+from ssclass.stack.serving import server
+
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 """A camera that shows a drawing, for pages that may use it."""
 WIDE, PHONE = (1280, 900), (390, 844)
 SHOTS = os.environ.get("SSCLASS_SCREENSHOTS")
 """A folder for the pictures of pages that the tests look at; without it they go with the test's own folder."""
+
+
+@contextmanager
+def in_a_thread(application: Any, port: int) -> Iterator[None]:
+    """An ASGI application, served on loopback by a thread of this process for as long as it is needed."""
+    served = server(application, "127.0.0.1", port)
+    thread = threading.Thread(target=served.run)
+    thread.start()
+    try:
+        while not served.started:
+            time.sleep(0.02)
+        yield
+    finally:
+        served.should_exit = True
+        thread.join()
 
 
 class Browser:

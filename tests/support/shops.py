@@ -111,6 +111,15 @@ class Shop:
             entry["split"] = "train"
         return self.deliver(batch, held_out + learnt)
 
+    def two_champions_and_a_rejected(self) -> None:
+        """Three batches, and the decisions on them."""
+        self.first()
+        assert self.retrain().decision == "PROMOTED"
+        self.send("second")
+        assert self.retrain().decision == "PROMOTED"
+        self.send("third", 1)
+        assert self.retrain().decision == "REJECTED"
+
     def send(self, batch: str, count: int = 10, *, easy: bool = False, flipped: bool = False) -> list[str]:
         """Deliver a batch of new photos, all to train on; sha256s. Easy and flipped: the champion has all wrong."""
         made = self.photos(count, (EASY,) if easy else (0.5,), flipped)

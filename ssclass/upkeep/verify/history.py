@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 
 from ssclass.upkeep.verify.finding import REPAIR, Finding
 from ssclass.workspace.git import AUTHOR
@@ -80,8 +80,12 @@ def _written(workspace: Workspace, rev: str, names: Iterable[str]) -> dict[str, 
     """Tag → the first commit of main whose ledger has its line: lines are only added, so that halving finds it."""
     log = workspace.git("rev-list", "--first-parent", "--reverse", rev, "--", "ledger.jsonl").splitlines()
 
+    @cache
+    def tags(commit: str) -> frozenset[str | None]:
+        return frozenset(_tag_of(event) for event in workspace.at(commit).events)
+
     def has(name: str, commit: str) -> bool:
-        return name in {_tag_of(event) for event in workspace.at(commit).events}
+        return name in tags(commit)
 
     return {name: log[bisect_left(log, True, hi=len(log) - 1, key=partial(has, name))] for name in names}
 
