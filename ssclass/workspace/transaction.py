@@ -197,7 +197,8 @@ def fetch(git: Git, root: Path) -> None:
 
     FailedError when origin cannot be reached.
     """
-    there = git.remote("ls-remote", "origin", "refs/heads/main").split()
+    # Without --heads git lets origin tell all tags, and sorts them out here.
+    there = git.remote("ls-remote", "--heads", "origin", "refs/heads/main").split()
     if there and there[0] == git("rev-parse", "--verify", "--quiet", WHOLE, check=False):
         return
     git.remote("fetch", "--quiet", "--prune", "origin", *FETCHED)
