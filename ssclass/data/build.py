@@ -128,7 +128,8 @@ def _corrections(
         for sha256 in asked
         if sha256 not in among
     ]
-    relabel, again = {}, {}
+    relabel: dict[str, str] = {}
+    again: dict[str, str] = {}
     for sha256, label in batch.relabel.items():
         if label not in classes:
             refused.append(Refusal(sha256, "unknown label", no_class(label, classes)))

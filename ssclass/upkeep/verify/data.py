@@ -17,9 +17,9 @@ from ssclass.data.shards import Shard, read_memo, read_shard
 from ssclass.data.split import TRAIN
 from ssclass.errors import FailedError, StoreError, WorkspaceError
 from ssclass.history.shards import forgotten_md5s, holdings
+from ssclass.retrain.ingest import ingest, older, sent_anew
 from ssclass.store import Listed
 from ssclass.upkeep.finish import finish_here, open_journals
-from ssclass.retrain.ingest import ingest, older, sent_anew
 from ssclass.upkeep.verify.finding import REPAIR, Finding
 from ssclass.upkeep.verify.history import expected_tags
 from ssclass.workspace.dvc import CANDIDATE, DATA, outs
