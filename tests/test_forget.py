@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,6 +23,7 @@ from ssclass.data.shards import Row, Shard
 from ssclass.demo.drawings import draw
 from ssclass.errors import FailedError, InputError, NotFoundError, StoreError
 from ssclass.history.lineage import lineage
+from ssclass.model import packed
 from ssclass.model.features import FeatureMemo, Features
 from ssclass.model.spec import FeatureSpec
 from ssclass.retrain.ingest import sent_again, waiting
@@ -89,6 +91,7 @@ def workspace(s3: Store, tmp_path: Path, photo: bytes) -> Workspace:
     send(s3, "day-2", {**drawn(tmp_path / "2", 2), **later}, torn={"split": "holdout"}, near={"split": "train"})
     ingest_all(made)
     put_features(made, made.at().dataset.shards)
+    pack_features(made)
     decide(made, "k1")
     return made
 
@@ -102,6 +105,20 @@ def put_features(workspace: Workspace, shards: Iterable[Shard]) -> None:
     memo = FeatureMemo(workspace.private, workspace.store)
     for shard in shards:
         memo.put(SPEC, shard.photos_digest, Features(tuple(row.sha256 for row in shard.rows), {}))
+
+
+def pack_features(workspace: Workspace) -> None:
+    """Put the features of the first batch into a pack, as those of many are."""
+
+    def one(shard: Shard) -> Features:
+        sha256s = tuple(row.sha256 for row in shard.rows)
+        return Features(sha256s, {"a": np.zeros((len(sha256s), 1), np.float32)})
+
+    dataset, memo = workspace.at().dataset, FeatureMemo(workspace.private, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "BLOCK", 1)
+        patch.setattr(packed, "FEW", 1)
+        list(packed.read_packed(memo, SPEC, dataset, dataset.shards, None, one))
 
 
 def decide(workspace: Workspace, key: str) -> None:
@@ -165,6 +182,7 @@ def test_nothing_is_left_of_a_forgotten_photo_and_the_rest_is_there(
     near = sha256_of(encoded_anew(photo, 60))
     assert before.by_sha256[near].group == sha256
     where = "\n".join(found_in(workspace, needles))
+    assert any(packed.is_pack(Path(name)) for name in where.splitlines())
     parts = ("incoming/day-1", "incoming/day-2", "quarantine/day-2", "dvc/files", ".dvc/cache", "features/")
     assert [part for part in parts if part not in where] == []
     assert "git of" not in where, "no line of the ledger says anything of a photo"

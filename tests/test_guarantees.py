@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ssclass.errors import FailedError, InputError, NotFoundError, TrackingError, WorkspaceError
+from ssclass.errors import FailedError, InputError, NotFoundError, StoreError, TrackingError, WorkspaceError
 from ssclass.pages.report import report
 from ssclass.retrain import results
 from ssclass.retrain.ingest import sent_again, waiting
@@ -42,6 +42,7 @@ from ssclass.workspace.ledger import (
     SKIPPED,
     WAITING,
 )
+from ssclass.workspace.objects import Objects
 from ssclass.workspace.workspace import Workspace
 from tests.support.fake_head import patch_model, retrain_flow
 from tests.support.pipelines import CLASSES
@@ -119,11 +120,8 @@ def broken(returncode: int = 128, stderr: str = "fatal: unable to write new inde
 @pytest.mark.parametrize("times", [1, 2])
 def test_dvc_push_fails_and_no_photo_is_lost(shop: Shop, times: int):
     """A1: the retry found its own shard, called every photo a duplicate, and replaced the shard by an empty one."""
-    from dvc.data_cloud import DataCloud
-    from dvc.exceptions import UploadError
-
     photos = shop.first()
-    with failing(DataCloud, "push", lambda: UploadError(1), times):
+    with failing(Objects, "push", lambda: StoreError("the push fails"), times):
         try:
             shop.retrain()
         except FailedError:
@@ -137,15 +135,12 @@ def test_dvc_push_fails_and_no_photo_is_lost(shop: Shop, times: int):
 
 
 def test_dvc_push_fails_and_no_correction_is_lost(shop: Shop):
-    from dvc.data_cloud import DataCloud
-    from dvc.exceptions import UploadError
-
     photos = shop.first()
     shop.retrain()
     wrong = photos[-1]
     label = next(name for name in CLASSES if name != shop.labels()[wrong])
     shop.mark("fix", relabel=[{"sha256": wrong, "label": label}], remove=[{"sha256": photos[-2]}])
-    with failing(DataCloud, "push", lambda: UploadError(1)):
+    with failing(Objects, "push", lambda: StoreError("the push fails")):
         shop.retrain()
     assert shop.labels()[wrong] == label
     assert photos[-2] not in shop.labels()

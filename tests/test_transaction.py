@@ -472,6 +472,59 @@ def test_an_object_whose_bytes_are_others_is_never_read(workspace: Workspace, tm
         _ = create(tmp_path / "third", {}, git=workspace.origin).at().dataset
 
 
+def test_objects_are_pushed_where_the_bucket_lacks_them_and_their_listing_last(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, names = workspace.objects, [f"{number:032x}" for number in range(3)]
+    listing = f"{3:032x}.dir"
+    for name in (*names, listing):
+        objects.here(name).parent.mkdir(parents=True, exist_ok=True)
+        objects.here(name).write_bytes(name.encode())
+    workspace.store.put(objects.key(names[0]), b"there already")
+    sent: list[str] = []
+    upload = Store.upload
+    monkeypatch.setattr(Store, "upload", lambda store, key, path: (sent.append(key), upload(store, key, path))[1])
+    objects.push([listing, *names])
+    assert sent[-1] == objects.key(listing)
+    assert set(sent) == {objects.key(name) for name in (*names[1:], listing)}
+    assert workspace.store.get(objects.key(names[2])) == names[2].encode()
+    with pytest.raises(StoreError, match="neither there nor in DVC's cache"):
+        objects.push([f"{4:032x}.dir", f"{5:032x}"])
+    assert workspace.store.head(objects.key(f"{4:032x}.dir")) is None, "its files are not all there"
+
+
+def test_what_a_push_asks_the_bucket_for_does_not_grow_with_what_was_pushed(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC's own push asks for each listing that the machine ever pushed."""
+    from aiobotocore.client import AioBaseClient  # DVC's
+    from botocore.client import BaseClient
+
+    asked: list[str] = []
+
+    def noting(real: Any) -> Any:
+        def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
+            asked.append(str(params.get("Key") or params.get("Prefix")))
+            return real(client, operation, params)
+
+        return call
+
+    for kind in (BaseClient, AioBaseClient):
+        monkeypatch.setattr(kind, "_make_api_call", noting(kind._make_api_call))
+
+    def of_a_batch(number: int) -> int:
+        send(workspace, tmp_path, f"day-{number}", number)
+        found = waiting(workspace.store, workspace.newest().state)
+        asked.clear()
+        for ref in found:
+            ingest(workspace, ref)
+        return sum(key.startswith("dvc/files/") for key in asked)
+
+    counts = [of_a_batch(number) for number in range(1, 6)]
+    assert counts[1] > 0
+    assert len(set(counts[1:])) == 1, counts
+
+
 def test_a_remote_object_is_read_by_ranges(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,10 @@ class Dataset:
             return self.rows
         return tuple(row for row in self.rows if self._sources[row.sha256] in self.sources)
 
+    def uses(self, sha256: str) -> bool:
+        """Whether a photo counts and is of a chosen source."""
+        return sha256 in self.by_sha256 and (self.sources == "all" or self._sources[sha256] in self.sources)
+
     @property
     def train(self) -> tuple[Row, ...]:
         """Rows to learn from."""

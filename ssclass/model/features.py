@@ -122,7 +122,7 @@ class FeatureMemo:
         path = self.local / key
         try:
             with path.open("rb") as file:
-                if (found := _unpack(file, sha256s, names)) is not None:
+                if (found := unpack(file, sha256s, names)) is not None:
                     return found
         except OSError:
             pass
@@ -133,7 +133,7 @@ class FeatureMemo:
         except StoreError as error:
             log.warning("features are computed again: %s", error)
             return None
-        if packed is None or (found := _unpack(io.BytesIO(packed), sha256s, names)) is None:
+        if packed is None or (found := unpack(io.BytesIO(packed), sha256s, names)) is None:
             return None
         write_whole(path, packed)
         return found
@@ -150,7 +150,7 @@ class FeatureMemo:
 
     def put(self, spec: Spec, photos_digest: str, features: Features) -> None:
         """Keep features in both places. S3 out of reach is only logged: the memo is never a dependency."""
-        self._keep(self.key(spec, photos_digest), _pack(features))
+        self._keep(self.key(spec, photos_digest), pack(features))
 
     def note_seen(self, spec: DerivedSpec) -> None:
         """Keep, before the features, what says which shards they tell of besides their own."""
@@ -207,8 +207,8 @@ def shard_features(
     return features
 
 
-def _pack(features: Features) -> bytes:
-    """The bytes that `numpy.savez_compressed` would write, made quickly.
+def pack(features: Features, *, stored: bool = False) -> bytes:
+    """The bytes that `numpy.savez_compressed` would write, made quickly; `stored`: not compressed, for quick reading.
 
     Four fifths of a map are zeros, and the lowest level of compression finds those too.
     """
@@ -217,7 +217,8 @@ def _pack(features: Features) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for name, array in arrays.items():
             plain = zipfile.ZipInfo(f"{name}.npy")  # stored as they are: roots have nothing to find
-            with file.open(plain if name.endswith(".root") else plain.filename, "w", force_zip64=True) as entry:
+            as_is = stored or name.endswith(".root")
+            with file.open(plain if as_is else plain.filename, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
     return buffer.getvalue()
 
@@ -239,7 +240,7 @@ def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_1_0(io.BytesIO(data))
 
 
-def _unpack(packed: IO[bytes], sha256s: tuple[str, ...], names: Collection[str] | None) -> Features | None:
+def unpack(packed: IO[bytes], sha256s: tuple[str, ...], names: Collection[str] | None) -> Features | None:
     """Features of exactly these photos, or None: a damaged or foreign file is a miss (zip checks its own sums)."""
     try:
         with zipfile.ZipFile(packed) as file:

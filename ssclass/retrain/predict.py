@@ -60,6 +60,7 @@ def features_of(
     from ssclass.model.extraction import make_extractor
     from ssclass.model.features import shard_features
     from ssclass.model.gathered import Gathered
+    from ssclass.model.packed import read_packed
 
     network = partial(make_extractor, engine=version.params.features.engine)
     gathered = [Gathered(sha256s, memo.local) for sha256s in asked]
@@ -68,15 +69,17 @@ def features_of(
     ]
     if memo.store is not None and elsewhere(memo.store.settings):
         remember_elsewhere(version, memo, memo.store, spec, wanted, progress)
-    for shard in wanted:
 
-        def photos(batch: str = shard.batch_id) -> Iterator[tuple[str, bytes]]:
-            return version.photos(batch)
+    def one(shard: Shard) -> Features:
+        def photos() -> Iterator[tuple[str, bytes]]:
+            return version.photos(shard.batch_id)
 
-        def report(done: int, total: int, batch: str = shard.batch_id) -> None:
-            progress(f"features of {batch}{spec.name}", done, total)
+        def report(done: int, total: int) -> None:
+            progress(f"features of {shard.batch_id}{spec.name}", done, total)
 
-        found = shard_features(spec, memo, shard, photos, extractor=network, progress=report, names=names)
+        return shard_features(spec, memo, shard, photos, extractor=network, progress=report, names=names)
+
+    for found in read_packed(memo, spec, version.dataset, wanted, names, one):
         for each in gathered:
             each.add(found, names)
     return [each.features() for each in gathered]

@@ -21,6 +21,7 @@ from ssclass.data.build import QUARANTINE
 from ssclass.errors import WorkspaceError
 from ssclass.model.augmentation import AugmentedSpec
 from ssclass.model.features import SEEN
+from ssclass.model.packed import is_pack, photos_in
 from ssclass.model.spec import FeatureSpec
 from ssclass.params import AugmentParams
 from ssclass.retrain.challenger import challenger_key
@@ -198,14 +199,18 @@ def _features(
 ) -> Iterator[Garbage]:
     """Features under fingerprints that no model in use has, and of shards that are no longer in the data set."""
     store, shards = workspace.store, {f"{shard.photos_digest}.npz" for shard in version.dataset.shards}
-    kept = {f"{fingerprint}/{name}" for fingerprint in fingerprints for name in (*shards, SEEN)}
+    in_use = set(fingerprints)
+    kept = {f"{fingerprint}/{name}" for fingerprint in in_use for name in (*shards, SEEN)}
     for item in store.list("features/"):
         name = item.key.removeprefix("features/")
         if not item.key.endswith("/") and name not in kept and item.modified < before:
             yield _remote(store, "features", item.key, item.size)
     folder = workspace.private / "features"
+    photos = {row.sha256 for shard in version.dataset.shards for row in shard.rows}
     for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in kept and _age(path) < before:
+        if not path.is_file() or path.relative_to(folder).as_posix() in kept or _age(path) >= before:
+            continue
+        if not (is_pack(path) and path.parent.name in in_use and (photos_in(path) or {""}) <= photos):
             yield _local("features", path)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ssclass.errors import FailedError, StoreError
 from ssclass.files import write_whole
 from ssclass.history.shards import forgotten_md5s, holdings, stray_shards
 from ssclass.model.features import SEEN
+from ssclass.model.packed import is_pack, photos_in
 from ssclass.store import Store
 from ssclass.upkeep.traces import NOBODY
 from ssclass.workspace.dvc import DATA
@@ -100,7 +101,7 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def erase_features(workspace: Workspace, shards: Iterable[Shard]) -> list[str]:
+def erase_features(workspace: Workspace, shards: Collection[Shard]) -> list[str]:
     """Features of shards that are no more, under whatever fingerprint, and what tells of them; they are a memo."""
     digests = {shard.photos_digest for shard in shards}
     kept = {SEEN, *(f"{digest}.npz" for digest in digests)}
@@ -109,8 +110,11 @@ def erase_features(workspace: Workspace, shards: Iterable[Shard]) -> list[str]:
         note = derived / SEEN
         if not _tells_of(note.read_bytes() if note.exists() else None, digests):
             shutil.rmtree(derived)
+    photos: set[str] = set()
     for path in list(folder.rglob("*.npz")):
-        if path.name not in kept:
+        if is_pack(path):
+            photos = photos or {row.sha256 for shard in shards for row in shard.rows}
+        if path.name not in kept and not (is_pack(path) and _has_only(path, photos)):
             path.unlink()
     keys = {key for key, _, _ in store.versions("features/") if key.endswith((".npz", f"/{SEEN}"))}
     derived_from = {key.rsplit("/", 1)[0] for key in keys if "-" in key.split("/")[1]}
@@ -119,6 +123,12 @@ def erase_features(workspace: Workspace, shards: Iterable[Shard]) -> list[str]:
     for key in found:
         store.erase(key)
     return found
+
+
+def _has_only(path: Path, photos: Collection[str]) -> bool:
+    """Whether a pack of features has these photos, and no others."""
+    packed = photos_in(path)
+    return packed is not None and packed <= set(photos)
 
 
 def _tells_of(note: bytes | None, shards: Collection[str]) -> bool:

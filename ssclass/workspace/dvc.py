@@ -1,4 +1,6 @@
-"""DVC in process, for writing: track a shard, take one out, record the stages. Reading is `workspace.objects`.
+"""DVC in process, for writing: track a shard, take one out, record the stages.
+
+What DVC keeps is read and pushed by `workspace.objects`.
 
 Every function here works on the files of the work tree; only a transaction (`workspace.transaction`) calls them.
 """
@@ -9,7 +11,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -112,7 +114,7 @@ def add_shards(settings: Settings, objects: Objects, shards: Iterable[Path]) -> 
         md5s = [after[name] for name in names] + [md5 for _, md5 in outs((root / "data.dvc").read_text(), DATA)]
         if EMPTY_DIR in (root / "dvc.lock").read_text():  # nothing trained yet: the empty candidate/ must be pullable
             md5s.append(EMPTY_DIR)
-        _push(repo, md5s)
+        objects.push(md5s)
     if set(after) != set(before) | set(names) or any(after[name] != before[name] for name in set(before) - set(names)):
         raise WorkspaceError(f"{root / 'data.dvc'}: adding {', '.join(names)} changed other entries; try again")
     return {name: after[name] for name in names}
@@ -124,7 +126,7 @@ def tracked_shards(root: Path, objects: Objects) -> dict[str, str]:
     return {each.name: each.md5 for each in objects.listing(md5, DATA)}
 
 
-def drop_shard(settings: Settings, batch: str) -> None:
+def drop_shard(settings: Settings, objects: Objects, batch: str) -> None:
     """Take a shard out of data.dvc, and push the new listing; the other shards need not be here."""
     from dvc_data.hashfile.meta import Meta
     from dvc_data.hashfile.tree import Tree
@@ -139,8 +141,8 @@ def drop_shard(settings: Settings, batch: str) -> None:
                 listing.add(key, meta, oid)
                 size += meta.size or 0 if meta else 0
         listing.digest()
-        for store in (out.cache, repo.cloud.get_remote_odb("store", hash_name="md5")):
-            store.add(listing.path, listing.fs, listing.oid)
+        out.cache.add(listing.path, listing.fs, listing.oid)
+        objects.push([listing.oid])
         out.obj, out.hash_info = listing, listing.hash_info
         out.meta = Meta(size=size, nfiles=len(listing), isdir=True)
         stage.md5 = stage.compute_md5() if stage.md5 else None
@@ -148,7 +150,7 @@ def drop_shard(settings: Settings, batch: str) -> None:
     (root / DATA / name).unlink(missing_ok=True)
 
 
-def commit_stages(settings: Settings) -> None:
+def commit_stages(settings: Settings, objects: Objects) -> None:
     """Record the stages of dvc.yaml as run, from the files as they are now, and push their outputs.
 
     The hash of data/ is taken from data.dvc, not from the disk: shards that are not here count as they should.
@@ -167,7 +169,7 @@ def commit_stages(settings: Settings) -> None:
                 out.commit()
             stage.md5 = stage.compute_md5()
             stage.dump(update_pipeline=False)
-        _push(repo, [md5 for stage in stages for out in stage.outs if out.use_cache for md5 in _objects_of(out)])
+        objects.push(md5 for stage in stages for out in stage.outs if out.use_cache for md5 in _objects_of(out))
 
 
 def _objects_of(out: Any) -> Iterator[str]:
@@ -175,19 +177,6 @@ def _objects_of(out: Any) -> Iterator[str]:
     if out.hash_info.isdir:
         yield from (entry.value for _, _, entry in out.obj)
     yield out.hash_info.value
-
-
-def _push(repo: Any, md5s: Sequence[str]) -> None:
-    """Copy objects of the local cache to the remote; DVC's UploadError unless all are there then.
-
-    `repo.push` of one file asks the remote for each object of the data set: it would cost more from batch to batch.
-    """
-    from dvc.exceptions import UploadError
-    from dvc_data.hashfile.hash_info import HashInfo
-
-    done = repo.cloud.push([HashInfo("md5", md5) for md5 in md5s])
-    if done.failed:
-        raise UploadError(len(done.failed))
 
 
 def configure(settings: Settings) -> None:

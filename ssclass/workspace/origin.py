@@ -26,7 +26,7 @@ class Origin:
         with FileLock(f"{self.folder}.lock"):
             if not (self.folder / "HEAD").exists():
                 git("init", "--quiet", "--bare")
-            git.remote("fetch", "--quiet", "--depth", "1", "--", self.url, "+main:refs/heads/main")
+            git.remote("fetch", "--quiet", "--no-tags", "--depth", "1", "--", self.url, "+main:refs/heads/main")
             commit = git("rev-parse", "refs/heads/main")
             if self._known is None or self._known[0] != commit:
                 text = git("show", f"{commit}:ledger.jsonl")

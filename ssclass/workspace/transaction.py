@@ -85,7 +85,7 @@ class Change:
         """Take a batch's shard out of the data set."""
         self._open()
         self._has_data_set()
-        dvc.drop_shard(self._settings, batch)
+        dvc.drop_shard(self._settings, self._objects, batch)
 
     def record_candidate(self, folder: Path, metrics: Path) -> None:
         """Put a trained classifier (a folder) and its metrics.json where `dvc repro` would, recorded as run."""
@@ -96,7 +96,7 @@ class Change:
         shutil.copytree(folder, root / CANDIDATE)
         shutil.copyfile(metrics, root / "metrics.json")
         (root / "code.json").write_text(code_json())
-        dvc.commit_stages(self._settings)
+        dvc.commit_stages(self._settings, self._objects)
 
     def publish(self, message: str, events: Sequence[ledger.Event], *, tags: Iterable[str] = ()) -> Version:
         """Append events to the ledger, commit what was written, tag it and push it, all at once; the new version.
@@ -197,7 +197,8 @@ def fetch(git: Git, root: Path) -> None:
 
     FailedError when origin cannot be reached.
     """
-    there = git.remote("ls-remote", "origin", "refs/heads/main").split()
+    # Without --heads git lets origin tell all tags, and sorts them out here.
+    there = git.remote("ls-remote", "--heads", "origin", "refs/heads/main").split()
     if there and there[0] == git("rev-parse", "--verify", "--quiet", WHOLE, check=False):
         return
     git.remote("fetch", "--quiet", "--prune", "origin", *FETCHED)

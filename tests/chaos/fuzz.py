@@ -360,10 +360,10 @@ def features(folder: Path, chance: random.Random) -> tuple[Iterator[bytes], Call
     """Features that another machine computed: damaged ones are computed again."""
     import numpy as np
 
-    from ssclass.model.features import Features, _pack, _unpack
+    from ssclass.model.features import Features, pack, unpack
 
     names = tuple(f"{number:064x}" for number in range(5))
-    seed = _pack(Features(names, {"maps": np.ones((5, 8, 8), np.float16)}))
+    seed = pack(Features(names, {"maps": np.ones((5, 8, 8), np.float16)}))
     with io.BytesIO() as out:
         np.lib.format.write_array(out, np.array([{}], object), allow_pickle=True)
         pickled = out.getvalue()
@@ -378,7 +378,7 @@ def features(folder: Path, chance: random.Random) -> tuple[Iterator[bytes], Call
         return rezipped(seed, chance, damage) if chance.random() < 0.7 else damaged(seed, seed, chance)
 
     def read(data: bytes) -> None:
-        found = _unpack(io.BytesIO(data), names, chance.choice((None, ("maps",))))
+        found = unpack(io.BytesIO(data), names, chance.choice((None, ("maps",))))
         assert found is None or len(found) == len(names)
 
     return (made() for _ in iter(int, 1)), read
