@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -15,8 +14,6 @@ from ssclass.errors import ChangedError, ObjectError, StoreError
 from ssclass.settings import Settings
 from ssclass.started import away, command, supervised
 
-PART = 50_000_000
-"""Bytes of a part of a large upload. What is sent whole has its md5 as ETag, and can be read by ranges."""
 FORBIDDEN = ("AccessDenied", "403")  # the latter where the answer has no body, as to HEAD
 OF_ONE_OBJECT = {
     **dict.fromkeys(
@@ -183,14 +180,6 @@ class Store:
         """Write an object, from memory or from an open file."""
         with self._named(key):
             self.client.put_object(Bucket=self.bucket, Key=self.full(key), Body=body)
-
-    def upload(self, key: str, path: Path) -> None:
-        """Write an object from a file, streamed; a large one in parts, several at a time."""
-        from boto3.s3.transfer import TransferConfig
-
-        config = TransferConfig(multipart_threshold=2 * PART, multipart_chunksize=PART)
-        with self._named(key), path.open("rb") as file:
-            self.client.upload_fileobj(file, self.bucket, self.full(key), Config=config)
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within the bucket, on the server."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiobotocore.client import AioBaseClient
+from botocore.client import BaseClient
 
 from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
@@ -475,31 +479,43 @@ def test_an_object_whose_bytes_are_others_is_never_read(workspace: Workspace, tm
 def test_objects_are_pushed_where_the_bucket_lacks_them_and_their_listing_last(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objects, names = workspace.objects, [f"{number:032x}" for number in range(3)]
-    listing = f"{3:032x}.dir"
-    for name in (*names, listing):
+    objects = workspace.objects
+
+    def cached(data: bytes, suffix: str = "") -> str:
+        name = hashlib.md5(data, usedforsecurity=False).hexdigest() + suffix
         objects.here(name).parent.mkdir(parents=True, exist_ok=True)
-        objects.here(name).write_bytes(name.encode())
+        objects.here(name).write_bytes(data)
+        return name
+
+    names = [cached(f"shard {number}".encode()) for number in range(3)]
+    files = [{"md5": name, "relpath": f"{number}.parquet"} for number, name in enumerate(names)]
+    listing = cached(json.dumps(files).encode(), ".dir")
     workspace.store.put(objects.key(names[0]), b"there already")
     sent: list[str] = []
-    upload = Store.upload
-    monkeypatch.setattr(Store, "upload", lambda store, key, path: (sent.append(key), upload(store, key, path))[1])
-    objects.push([listing, *names])
-    assert sent[-1] == objects.key(listing)
-    assert set(sent) == {objects.key(name) for name in (*names[1:], listing)}
-    assert workspace.store.get(objects.key(names[2])) == names[2].encode()
-    with pytest.raises(StoreError, match="neither there nor in DVC's cache"):
-        objects.push([f"{4:032x}.dir", f"{5:032x}"])
-    assert workspace.store.head(objects.key(f"{4:032x}.dir")) is None, "its files are not all there"
+    real = AioBaseClient._make_api_call  # DVC's
+
+    def noting(client: Any, operation: str, params: dict[str, Any]) -> Any:
+        if operation == "PutObject":
+            sent.append(params["Key"])
+        return real(client, operation, params)
+
+    monkeypatch.setattr(AioBaseClient, "_make_api_call", noting)
+    with dvc.repository(workspace.settings) as repo:
+        dvc.push(repo, objects, [listing, *names])
+        assert sent[-1] == objects.key(listing)
+        assert set(sent) == {objects.key(name) for name in (*names[1:], listing)}
+        assert workspace.store.get(objects.key(names[2])) == b"shard 2"
+        damaged = cached(b"shard 3")
+        objects.here(damaged).write_bytes(b"others")
+        for lost in (damaged, f"{5:032x}"):
+            with pytest.raises(StoreError, match="neither there nor whole in DVC's cache"):
+                dvc.push(repo, objects, [lost])
 
 
 def test_what_a_push_asks_the_bucket_for_does_not_grow_with_what_was_pushed(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DVC's own push asks for each listing that the machine ever pushed."""
-    from aiobotocore.client import AioBaseClient  # DVC's
-    from botocore.client import BaseClient
-
     asked: list[str] = []
 
     def noting(real: Any) -> Any:

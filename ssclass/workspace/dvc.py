@@ -1,6 +1,4 @@
-"""DVC in process, for writing: track a shard, take one out, record the stages.
-
-What DVC keeps is read and pushed by `workspace.objects`.
+"""DVC in process, for writing: track a shard, take one out, record the stages. Reading is `workspace.objects`.
 
 Every function here works on the files of the work tree; only a transaction (`workspace.transaction`) calls them.
 """
@@ -11,7 +9,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -114,7 +112,7 @@ def add_shards(settings: Settings, objects: Objects, shards: Iterable[Path]) -> 
         md5s = [after[name] for name in names] + [md5 for _, md5 in outs((root / "data.dvc").read_text(), DATA)]
         if EMPTY_DIR in (root / "dvc.lock").read_text():  # nothing trained yet: the empty candidate/ must be pullable
             md5s.append(EMPTY_DIR)
-        objects.push(md5s)
+        push(repo, objects, md5s)
     if set(after) != set(before) | set(names) or any(after[name] != before[name] for name in set(before) - set(names)):
         raise WorkspaceError(f"{root / 'data.dvc'}: adding {', '.join(names)} changed other entries; try again")
     return {name: after[name] for name in names}
@@ -142,7 +140,7 @@ def drop_shard(settings: Settings, objects: Objects, batch: str) -> None:
                 size += meta.size or 0 if meta else 0
         listing.digest()
         out.cache.add(listing.path, listing.fs, listing.oid)
-        objects.push([listing.oid])
+        push(repo, objects, [listing.oid])
         out.obj, out.hash_info = listing, listing.hash_info
         out.meta = Meta(size=size, nfiles=len(listing), isdir=True)
         stage.md5 = stage.compute_md5() if stage.md5 else None
@@ -169,7 +167,8 @@ def commit_stages(settings: Settings, objects: Objects) -> None:
                 out.commit()
             stage.md5 = stage.compute_md5()
             stage.dump(update_pipeline=False)
-        objects.push(md5 for stage in stages for out in stage.outs if out.use_cache for md5 in _objects_of(out))
+        wanted = [md5 for stage in stages for out in stage.outs if out.use_cache for md5 in _objects_of(out)]
+        push(repo, objects, wanted)
 
 
 def _objects_of(out: Any) -> Iterator[str]:
@@ -177,6 +176,30 @@ def _objects_of(out: Any) -> Iterator[str]:
     if out.hash_info.isdir:
         yield from (entry.value for _, _, entry in out.obj)
     yield out.hash_info.value
+
+
+def push(repo: Any, objects: Objects, md5s: Sequence[str]) -> None:
+    """Copy objects of the local cache to the remote where it lacks them, a listing after its files.
+
+    DVC's UploadError where an upload fails, StoreError unless all are there in the end. The remote gets no folder for
+    DVC's index of what it ever pushed: with one, DVC asks the bucket for each listing in it, and a push would cost more
+    from batch to batch.
+    """
+    from dvc.exceptions import UploadError
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    remote = repo.cloud.get_remote_odb("store", "push", hash_name="md5")
+    remote.tmp_dir = None
+    done = repo.cloud.push([HashInfo("md5", md5) for md5 in md5s], odb=remote)
+    if done.failed:
+        raise UploadError(len(done.failed))
+    sent = {each.value for each in done.transferred}
+    for md5 in md5s:  # what is nowhere, or damaged in the cache, DVC only writes to its log
+        if md5 not in sent and objects.store.head(objects.key(md5)) is None:
+            raise StoreError(
+                f"s3://{objects.store.place}/{objects.key(md5)}: neither there nor whole in DVC's cache; `ssclass "
+                "doctor` finds what is away"
+            )
 
 
 def configure(settings: Settings) -> None:

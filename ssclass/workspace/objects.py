@@ -9,8 +9,6 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -24,8 +22,6 @@ EMPTY_DIR = "d751713988987e9331980363e24189ce.dir"
 """DVC's md5 of an empty folder: that of ``[]``."""
 
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
-REQUESTS = 8
-"""Objects that are pushed at a time."""
 BLOCK = 1 << 18
 """Bytes that a reader of a remote object asks for at least: a Parquet footer with its receipt fits in."""
 
@@ -122,29 +118,6 @@ class Objects:
             )
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(data)
-
-    def push(self, md5s: Iterable[str]) -> None:
-        """Copy objects of the local cache to the bucket, where it lacks them; StoreError unless all are there then.
-
-        Listings go last, so that what a listing names is there whenever the listing is. DVC's own push, which this
-        stands for, asks the bucket for every listing that it ever pushed: it would cost more from batch to batch.
-        """
-        wanted = dict.fromkeys(md5s)
-        files, listings = ([md5 for md5 in wanted if md5.endswith(".dir") is last] for last in (False, True))
-        with ThreadPoolExecutor(REQUESTS, thread_name_prefix="push") as pool:
-            for group in (files, listings):
-                list(pool.map(self._push, group))
-
-    def _push(self, md5: str) -> None:
-        if self.store.head(self.key(md5)) is not None:
-            return
-        try:
-            self.store.upload(self.key(md5), self.here(md5))
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"s3://{self.store.place}/{self.key(md5)}: neither there nor in DVC's cache; `ssclass doctor` finds "
-                "what is away"
-            ) from error
 
     def erase(self, md5: str) -> None:
         """Delete an object from the local cache and from the bucket, every version of it."""

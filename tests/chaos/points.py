@@ -164,13 +164,12 @@ def _s3(points: Points, named: dict[str, str]) -> None:
 
 
 def _dvc(points: Points) -> None:
+    from dvc.data_cloud import DataCloud
+    from dvc.exceptions import UploadError
     from dvc.repo import Repo
 
-    from ssclass.errors import StoreError
-    from ssclass.workspace.objects import Objects
-
     _wrap(points, Repo, "add", "DVC add", _full)
-    _wrap(points, Objects, "push", "DVC push", lambda: StoreError("the push of DVC's objects fails"))
+    _wrap(points, DataCloud, "push", "DVC push", lambda: UploadError(1))
 
 
 def _mlflow(points: Points, names: tuple[str, ...]) -> None:
