@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     )
     model_name: str = Field(default="ssclass", min_length=1, description="registered model and experiment in MLflow")
     compute: Literal["local", "ray"] = Field(
-        default="local", description="where features and answers on many photos are computed: here, or on Ray"
+        default="local", description="where much is computed (photos, features, rows of the study): here, or on Ray"
     )
     ray_address: str | None = Field(
         default=None,

@@ -40,20 +40,31 @@ STARTS = 3
 LOCAL = 'or set compute = "local" in ssclass.toml'
 
 
+_crowded = False
+
+
+def crowded() -> bool:
+    """Whether this is one of a cluster's processes, of which its machine has as many as cores."""
+    return _crowded
+
+
 def elsewhere(settings: Settings | None) -> bool:
     """Whether functions run in other processes than this one, maybe on other machines; without settings they do not."""
     return settings is not None and settings.compute == "ray"
 
 
-def spread(settings: Settings | None, make: Make[T, R], items: Iterable[T], threads: int = 1) -> Iterator[R]:
+def spread(
+    settings: Settings | None, make: Make[T, R], items: Iterable[T], threads: int = 1, *, network: bool = True
+) -> Iterator[R]:
     """Yield what the function that `make` makes answers on each item, in the order of the items.
 
     `make` and items can be pickled. `threads`: how many items a process works at side by side; the function is safe for
-    that. A few items a process are taken ahead, so any number of them may come. What the function raises of ours is
+    that. `network`: the function asks one, so that where the cluster has GPUs, each process has one, and there are no
+    more. A few items a process are taken ahead, so any number of them may come. What the function raises of ours is
     raised here, in its place. FailedError where the cluster cannot be used, InputError where Ray is not installed.
     """
     if settings is not None and elsewhere(settings):
-        yield from _on_ray(settings, make, items, threads)
+        yield from _on_ray(settings, make, items, threads, network)
     else:
         yield from _here(make, items, threads)
 
@@ -67,7 +78,7 @@ def _here(make: Make[T, R], items: Iterable[T], threads: int) -> Iterator[R]:
     with ThreadPoolExecutor(threads, thread_name_prefix="spread") as pool:
         for item in items:
             asked.append(pool.submit(function, item))
-            if len(asked) > threads:
+            if len(asked) >= AHEAD * threads:  # more than work at a time, so that none waits for a slow one before it
                 yield asked.popleft().result()
         while asked:
             yield asked.popleft().result()
@@ -76,7 +87,7 @@ def _here(make: Make[T, R], items: Iterable[T], threads: int) -> Iterator[R]:
 # -- on Ray ------------------------------------------------------------------------------------------------
 
 
-def _on_ray(settings: Settings, make: Make[T, R], items: Iterable[T], threads: int) -> Iterator[R]:
+def _on_ray(settings: Settings, make: Make[T, R], items: Iterable[T], threads: int, network: bool) -> Iterator[R]:
     from ssclass.code import code_digest
 
     items = iter(items)
@@ -87,7 +98,7 @@ def _on_ray(settings: Settings, make: Make[T, R], items: Iterable[T], threads: i
     ray = _connected(settings)
     with _named(ray, settings):
         have = ray.cluster_resources()
-        gpus = int(have.get("GPU", 0))
+        gpus = int(have.get("GPU", 0)) if network else 0
         most = gpus or max(1, int(have.get("CPU", 1)))
         kind = ray.remote(
             num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=DEATHS, max_concurrency=threads
@@ -144,6 +155,8 @@ class _Process:
     """
 
     def __init__(self, code: str, one_thread: bool, make: list[Any]) -> None:
+        global _crowded
+        _crowded = one_thread
         if one_thread:  # as many processes as cores; a GPU's own has those of its machine
             os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
         self._code, self._make = code, make

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from ssclass.data.images import Picture, inspect
-from ssclass.data.nearness import ALIKE, CLOSE, SECOND, SURE, WHOLE, Nearness
+from ssclass.data.nearness import ALIKE, CLOSE, SECOND, SLACK, SURE, WHOLE, Nearness, _Palettes
 from ssclass.data.palette import PLAIN, effective_colours
 from ssclass.data.split import HOLDOUT, TRAIN, Place, Torn, assign, side_of
 from ssclass.params import DatasetParams, IngestParams
@@ -85,8 +86,11 @@ def crowd(count: int, seed: int) -> list[Photo]:
     ]
 
 
-@pytest.mark.parametrize(("rows", "wide", "pairs"), [(2048, 4096, 1 << 22), (7, 64, 11), (1, 3, 1)])
-def test_the_search_by_blocks_finds_what_one_pair_at_a_time_does(monkeypatch, rows, wide, pairs) -> None:
+@pytest.mark.parametrize(
+    ("rows", "wide", "pairs", "dense"), [(2048, 4096, 1 << 22, 16), (7, 64, 11, 0), (1, 3, 1, 16), (50, 40, 1, 1 << 40)]
+)
+def test_the_search_by_blocks_finds_what_one_pair_at_a_time_does(monkeypatch, rows, wide, pairs, dense) -> None:
+    monkeypatch.setattr("ssclass.data.nearness.DENSE", dense)
     monkeypatch.setattr("ssclass.data.nearness.ROWS", rows)
     monkeypatch.setattr("ssclass.data.nearness.WIDE", wide)
     monkeypatch.setattr("ssclass.data.nearness.PAIRS", pairs)
@@ -101,6 +105,21 @@ def test_the_search_by_blocks_finds_what_one_pair_at_a_time_does(monkeypatch, ro
     with pytest.raises(IndexError):
         Nearness(photos, BITS, 5).near(4)
     assert Nearness(photos[:1], BITS).near(0) == []
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.uint8, (2, 512), fill=st.just(0)), hnp.arrays(np.int8, 512, fill=st.just(2)))
+def test_a_sketch_overlooks_no_palette_that_is_alike(palettes: np.ndarray, noise: np.ndarray) -> None:
+    """For any bytes at all, and for a palette beside one that is nearly the same, up to what float32 rounds."""
+    one, other = palettes
+    third = np.clip(one.astype(int) + noise * (one > 0), 0, 255).astype(np.uint8)
+    found = _Palettes([Photo("", "0" * 16, each.tobytes()) for each in (one, other, third)])
+    roots = found.bytes.astype(np.float64)
+    lengths = np.linalg.norm(roots, axis=1)
+    cosines = roots @ roots.T / np.maximum(np.outer(lengths, lengths), 1)
+    assert (found.sketch @ found.sketch.T >= cosines * (1 - SLACK)).all()
+    i, j = np.divmod(np.arange(9), 3)
+    np.testing.assert_allclose(found.dots(i, found, j), (roots @ roots.T).ravel(), rtol=1e-6)
 
 
 @pytest.mark.skipif(not real_photos(), reason="needs real photos")

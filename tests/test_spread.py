@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import pickle
+import shutil
 import signal
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from PIL import Image
 
+from ssclass.data.batches import list_batches, read_batch
+from ssclass.data.build import build_shard
+from ssclass.data.dataset import Dataset
+from ssclass.data.fetch import Known
 from ssclass.data.images import decode
+from ssclass.data.shards import Row, read_shard
 from ssclass.data.submit import submit
-from ssclass.demo.drawings import draw
+from ssclass.demo.drawings import draw, junk
 from ssclass.environment import free_port
-from ssclass.errors import FailedError, InputError, ObjectError, SsclassError
-from ssclass.params import IngestParams
+from ssclass.errors import BatchError, FailedError, InputError, ObjectError, SsclassError
+from ssclass.params import IngestParams, Params
+from ssclass.retrain.delivered import delivered_features
 from ssclass.retrain.predict import features_of, memo_of, remember_elsewhere
 from ssclass.serving.bulk import Job, Summary, predict_all
 from ssclass.serving.carried import carry
@@ -30,9 +44,12 @@ from ssclass.serving.unlabelled import photos_at
 from ssclass.settings import CHECKOUT, Settings
 from ssclass.spread import _Process, spread
 from ssclass.store import Store
+from ssclass.study.measure import folder_of
+from ssclass.study.rows import load_rows
+from ssclass.workspace.workspace import Workspace
 from tests.support.models import needed_weights
 from tests.support.pipelines import CLASSES, ingest_all, set_params
-from tests.support.spreading import deadly, forbidden, squares
+from tests.support.spreading import deadly, forbidden, impatient, squares
 
 HERE = Settings(workspace=Path("nowhere"))
 ON_RAY = HERE.model_copy(update={"compute": "ray"})
@@ -76,8 +93,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def kill_one() -> None:
     """Kill a process that answers."""
-    import psutil
-
     for process in psutil.Process().children(recursive=True):
         if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::_Process"):
             process.send_signal(signal.SIGKILL)
@@ -154,6 +169,172 @@ def test_features_have_the_same_bytes_when_a_process_dies_over_them(cluster: Any
     assert all((found.arrays[name] == array).all() for name, array in expected.arrays.items())
     remember_elsewhere(version, there, store, spec, version.dataset.shards, lambda *_: pytest.fail("done again"))
     assert memo_of(workspace).knows(spec, version.dataset.shards[0].photos_digest)
+
+
+def png(side: int) -> bytes:
+    out = io.BytesIO()
+    with Image.linear_gradient("L") as slope:
+        slope.resize((side, side)).convert("RGBA").save(out, "PNG", compress_level=6)
+    return out.getvalue()
+
+
+def bombs(folder: Path) -> None:
+    """Photos that would take all of a machine's memory, or that are none, among class folders."""
+    junk(folder / CLASSES[0])
+    with Image.open(io.BytesIO(png(64))) as photo:
+        wide = io.BytesIO()
+        photo.convert("RGB").resize((4000, 3000)).save(wide, "AVIF", speed=10)
+    size = (4000).to_bytes(4, "big") + (3000).to_bytes(4, "big")
+    (folder / CLASSES[1] / "wide.avif").write_bytes(wide.getvalue().replace(size, (64).to_bytes(4, "big") * 2))
+    (folder / CLASSES[1] / "huge.ppm").write_bytes(b"P3\n2000 2000 255\n" + b"1 2 3#\n" * 200_000)
+
+
+def test_a_shard_has_the_same_bytes_when_a_process_dies_over_its_photos(
+    cluster: Any, s3: Store, params: Params, tmp_path: Path
+) -> None:
+    draw(tmp_path / "earlier", CLASSES, 4, 1)
+    draw(tmp_path / "batch", CLASSES, 30, 2)
+    bombs(tmp_path / "batch")
+    for path in sorted((tmp_path / "earlier").rglob("*.jpg")):  # a copy each, every other with another label
+        at = sorted(CLASSES)[sum(path.read_bytes()) % 2]
+        shutil.copy(path, tmp_path / "batch" / at / f"again-{path.name}")
+    told: dict[str, list[tuple[int, int]]] = {"local": [], "ray": []}
+    shards: dict[str, Path] = {}
+    for compute in told:
+        store = Store(s3.settings.model_copy(update={"compute": compute}))
+        dataset = Dataset()
+        for name in ("earlier", "batch"):
+            if compute == "local":
+                submit(store, tmp_path / name, name, CLASSES)
+            (ref,) = (ref for ref in list_batches(store) if ref.id == name)
+            batch, scratch = read_batch(store, ref, CLASSES), tmp_path / f"{compute}-{name}"
+            scratch.mkdir()
+            shards[compute] = tmp_path / f"{compute}-{name}.parquet"
+
+            def progress(done: int, total: int, compute: str = compute) -> None:
+                if compute == "ray" and done == 20:
+                    kill_one()
+                told[compute].append((done, total))
+
+            receipt = build_shard(store, batch, params, dataset, scratch, shards[compute], progress)
+            dataset = Dataset.of([*dataset.shards, read_shard(shards[compute])])
+    assert shards["ray"].read_bytes() == shards["local"].read_bytes()
+    assert told["ray"] == told["local"]
+    assert receipt.accepted == 60
+    assert receipt.duplicates
+    assert {refusal.reason for refusal in receipt.refused} == {
+        "corrupt", "empty", "label conflict", "not an image", "too many pixels", "too small", "truncated",
+    }  # fmt: skip
+
+
+def test_a_bomb_ends_its_decoder_alone_in_a_cluster_too(cluster: Any) -> None:
+    good = png(300)
+    found = list(spread(ON_RAY, impatient, iter([good, png(7800), good]), network=False))
+    assert [said.partition(":")[0] for said, _, _ in found] == [found[0][0], "too costly", found[0][0]]
+    assert {decoders for _, _, decoders in found if decoders} == {1}
+    assert psutil.pid_exists(found[0][1])
+
+
+def test_what_a_data_set_has_is_known_elsewhere() -> None:
+    names = [hashlib.sha256(bytes([number])).hexdigest() for number in range(50)]
+    rows = {name: Row(name, CLASSES[at % 2], "train", name, "0" * 16, b"", "k", 1, 1) for at, name in enumerate(names)}
+    for present in ({}, rows):
+        here = Known(present)
+        there = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(here))))
+        for name in [*names, "0" * 64, "f" * 64]:
+            assert there.label(name) == here.label(name) == (present[name].label if name in present else None)
+
+
+def test_a_new_batch_has_the_same_features_when_a_process_dies_over_them(
+    cluster: Any, workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ssclass.model import features
+    from ssclass.model.spec import feature_spec
+
+    version = workspace.newest()
+    shard = version.dataset.shards[0]
+    spec = feature_spec(version.params.features, maps=True)
+    monkeypatch.setattr("ssclass.retrain.delivered.TOGETHER", 2)
+    store = Store(workspace.settings.model_copy(update={"compute": "ray"}))
+    with version.open(f"data/{shard.batch_id}.parquet") as file:
+        path = workspace.private / "shard.parquet"
+        path.write_bytes(file.read())
+    here = features.FeatureMemo(workspace.private / "here", None)
+    expected = delivered_features(spec, here, workspace.store, shard, path, "auto")
+    key = features.FeatureMemo.key(spec, shard.photos_digest)
+
+    killed: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        if not killed:
+            killed.append(done)
+            kill_one()
+
+    there = features.FeatureMemo(workspace.private / "there", store)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "extract", lambda *_: pytest.fail("computed here"))
+        found = delivered_features(spec, there, store, shard, path, "auto", progress)
+    assert killed == [2]
+    assert found.sha256s == expected.sha256s
+    assert (there.local / key).read_bytes() == (here.local / key).read_bytes() == store.get(key)
+
+    store.put(f"incoming/{shard.batch_id}/{shard.rows[-1].key}", b"another photo")
+    again = features.FeatureMemo(workspace.private / "again", None)
+    delivered_features(spec, again, store, shard, path, "auto")
+    assert (again.local / key).read_bytes() == (here.local / key).read_bytes()
+
+
+@pytest.mark.slow  # three trainings, twice
+def test_rows_of_the_study_have_the_same_figures_when_a_process_dies_over_one(
+    cluster: Any, workspace: Any, tmp_path: Path
+) -> None:
+    from ssclass.study.side_by_side import fitted_rows
+
+    small = {"train.folds": 2}
+    rows = {
+        "default": {"about": "as it is"},
+        "kernel": {"about": "a kernel", "set": {**small, "model.head": "rbf"}, "repeats": 1},
+        "wide": {"about": "another", "set": {**small, "model.head": "rbf", "train.seed": 5}, "repeats": 2},
+        "maps": {"about": "maps", "set": {**small, "model.head": "bilinear"}, "repeats": 1},
+        "none": {"about": "no photos", "set": {**small, "dataset.sources": ["bought"]}},
+    }
+    (workspace.root / "study.yaml").write_text(yaml.safe_dump({"repeats": 2, "rows": rows}, sort_keys=False))
+    chosen = [row for name, row in load_rows(workspace).items() if name != "default"]
+    dataset = workspace.at().dataset
+    found: dict[str, list[Any]] = {}
+    files: dict[str, dict[str, bytes]] = {}
+    killed: list[int] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "rows" and not killed:
+            killed.append(done)
+            kill_one()
+
+    for compute in ("local", "ray"):
+        settings = workspace.settings.model_copy(update={"compute": compute})
+        told = progress if compute == "ray" else lambda *_: None
+        found[compute] = list(fitted_rows(Workspace(settings), chosen, dataset, told))
+        folders = [folder_of(workspace, row.key(row.with_sources(dataset))) for row in chosen]
+        files[compute] = {
+            f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
+            for folder in folders
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != "model.keras"  # holds the time
+        }
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+    assert killed
+    *here, none = found["local"]
+    *there, none_there = found["ray"]
+    for one, other in zip(here, there, strict=True):
+        replace(one.result, seconds={}).write(tmp_path / "one.json")
+        replace(other.result, seconds={}).write(tmp_path / "other.json")
+        assert json.loads((tmp_path / "other.json").read_text()) == json.loads((tmp_path / "one.json").read_text())
+        assert replace(other, result=one.result) == one
+    assert files["ray"] == files["local"]
+    assert len(files["ray"]) == 6
+    assert type(none_there) is type(none) is BatchError
+    assert str(none_there) == str(none)
 
 
 @pytest.mark.slow  # TensorFlow in three processes

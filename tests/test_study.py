@@ -24,6 +24,7 @@ from ssclass.model.classifier import Classifier, Member
 from ssclass.model.spec import feature_spec
 from ssclass.params import FeatureParams
 from ssclass.retrain.ingest import waiting
+from ssclass.retrain.predict import memo_of
 from ssclass.serving.model import Model, open_model
 from ssclass.store import Store
 from ssclass.study import explain as explaining
@@ -243,7 +244,8 @@ def test_each_source_is_told_apart_and_left_out_of_training_once(studied: Worksp
             asked = [each for each in dataset.used if dataset.source_of(each.sha256) == one.source]
             assert set(measured.left_out[one.source]) == {e.sha256 for e in asked if e.group not in groups}
     assert lines["rbf", "main"].against is not None
-    again = measuring.left_out(studied, load_rows(studied)["linear"].params, dataset, "linear")
+    params = load_rows(studied)["linear"].params
+    again = measuring.left_out(studied.at(), memo_of(studied), params, dataset, "linear")
     assert again == found.measured["linear"].left_out
     assert "Left out of training" in (studied.private / "study" / "report" / "study.md").read_text()
 

@@ -6,22 +6,25 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from json import dumps
 from pathlib import Path
 
 from ssclass.data.batches import Batch, Progress
 from ssclass.data.checks import warnings
 from ssclass.data.dataset import Dataset, correct, count
-from ssclass.data.fetch import DENIED, Denied, Taken, check_access, fetch, no_class
+from ssclass.data.fetch import DENIED, Denied, Fetching, Known, Outcome, Taken, check_access, keep, no_class
 from ssclass.data.shards import Receipt, Refusal, Row, Warned, write_shard
 from ssclass.data.split import Place, Torn, assign
 from ssclass.distributions import beta_binomial
 from ssclass.errors import ObjectError
 from ssclass.params import Params
+from ssclass.spread import elsewhere, spread
 from ssclass.store import FORBIDDEN, Store
 
 QUARANTINE = "quarantine"
 THREADS = 8  # each holds the bytes of one photo, at most ingest.max_bytes; what unpacks it is ssclass.data.decoders
+TOGETHER = 8  # photos that travel at once where other machines fetch them
 ENDLESS = "end missing"
 """Code of the warning about photos without their last bytes."""
 
@@ -51,20 +54,18 @@ def build_shard(
     taken: list[Taken] = []
     denied: list[ObjectError] = []
     duplicates = 0
-    with ThreadPoolExecutor(THREADS) as pool:
-        jobs = pool.map(lambda entry: fetch(store, batch, entry, params, present, scratch), batch.entries)
-        for done, outcome in enumerate(jobs, 1):
-            if isinstance(outcome, Taken):
-                taken.append(outcome)
-            elif isinstance(outcome, Refusal):
-                refused.append(outcome)
-            elif isinstance(outcome, Denied):
-                denied.append(outcome.error)
-                refused.append(outcome.refusal)
-            else:
-                duplicates += 1
-            if progress:
-                progress(done, len(batch.entries))
+    for done, outcome in enumerate(_fetched(store, batch, params, Known(present), scratch), 1):
+        if isinstance(outcome, Taken):
+            taken.append(outcome)
+        elif isinstance(outcome, Refusal):
+            refused.append(outcome)
+        elif isinstance(outcome, Denied):
+            denied.append(outcome.error)
+            refused.append(outcome.refusal)
+        else:
+            duplicates += 1
+        if progress:
+            progress(done, len(batch.entries))
     check_access(batch, params.dataset.classes, denied)
     fresh, conflicts = _distinct(taken)
     duplicates += len(taken) - len(fresh) - len(conflicts)
@@ -98,6 +99,20 @@ def build_shard(
     )
     write_shard(out, ((row, (scratch / row.sha256).read_bytes()) for row in rows), receipt)
     return receipt
+
+
+def _fetched(store: Store, batch: Batch, params: Params, known: Known, scratch: Path) -> Iterator[Outcome]:
+    """What becomes of each photo of a batch, in order; those that are taken lie in the scratch folder then.
+
+    The processes that the settings name fetch and decode them; from other machines their bytes come with the answer.
+    """
+    afar = elsewhere(store.settings)
+    make = partial(Fetching, store, batch.ref.prefix, params, known, None if afar else scratch)
+    size = TOGETHER if afar else 1
+    photos = (batch.entries[at : at + size] for at in range(0, len(batch.entries), size))
+    for found in spread(store.settings, make, photos, 2 if afar else THREADS, network=False):
+        for outcome, data in found:
+            yield keep(scratch, outcome, data) if afar else outcome
 
 
 def _endless(fresh: Sequence[Taken], rows: Sequence[Row]) -> Iterator[Warned]:

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from functools import cache
@@ -21,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from ssclass.data.decoder import CPU_SECONDS, receive, send
 from ssclass.data.images import Limits, Picture, Refused
 from ssclass.data.shapes import OwnShape, Size, side_of
 from ssclass.errors import FailedError
+from ssclass.spread import crowded
 
 MOST = 4  # processes; each may take the memory of a large photo's frame, but only one at a time does
 WAIT = 2 * CPU_SECONDS  # by the clock: then it hangs, or the machine has no time for it
@@ -50,15 +53,22 @@ class _Gone(Exception):
 class Decoders:
     """At most so many processes, started when they are needed. Safe to use from several threads, which wait in turn.
 
-    A photo may take `seconds` of a processor, and `wait` by the clock.
+    A photo may take `seconds` of a processor, and `wait` by the clock. `one_large` is held while a large one is
+    unpacked.
     """
 
-    def __init__(self, count: int | None = None, seconds: int = CPU_SECONDS, wait: float = WAIT) -> None:
+    def __init__(
+        self,
+        count: int | None = None,
+        seconds: int = CPU_SECONDS,
+        wait: float = WAIT,
+        one_large: threading.Lock | FileLock | None = None,
+    ) -> None:
         self.seconds, self.wait = seconds, wait
         self._free: queue.LifoQueue[_Process | None] = queue.LifoQueue()
         for _ in range(count or max(1, min(MOST, os.cpu_count() or 1))):
             self._free.put(None)
-        self._one_large = threading.Lock()
+        self._one_large = one_large or threading.Lock()
 
     def inspect(self, data: bytes, params: Limits) -> Picture:
         """What `ssclass.data.images.inspect` says of a photo; raises Refused, for a decoder that crashes on it too.
@@ -119,10 +129,20 @@ class Decoders:
 
 @cache
 def decoders() -> Decoders:
-    """The processes that this one shares among its threads; they end with it."""
-    shared = Decoders()
+    """The processes that this one shares among its threads; they end with it.
+
+    Where this is one of many of a cluster's machine, it has one, and all of them together unpack one large photo.
+    """
+    shared = Decoders(1, one_large=_of_this_machine()) if crowded() else Decoders()
     atexit.register(shared.close)
     return shared
+
+
+def _of_this_machine() -> FileLock:
+    """A lock that all processes of this user on this machine share; each thread takes it for itself."""
+    folder = Path(tempfile.gettempdir()) / f"ssclass-{getattr(os, 'getuid', int)()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return FileLock(folder / "large.lock")
 
 
 class _Process:
@@ -156,7 +176,9 @@ class _Process:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    def ask(self, limits: bytes, data: bytes, one_large: threading.Lock, wait: float) -> tuple[dict[str, Any], bytes]:
+    def ask(
+        self, limits: bytes, data: bytes, one_large: threading.Lock | FileLock, wait: float
+    ) -> tuple[dict[str, Any], bytes]:
         """Send a photo and wait for what is said of it, and for its pixels; raises Refused and _Gone."""
         holds = False
         self.link.settimeout(wait)

@@ -107,7 +107,8 @@ def _links(index: Nearness, photos: int, existing: Sequence[Placed]) -> list[lis
     """Positions (existing photos first) of those that each new photo is near, but for links that prove nothing."""
     start = len(existing)
     near = [index.near(start + i) for i in range(photos)]
-    size = Counter(photo.group for photo in existing)
+    groups = {existing[j].group for others in near for j in others if j < start}
+    size = Counter(photo.group for photo in existing if photo.group in groups) if groups else Counter()
     for i, others in enumerate(near):
         linked = Counter(existing[j].group for j in others if j < start)
         if thin := {group for group, n in linked.items() if size[group] >= CROWD and n < THIN * size[group]}:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SEEN = "seen.json"
+Extracted = tuple[tuple[str, ...], dict[str, np.ndarray]]
 MOST_OF_A_PHOTO = 16_000_000  # bytes: several crops of the largest activations are a tenth of it
 
 
@@ -175,12 +176,14 @@ def shard_features(
     extractor: Callable[[Any], Extractor] = make_extractor,
     progress: Callable[[int, int], None] = lambda done, total: None,
     names: Collection[str] | None = None,
+    extracted: Callable[[Spec, Callable[[int], None]], Extracted | None] | None = None,
 ) -> Features:
     """Features of a shard's photos in the shard's order, from the memo or else computed and remembered.
 
     A spec of altered copies has them of training photos only, and under the same key as the photos', so that who
     forgets a photo finds its copies. `open_photos` and `extractor` are called only on a miss; `progress` gets (photos
-    done, photos in all). `names`: the arrays that are wanted, where not all are; others may be there too.
+    done, photos in all). `names`: the arrays that are wanted, where not all are; others may be there too. `extracted`
+    is asked first on a miss, with who is to hear of photos done: another way to what `extract` gives, or None.
     """
     sha256s = spec.photos(shard.rows)
     if not sha256s:
@@ -189,20 +192,26 @@ def shard_features(
         progress(len(sha256s), len(sha256s))
         return found
     if isinstance(spec, DerivedSpec):
-        of_source = shard_features(spec.source, memo, shard, open_photos, extractor, progress, spec.taken)
+        of_source = shard_features(spec.source, memo, shard, open_photos, extractor, progress, spec.taken, extracted)
         features = replace(of_source, arrays=spec.derived(of_source.arrays))
         memo.note_seen(spec)
         memo.put(spec, shard.photos_digest, features)
         return features
     if isinstance(spec.network, FeatureSpec) and spec.network.tuned_blocks:  # the frozen part need not run again
-        activations = shard_features(spec.frozen_part, memo, shard, open_photos, extractor, progress)
+        activations = shard_features(spec.frozen_part, memo, shard, open_photos, extractor, progress, None, extracted)
         features = replace(activations, arrays=tuned_extractor(spec.network)(activations.arrays))
         memo.put(spec, shard.photos_digest, features)
         return features
-    wanted = set(sha256s)
-    photos = ((sha256, data) for sha256, data in open_photos() if sha256 in wanted)
-    found_sha256s, arrays = extract(spec, photos, extractor(spec.network), lambda done: progress(done, len(sha256s)))
-    features = Features(found_sha256s, arrays).take(sha256s)
+
+    def report(done: int) -> None:
+        progress(done, len(sha256s))
+
+    made = extracted(spec, report) if extracted is not None else None
+    if made is None:
+        wanted = set(sha256s)
+        photos = ((sha256, data) for sha256, data in open_photos() if sha256 in wanted)
+        made = extract(spec, photos, extractor(spec.network), report)
+    features = Features(*made).take(sha256s)
     memo.put(spec, shard.photos_digest, features)
     return features
 

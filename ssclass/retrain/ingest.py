@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,11 @@ from ssclass import progress
 from ssclass.data.batches import SUCCESS, Batch, BatchRef, in_class_folders, read_batch
 from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.checks import drip
-from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
+from ssclass.data.shards import Receipt, Row, Shard, read_shard
 from ssclass.environment import temporary_folder
 from ssclass.errors import BatchError, ChangedError, OvertakenError
 from ssclass.retrain.calibration import cross_validated_calibration
+from ssclass.retrain.delivered import delivered_features
 from ssclass.retrain.predict import decided_classifier, memo_of
 from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import predicted
@@ -273,15 +273,11 @@ def champion_test(workspace: Workspace, version: Version, shard: Shard, path: Pa
     state = version.state
     if state.champion is None or not shard.rows:
         return None
-    from ssclass.model.extraction import make_extractor
-    from ssclass.model.features import shard_features
-
-    network = partial(make_extractor, engine=version.params.features.engine)
     champion, memo = decided_classifier(workspace, state.champion), memo_of(workspace)
 
     def features_of(spec: Spec) -> Features:
         report = _reporter(f"features of {shard.batch_id}")
-        return shard_features(spec, memo, shard, lambda: iter_photos(path), extractor=network, progress=report)
+        return delivered_features(spec, memo, workspace.store, shard, path, version.params.features.engine, report)
 
     classes = version.params.dataset.classes
     test = plausibility(champion, features_of, shard.rows, classes, *state.record_of(state.champion))

@@ -12,8 +12,9 @@ import numpy as np
 
 from ssclass.data.batches import find_batches, read_batch
 from ssclass.data.build import build_shard
-from ssclass.data.shards import Receipt, Refusal, Row, iter_photos, read_shard
+from ssclass.data.shards import Receipt, Refusal, Row, read_shard
 from ssclass.errors import BatchError, NotFoundError
+from ssclass.retrain.delivered import delivered_features
 from ssclass.retrain.predict import Progress, decided_classifier, memo_of, silent
 from ssclass.retrain.result import Answers
 from ssclass.review.queues import Item
@@ -67,12 +68,10 @@ def read_held(workspace: Workspace, batch: str, folder: Path, progress: Progress
     shard = read_shard(out)
     answers = None
     if state.champion is not None and shard.rows:
-        from ssclass.model.features import shard_features
-
         champion, memo = decided_classifier(workspace, state.champion), memo_of(workspace)
         report = partial(progress, f"the champion on {batch}")
         raw = champion.predict(
-            lambda spec: shard_features(spec, memo, shard, lambda: iter_photos(out), progress=report)
+            lambda spec: delivered_features(spec, memo, store, shard, out, params.features.engine, report)
         )
         answers = Answers.of(champion, raw, shard.rows, params.dataset.classes)
     items = _worst_first(shard.rows, answers, batch)

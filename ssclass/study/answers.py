@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ssclass.data.folders import labelled_files
 from ssclass.data.images import Refused, decode
 from ssclass.errors import BatchError
-from ssclass.retrain.predict import Progress, silent
+from ssclass.retrain.predict import Progress, memo_of, silent
 from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import align
 from ssclass.serving.model import Model
@@ -154,6 +154,6 @@ def out_of_fold(
     if gone:
         return f"{len(gone)} of its training photos are no longer in the data set"
     params = params.model_copy(update={"model": with_head(params.model, event.body["head"])})
-    _, probabilities, _ = cross_validated(workspace, params, dataset, REPEATS, progress)
+    _, probabilities, _ = cross_validated(workspace.at(), memo_of(workspace), params, dataset, REPEATS, progress)
     probabilities = align(probabilities, params.dataset.classes, model.classes).astype(float)
     return label_index(dataset.train, params.dataset.classes), probabilities

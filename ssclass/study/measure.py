@@ -22,17 +22,21 @@ from ssclass.data.shapes import Size, fitted
 from ssclass.errors import BatchError
 from ssclass.files import write_whole
 from ssclass.model import compute
-from ssclass.retrain.predict import Progress, answer, memo_of, silent
+from ssclass.retrain.predict import Progress, answer, silent
 from ssclass.retrain.result import Result, label_index, make_result
 from ssclass.retrain.scores import Scores
 from ssclass.retrain.train import Stopwatch, curves, fit
 from ssclass.study.rows import StudyRow
+from ssclass.workspace.dvc import CANDIDATE
+from ssclass.workspace.version import Version
 from ssclass.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
+    from ssclass.model.features import FeatureMemo
     from ssclass.model.training import Trained
     from ssclass.params import ModelParams, Params
 
+MODEL = "model.keras"
 CALLS = {1: 9, 32: 3}
 """Photos in a call → calls that are timed, of which the median counts."""
 
@@ -100,6 +104,20 @@ class Measured:
         return cls(**body)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A row that is trained and judged, its figures as in `Measured`; `size`: what its photos are decoded at."""
+
+    row: str
+    result: Result
+    train: tuple[str, ...]
+    train_labels: tuple[int, ...]
+    out_of_fold: tuple[tuple[float, ...], ...]
+    repeats: int
+    left_out: dict[str, dict[str, bool]]
+    size: Size
+
+
 def folder_of(workspace: Workspace, key: str) -> Path:
     """The folder of a row: row.json, result.json, candidate/, and model.keras until its run has it."""
     return workspace.private / "study" / key
@@ -111,39 +129,35 @@ def finished(workspace: Workspace, row: StudyRow, dataset: Dataset) -> Measured 
     return found and replace(found, row=row.name)
 
 
-def measure(workspace: Workspace, row: StudyRow, dataset: Dataset, progress: Progress = silent) -> Measured:
-    """Measure a row; WeightsError when its backbone's weights cannot be had, BatchError for too little data.
+def fitted_row(
+    version: Version, memo: FeatureMemo, row: StudyRow, dataset: Dataset, folder: Path, progress: Progress = silent
+) -> Fitted:
+    """Train a row and have it judged, with its model in ``candidate/`` and ``model.keras`` of a folder that is emptied.
 
-    `dataset` is the workspace's; the row chooses its sources.
+    WeightsError when its backbone's weights cannot be had, BatchError for too little data. `dataset` is the version's;
+    the row chooses its sources. A process can do it that has no workspace.
     """
     from ssclass.model.backbones import import_keras
     from ssclass.model.classifier import Classifier
 
     dataset = row.with_sources(dataset)
-    key = row.key(dataset)
-    folder = folder_of(workspace, key)
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "candidate").mkdir(parents=True)
+    (folder / CANDIDATE).mkdir(parents=True)
 
-    keras = import_keras()
-    keras.backend.clear_session()  # the graphs of the row before would fill the memory
+    import_keras().backend.clear_session()  # the graphs of the row before would fill the memory
     watch = Stopwatch()
-    trained, out_of_fold, accuracy = cross_validated(workspace, row.params, dataset, row.repeats, progress, watch)
+    trained, out_of_fold, accuracy = cross_validated(version, memo, row.params, dataset, row.repeats, progress, watch)
     labels = label_index(dataset.train, row.params.dataset.classes)
-    version, memo = workspace.at(), memo_of(workspace)
     with watch.step("evaluation"):
-        trained.classifier.save(folder / "candidate")
+        trained.classifier.save(folder / CANDIDATE)
         candidate = answer(version, memo, trained.classifier, dataset.holdout)
-        saved = answer(version, memo, Classifier.load(folder / "candidate"), dataset.holdout)
+        saved = answer(version, memo, Classifier.load(folder / CANDIDATE), dataset.holdout)
     with watch.step("export"):
-        trained.classifier.export(folder / "model.keras")
-    model = keras.models.load_model(folder / "model.keras", compile=False)
-    head = sum(layer.count_params() for layer in model.layers if layer.name.startswith("head"))
-    size = trained.classifier.size
-    measured = Measured(
+        trained.classifier.export(folder / MODEL)
+    return Fitted(
         row=row.name,
         result=make_result(
-            key=key,
+            key=row.key(dataset),
             data_version=version.data_version,
             dataset=dataset,
             model=trained.classifier,
@@ -160,19 +174,33 @@ def measure(workspace: Workspace, row: StudyRow, dataset: Dataset, progress: Pro
         train_labels=tuple(int(label) for label in labels),
         out_of_fold=_nested(out_of_fold),
         repeats=row.repeats,
+        left_out=left_out(version, memo, row.params, dataset, trained.head, progress),
+        size=trained.classifier.size,
+    )
+
+
+def timed(fitted: Fitted, folder: Path) -> Measured:
+    """Measure the size and speed of a row's model here, and finish the row: its figures go to its folder."""
+    from ssclass.model.backbones import import_keras
+
+    model = import_keras().models.load_model(folder / MODEL, compile=False)
+    head = sum(layer.count_params() for layer in model.layers if layer.name.startswith("head"))
+    figures = {name: value for name, value in vars(fitted).items() if name != "size"}
+    measured = Measured(
+        **figures,
         parameters_backbone=model.count_params() - head,
         parameters_head=head,
-        megabytes=(folder / "model.keras").stat().st_size / 1e6,
-        milliseconds={n: milliseconds(model, n, size) for n in CALLS},
+        megabytes=(folder / MODEL).stat().st_size / 1e6,
+        milliseconds={n: milliseconds(model, n, fitted.size) for n in CALLS},
         device=device(),
-        left_out=left_out(workspace, row.params, dataset, trained.head, progress),
     )
     measured.write(folder)
     return measured
 
 
 def cross_validated(
-    workspace: Workspace,
+    version: Version,
+    memo: FeatureMemo,
     params: Params,
     dataset: Dataset,
     repeats: int,
@@ -184,7 +212,6 @@ def cross_validated(
     Returns the training with the first seed, the mean of the out-of-fold probabilities (float64 [train, classes]), and
     the accuracy of each repeat (of each fold where there is one repeat).
     """
-    version, memo = workspace.at(), memo_of(workspace)
     trained = fit(version, memo, params, dataset, progress, watch)
     labels = label_index(dataset.train, params.dataset.classes)
     found = [trained.cv[trained.head].probabilities]
@@ -202,14 +229,13 @@ def cross_validated(
 
 
 def left_out(
-    workspace: Workspace, params: Params, dataset: Dataset, head: str, progress: Progress = silent
+    version: Version, memo: FeatureMemo, params: Params, dataset: Dataset, head: str, progress: Progress = silent
 ) -> dict[str, dict[str, bool]]:
     """How a head does on photos of each source when it is trained on those of the others alone.
 
     Source → sha256 → whether it is right. A source is left away where the others do not have photos of two classes to
     train on. A photo that is nearly one of those that trained is not asked about.
     """
-    version, memo = workspace.at(), memo_of(workspace)
     sources = sorted({dataset.source_of(row.sha256) for row in dataset.used})
     alone = params.model_copy(update={"model": with_head(params.model, head)})
     found: dict[str, dict[str, bool]] = {}

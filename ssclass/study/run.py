@@ -1,9 +1,9 @@
-"""Run the study: measure rows one after the other, log each to MLflow when it is finished, then write the pages."""
+"""Run the study: measure rows, log each to MLflow when it is finished, then write the pages."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from ssclass.data.dataset import Dataset
 from ssclass.errors import BatchError, WeightsError
 from ssclass.retrain.predict import Progress, silent
 from ssclass.study.experiment import StudyRuns
-from ssclass.study.measure import Measured, finished, folder_of, measure
+from ssclass.study.measure import MODEL, Fitted, Measured, finished, folder_of, timed
 from ssclass.study.report import Study, pairs
 from ssclass.study.report import page as report
 from ssclass.study.rows import StudyRow, choose, load_rows
+from ssclass.study.side_by_side import Fit, fitted_rows
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.workspace import Workspace
 
@@ -33,22 +34,21 @@ def run_study(workspace: Workspace, names: Iterable[str] = (), progress: Progres
         rows, dataset = load_rows(workspace), workspace.at().dataset
         runs = StudyRuns(workspace)
         parent = runs.parent(_key(workspace, dataset), f"{workspace.at().data_version} (running)")
-        not_run = {}
-        for row in choose(rows, names):
-            try:
-                _check(row, dataset)
-                measured = finished(workspace, row, dataset)
-                if measured is None:
-                    measured = measure(workspace, row, dataset, _within(progress, row.name))
-                    mean, sd = measured.cv
-                    scores = measured.scores
-                    say(f"{row.name}: {scores.right} of {scores.n} held out, cross-validated {mean:.4f} ± {sd:.4f}")
-                else:
-                    say(f"{row.name}: finished before")
-                _log_row(workspace, runs, parent, row, measured, dataset)
-            except (WeightsError, BatchError) as error:
-                not_run[row.name] = str(error)
-                say(f"{row.name}: not run: {error}")
+        not_run: dict[str, str] = {}
+        for row, outcome in _measured(workspace, choose(rows, names), dataset, progress):
+            if isinstance(outcome, Measured):
+                mean, sd = outcome.cv
+                scores = outcome.scores
+                say(f"{row.name}: {scores.right} of {scores.n} held out, cross-validated {mean:.4f} ± {sd:.4f}")
+            elif outcome is None:
+                say(f"{row.name}: finished before")
+            else:
+                not_run[row.name] = str(outcome)
+                say(f"{row.name}: not run: {outcome}")
+                continue
+            measured = finished(workspace, row, dataset)
+            assert measured is not None, "it is now"
+            _log_row(workspace, runs, parent, row, measured, dataset)
         found = survey(workspace, rows, dataset, not_run)
         for two in pairs(found):
             if two.other == found.rows[two.row].against and (run := runs.child(parent, found.measured[two.row])):
@@ -65,6 +65,29 @@ def run_study(workspace: Workspace, names: Iterable[str] = (), progress: Progres
                 )
         runs.conclude_study(parent, write(workspace, found), found.name())
         return found
+
+
+def _measured(
+    workspace: Workspace, rows: Iterable[StudyRow], dataset: Dataset, progress: Progress
+) -> Iterator[tuple[StudyRow, Measured | WeightsError | BatchError | None]]:
+    """Rows in their order, each with its figures, None where they were there before, or why there are none."""
+    rows = list(rows)
+    wrong = {row.name: error for row in rows if (error := _wrong(row, dataset))}
+    new: dict[str, StudyRow] = {}  # rows that are the same but for their names are trained once
+    for row in rows:
+        if row.name not in wrong and finished(workspace, row, dataset) is None:
+            new.setdefault(row.key(row.with_sources(dataset)), row)
+    fits = dict[str, Fit]()
+    coming = fitted_rows(workspace, list(new.values()), dataset, progress)
+    for row in rows:
+        key = row.key(row.with_sources(dataset))
+        if row.name in wrong:
+            yield row, wrong[row.name]
+        elif key not in new or isinstance(fits.get(key), Fitted):
+            yield row, None
+        else:
+            fit = fits[key] = fits.get(key) or next(coming)
+            yield row, timed(fit, folder_of(workspace, key)) if isinstance(fit, Fitted) else fit
 
 
 def survey(
@@ -104,14 +127,15 @@ def _log_row(
     folder = folder_of(workspace, measured.result.key)
     if runs.child(parent, measured) is None:
         runs.log_row(parent, row, measured, folder / CANDIDATE, row.with_sources(dataset).digest)
-    (folder / "model.keras").unlink(missing_ok=True)
+    (folder / MODEL).unlink(missing_ok=True)
 
 
-def _check(row: StudyRow, dataset: Dataset) -> None:
+def _wrong(row: StudyRow, dataset: Dataset) -> BatchError | None:
     if row.auxiliary and not _has_auxiliary(dataset):
-        raise BatchError(
+        return BatchError(
             "the data set has photos of the source main alone; send auxiliary ones with `ssclass submit --source NAME`"
         )
+    return None
 
 
 def _has_auxiliary(dataset: Dataset) -> bool:
@@ -122,10 +146,6 @@ def _key(workspace: Workspace, dataset: Dataset) -> str:
     """The digest (hex, 16) that names a study: its data, the params that its rows change, the code."""
     text = f"{replace(dataset, sources='all').digest} {workspace.work_tree().params.result_digest} {code_digest()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _within(progress: Progress, row: str) -> Progress:
-    return lambda what, done, total: progress(f"{row}: {what}", done, total)
 
 
 def _made(folder: Path) -> Path:

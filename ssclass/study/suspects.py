@@ -18,7 +18,7 @@ import numpy as np
 from ssclass.data.dataset import Dataset
 from ssclass.data.images import thumbnail
 from ssclass.pages.page import Page, Picture, jpeg
-from ssclass.retrain.predict import Progress, silent
+from ssclass.retrain.predict import Progress, memo_of, silent
 from ssclass.retrain.result import label_index
 from ssclass.study.measure import cross_validated, finished
 from ssclass.study.rows import DEFAULT, load_rows
@@ -54,7 +54,7 @@ def suspects(workspace: Workspace, progress: Progress = silent) -> list[Suspect]
     if measured is not None and measured.train == tuple(row.sha256 for row in dataset.train):
         probabilities = np.array(measured.out_of_fold)
     else:
-        _, probabilities, _ = cross_validated(workspace, params, dataset, REPEATS, progress)
+        _, probabilities, _ = cross_validated(version, memo_of(workspace), params, dataset, REPEATS, progress)
     return ranked(dataset, probabilities, params.dataset.classes)
 
 

@@ -53,6 +53,10 @@ class Version:
             return ""
         raise failure(f"git show in {self.root}", done)
 
+    def texts(self) -> dict[str, str]:
+        """The files of this commit that all else here is found by, as text by their names."""
+        return {name: self.text(name) for name in ("params.yaml", "ledger.jsonl", "data.dvc", "dvc.lock")}
+
     @cached_property
     def params(self) -> Params:
         """params.yaml, checked; ParamsError when it is not usable."""
@@ -133,6 +137,22 @@ class WorkTree(Version):
         """A file of the work tree, as text; empty when there is none."""
         path = self.root / name
         return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+class CarriedVersion(Version):
+    """A version on a machine that has no git of it: its `texts` have travelled, all else is read by content.
+
+    `memo`: a folder for what is read of shards.
+    """
+
+    def __init__(self, texts: dict[str, str], memo: Path, objects: Objects, commit: str | None) -> None:
+        self.root, self.commit = objects.root, commit
+        self._memo, self._objects = memo, objects
+        self._texts = texts
+
+    def text(self, name: str) -> str:
+        """A file of this commit, as text; empty when it has none."""
+        return self._texts[name]
 
 
 class Versions:

@@ -8,7 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ssclass.data.decoders import decoders
+from ssclass.data.images import Refused
 from ssclass.errors import ObjectError
+from ssclass.params import IngestParams
+from ssclass.spread import crowded
 
 
 def squares(first: Path) -> Callable[[int], tuple[int, int]]:
@@ -35,3 +39,24 @@ def forbidden() -> Callable[[int], int]:
 
 def deadly() -> Callable[[int], int]:
     return lambda number: os.kill(os.getpid(), signal.SIGKILL) or number  # type: ignore[func-returns-value]
+
+
+def impatient() -> Callable[[bytes], tuple[str, int, int]]:
+    """A function of a photo, which may take no time of a processor beyond the next full second.
+
+    It answers why that is refused, or its sha256; in which process; and how many of its decoders that has.
+    """
+    assert crowded()
+    decoders().seconds = 0
+
+    def inspect(data: bytes) -> tuple[str, int, int]:
+        import psutil
+
+        try:
+            said = decoders().inspect(data, IngestParams()).sha256
+        except Refused as refused:
+            said = f"{refused.reason}: {refused.detail}"
+        at_work = [each for each in psutil.Process().children() if "ssclass.data.decoder" in " ".join(each.cmdline())]
+        return said, os.getpid(), len(at_work)
+
+    return inspect
