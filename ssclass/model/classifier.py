@@ -28,6 +28,7 @@ from ssclass.model.keras_files import UNREADABLE, load_model, save_model
 from ssclass.model.saved_head import SavedHead, keep_answers, open_head
 from ssclass.model.spec import FeatureSpec
 from ssclass.model.tuned_blocks import TunedBlocks
+from ssclass.model.whole_model import save_whole
 from ssclass.text import message, shown
 
 FORMAT = 2
@@ -173,8 +174,8 @@ class Classifier:
         return model
 
     def export(self, path: Path) -> None:
-        """Write :meth:`whole` to a ``.keras`` file."""
-        self.whole().save(path)
+        """Write :meth:`whole` to a ``.keras`` file, without Keras where that is not needed."""
+        save_whole(self, path)
 
 
 def _keras_head(member: Member) -> Any:

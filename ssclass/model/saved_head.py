@@ -51,7 +51,7 @@ class SavedHead:
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, list[Array]], path: Path | None = None) -> None:
         body = config["config"]
         self.path = path
-        self._config, self._tensors = config, tensors
+        self.config, self.tensors = config, tensors
         self.name = str(body["name"])
         self._layers: dict[str, Layer] = {}
         self._nodes: dict[str, list[list[tuple[str, int]]]] = {}
@@ -91,11 +91,11 @@ class SavedHead:
         """A layer by its name; ValueError where there is none."""
         if name not in self._layers:
             raise ValueError(f"no layer {name}")
-        return _Weights(self._tensors.get(name, []))
+        return _Weights(self.tensors.get(name, []))
 
     def get_weights(self) -> list[Array]:
         """The weights of all layers, in the order of the layers."""
-        return [tensor for name in self._layers for tensor in self._tensors.get(name, [])]
+        return [tensor for name in self._layers for tensor in self.tensors.get(name, [])]
 
     @cached_property
     def keras(self) -> Any:
@@ -104,7 +104,7 @@ class SavedHead:
             return load_model(self.path)
         with TemporaryDirectory() as scratch:
             path = Path(scratch) / "head.keras"
-            write_head(path, self._config, self._tensors)
+            write_head(path, self.config, self.tensors)
             return load_model(path)
 
     def save(self, path: Path) -> None:
@@ -116,8 +116,8 @@ class SavedHead:
         if self.path is not None:
             shutil.copyfile(self.path, path)
             return
-        body = self._config["config"] | {"name": self.name}
-        write_head(path, {**self._config, "config": body}, self._tensors)
+        body = self.config["config"] | {"name": self.name}
+        write_head(path, {**self.config, "config": body}, self.tensors)
         kept, alike, answers = _kept(path.read_bytes()), self._alike(), self(self.probe())
         if not alike.exists():
             expected = _asked(load_model(path), self.probe())
@@ -129,7 +129,7 @@ class SavedHead:
 
     def _alike(self) -> Path:
         """The note that Keras answered as NumPy does for a head that differs in widths and weights alone."""
-        said = f"{LAYOUT} {code_digest()} {json.dumps(_without_widths(self._config))}"
+        said = f"{LAYOUT} {code_digest()} {json.dumps(_without_widths(self.config))}"
         return home() / "engines" / "heads" / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.alike"
 
     def probe(self) -> dict[str, Array]:
