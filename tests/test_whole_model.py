@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 import pytest
 
-from ssclass.data.images import decode
 from ssclass import settings
+from ssclass.data.images import decode
 from ssclass.model import whole_model
 from ssclass.model.backbones import import_keras
 from ssclass.model.classifier import Classifier, Member

@@ -1,9 +1,9 @@
 """The whole model's .keras file, put together without Keras where its network part is remembered.
 
 Building the network only to write it takes seconds, most of them importing Keras and TensorFlow. But all that differs
-between two classifiers of one network is the head. So the file that Keras wrote first is kept on the machine without its
-head, under the fingerprint of the features, the head's inputs and the version of Keras; and a head that NumPy trained is
-put in. Keras reads the first such file of a network, and answers as for the model that it built, or it is not kept.
+between two classifiers of one network is the head. So the file that Keras wrote first is kept on the machine without
+its head, under the fingerprint of the features, the head's inputs and the version of Keras; a head that NumPy trained
+is put in. Keras opens the first such file of a network: unless it answers as the model that was built, none is kept.
 """
 
 from __future__ import annotations
