@@ -8,11 +8,13 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -591,9 +593,9 @@ def test_a_rejected_candidate_is_not_asked_again_by_freeze_and_unfreeze(shop: Sh
 
 
 def status(shop: Shop, batch: str) -> str:
-    from ssclass.data.batches import find_batches
+    from ssclass.workspace.deliveries import find_deliveries
 
-    (ref,) = find_batches(shop.workspace.store, [batch])
+    (ref,) = find_deliveries(shop.workspace.store, shop.state, [batch])
     return str(shop.state.status(ref.id, ref.etag))
 
 
@@ -707,8 +709,6 @@ def test_success_markers_are_told_apart_though_their_etag_is_always_the_same(sho
     drop(shop.workspace, "folders")
     for entry in shop.photos(4):
         store.put(f"incoming/folders/{entry['key']}", entry["data"])
-    import time
-
     time.sleep(1.1)  # S3 tells times in whole seconds
     store.put("incoming/folders/_SUCCESS", b"")
     assert status(shop, "folders") == WAITING
@@ -721,6 +721,163 @@ def test_success_markers_are_told_apart_though_their_etag_is_always_the_same(sho
     store.put(f"incoming/folders/{entry['key']}", entry["data"])
     store.put("incoming/folders/_SUCCESS", b"")
     assert [ref.id for ref in sent_again(store, shop.state)] == ["folders"]
+
+
+def mark_again(shop: Shop, batch: str, marker: str) -> None:
+    """Write a marker again with the same bytes, in a later second: S3 tells times in whole ones."""
+    time.sleep(1.1)
+    key = f"incoming/{batch}/{marker}"
+    shop.workspace.store.put(key, shop.workspace.store.get(key) or b"")
+
+
+def in_folders(shop: Shop, batch: str, marker: str, entries: list[dict[str, Any]]) -> None:
+    """Put photos, and a marker that names them without saying what their bytes are."""
+    for entry in entries:
+        shop.workspace.store.put(f"incoming/{batch}/{entry['key']}", entry["data"])
+    photos = [{"key": entry["key"], "label": entry["label"]} for entry in entries]
+    body = json.dumps({"schema": 1, "photos": photos}).encode() if marker == "manifest.json" else b""
+    shop.workspace.store.put(f"incoming/{batch}/{marker}", body)
+
+
+def replaced(shop: Shop, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Other photos under the keys and labels of these."""
+    return [
+        {**new, "key": old["key"], "label": old["label"]}
+        for old, new in zip(entries, shop.photos(len(entries)), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("marker", ["_SUCCESS", "manifest.json"])
+def test_photos_replaced_in_equal_number_and_marked_again_are_another_delivery(shop: Shop, marker: str):
+    """D9: the marker had the same bytes, the files were as many, and nobody heard of the new photos."""
+    store = shop.workspace.store
+    shop.first()
+    sent = shop.photos(4)
+    in_folders(shop, "folders", marker, sent)
+    shop.retrain()
+    assert status(shop, "folders") == INGESTED
+    before = shop.labels()
+
+    mark_again(shop, "folders", marker)  # a sender that delivers at least once
+    assert not sent_again(store, shop.state)
+
+    in_folders(shop, "folders", marker, replaced(shop, sent))
+    mark_again(shop, "folders", marker)
+    (told,) = [batch for batch in shop.retrain().batches if batch.batch == "folders"]
+    assert (told.outcome, "new id" in told.reason) == ("HELD", True)
+    assert shop.labels() == before
+    assert not sent_again(store, shop.state), "once is enough"
+    mark_again(shop, "folders", marker)
+    assert not sent_again(store, shop.state), "the same files as those that are held"
+
+    drop(shop.workspace, "folders")
+    in_folders(shop, "folders", marker, sent)
+    mark_again(shop, "folders", marker)
+    assert not sent_again(store, shop.state), "the files that were taken in are there again"
+    in_folders(shop, "folders", marker, replaced(shop, sent))
+    mark_again(shop, "folders", marker)
+    assert [ref.id for ref in sent_again(store, shop.state)] == ["folders"]
+
+
+@pytest.mark.parametrize("marker", ["_SUCCESS", "manifest.json"])
+@pytest.mark.parametrize("first_held", [True, False])
+def test_a_batch_kept_out_stays_out_until_other_photos_come_under_its_marker(shop: Shop, marker: str, first_held: bool):
+    """D9: the remedy, to send it corrected, had no effect where the marker's bytes stayed the same."""
+    shop.first()
+    shop.retrain()
+    wrong = shop.photos(12, (0.02,), flipped=True)
+    in_folders(shop, "bad", marker, wrong)
+    if first_held:
+        shop.retrain()
+        assert status(shop, "bad") == HELD_BATCH
+        mark_again(shop, "bad", marker)
+        lines = len(shop.lines("decision"))
+        shop.retrain()
+        assert len(shop.lines("decision")) == lines, "the same files are not held once more"
+    drop(shop.workspace, "bad")
+    mark_again(shop, "bad", marker)
+    assert status(shop, "bad") == DROPPED, "the same files: a person has decided on them"
+    shop.retrain()
+    assert "bad" not in shop.state.ingested
+
+    in_folders(shop, "bad", marker, replaced(shop, wrong))
+    mark_again(shop, "bad", marker)
+    assert status(shop, "bad") == WAITING
+
+
+def test_a_manifest_that_could_not_be_read_is_read_again_once_it_is_written_again(shop: Shop):
+    """D9: it is held for a class that params.yaml lacks; with the class there, writing it again had no effect."""
+    shop.first()
+    shop.retrain()
+    other = [{**entry, "label": "ramen"} for entry in shop.photos(4)]
+    in_folders(shop, "ramen", "manifest.json", other)
+    shop.retrain()
+    assert status(shop, "ramen") == HELD_BATCH
+    mark_again(shop, "ramen", "manifest.json")
+    assert status(shop, "ramen") == WAITING
+
+
+def test_lines_of_older_versions_know_their_deliveries(shop: Shop):
+    """They have the etag alone, and that of _SUCCESS with its time: what was decided stays decided."""
+    from ssclass.workspace.ledger import Event, fold
+
+    entries = shop.photos(4)
+    in_folders(shop, "one", "manifest.json", entries)
+    in_folders(shop, "two", "_SUCCESS", entries)
+    in_folders(shop, "three", "_SUCCESS", entries)
+    refs = {ref.id: ref for ref in waiting(shop.workspace.store, fold([]))}
+    etags = {"one": refs["one"].etag, "two": refs["two"].etag, "three": refs["three"].etag.partition("@")[0]}
+    state = fold([Event.now("drop", batch=batch, etag=etag) for batch, etag in etags.items()])
+    assert waiting(shop.workspace.store, state) == []
+
+
+def test_a_batch_that_was_sent_again_long_after_is_noticed(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    """Beyond the newest 50 nobody looked; some are drawn each hour, and `verify` looks at all."""
+    from ssclass.retrain import ingest as module
+    from ssclass.upkeep.verify import verify
+
+    monkeypatch.setattr(module, "RECENT", 1)
+    monkeypatch.setattr(module, "DRAWN", 1)
+    shop.first()
+    for batch in ("second", "third", "fourth"):
+        shop.send(batch, 2)
+    shop.retrain()
+    shop.send("first", 2)
+    assert [each.thing for each in verify(shop.workspace)] == ["batch first"]
+    hours = iter(range(1000))
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: 3600 * next(hours)))
+    looked = {ref.id for _ in range(50) for ref in sent_again(shop.workspace.store, shop.state)}
+    assert looked == {"first"}
+    assert [each.mended for each in verify(shop.workspace, repair=True)] == [True]
+    assert shop.state.held, "a person hears of it"
+    assert list(verify(shop.workspace)) == []
+
+
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
+def test_a_correction_that_two_batches_give_stays_when_one_is_revoked(shop: Shop, order: tuple[str, str]):
+    """The second was taken for no change, and revoking the first undid both."""
+    shop.set(corrections=1)
+    shop.first()
+    renamed, removed, other = shop.send("photos", 6)[:3]
+    shop.retrain()
+    before = shop.labels()
+    label = next(name for name in CLASSES if name != before[renamed])
+    asked: dict[str, Any] = {"relabel": [{"sha256": renamed, "label": label}], "remove": [{"sha256": removed}]}
+    shop.mark("one", **asked)
+    shop.retrain()
+    shop.mark("two", **{**asked, "remove": [*asked["remove"], {"sha256": other}]})
+    shop.retrain()
+    corrected = shop.labels()
+    assert (corrected[renamed], removed in corrected, other in corrected) == (label, False, False)
+    receipt = shop.lines("ingest")[-1]["receipt"]
+    assert (receipt["relabelled"], receipt["removed"], receipt["refused"]) == (0, 1, {})
+
+    revoke(shop.workspace, order[0], "by mistake")
+    found = shop.labels()
+    assert (found[renamed], removed in found, other in found) == (label, False, order[0] == "two")
+    revoke(shop.workspace, order[1], "by mistake, too")
+    assert shop.labels() == before
+    all_is_told(shop)
 
 
 def test_corrections_of_photos_in_a_held_batch_wait_for_it(shop: Shop):

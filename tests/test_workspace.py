@@ -2,7 +2,10 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,11 +13,13 @@ from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import FailedError, LostRaceError, WorkspaceError
 from ssclass.retrain.ingest import waiting
-from ssclass.settings import Settings
+from ssclass.settings import Settings, load_settings
 from ssclass.store import Store
+from ssclass.workspace import create as creating
 from ssclass.workspace import ledger
-from ssclass.workspace.create import FILES, create, template_file
+from ssclass.workspace.create import BUILDING, FILES, create, template_file
 from ssclass.workspace.dvc import bootstrap, repository
+from ssclass.workspace.git import Git
 from ssclass.workspace.workspace import Workspace
 from tests.support.pipelines import ingest_all
 
@@ -54,6 +59,103 @@ def test_a_new_workspace_is_clean(workspace):
     assert dvc_status(workspace.root) == {}
     assert workspace.at().dataset.rows == ()
     assert workspace.git("rev-parse", "HEAD") == workspace.git("rev-parse", "origin/main")
+
+
+class Killed(BaseException):
+    """Nothing catches it: what is left is what SIGKILL would leave at that step."""
+
+
+@contextmanager
+def killed_after(step: int) -> Iterator[None]:
+    """The step-th thing that `create` does on disk or by git is its last."""
+    begun = [0]
+
+    def dying(real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begun[0] += 1
+            last = begun[0] == step
+            made = real(*args, **kwargs)
+            if last:
+                raise Killed
+            return made
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in (
+            (Git, "__call__"),
+            (Git, "remote"),
+            (Path, "mkdir"),
+            (Path, "rename"),
+            (Path, "write_text"),
+            (Path, "touch"),
+            (shutil, "rmtree"),
+            (shutil, "copyfile"),
+            (creating, "write_whole"),
+        ):
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        yield
+
+
+def folder_as_made(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("git", ["", "an empty origin", "an origin with a workspace"])
+def test_init_killed_at_any_step_is_given_again(tmp_path: Path, git: str):
+    """It asked for a new folder, and for another origin."""
+    values = {"bucket": "shop", "s3_region": "us-east-1"}
+    wanted = folder_as_made(create(tmp_path / "model", values).root)
+
+    def fresh(number: int) -> tuple[Path, str | None]:
+        folder, origin = tmp_path / f"{number}" / "shop", tmp_path / f"{number}" / "theirs.git"
+        if git == "an empty origin":
+            Git(tmp_path)("init", "--quiet", "--bare", "--initial-branch=main", str(origin))
+        elif git:
+            shutil.copytree(tmp_path / "model.git", origin)
+        return folder, str(origin) if git else None
+
+    steps = 0
+    for number in range(1, 200):
+        folder, origin = fresh(number)
+        with killed_after(number), suppress(Killed):
+            create(folder, values, origin)
+            break
+        steps += 1
+        done = folder.exists() and BUILDING not in folder_as_made(folder) and any(folder.iterdir())
+        made = Workspace(load_settings(folder)) if done else create(folder, values, origin)
+        assert folder_as_made(folder) == wanted
+        assert made.git("status", "--porcelain") == ""
+        assert made.git("rev-parse", "HEAD") == made.git.remote("ls-remote", "origin", "refs/heads/main").split()[0]
+        assert made.settings.bucket == "shop"
+        assert len(made.git("rev-list", "HEAD").split()) == 1
+    else:
+        raise AssertionError("it never ends")
+    assert steps > 10
+
+
+def test_init_after_a_kill_leaves_alone_what_came_into_the_folder_since(tmp_path: Path):
+    folder = tmp_path / "shop"
+    with killed_after(12), suppress(Killed):
+        create(folder, {"bucket": "shop"})
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(WorkspaceError, match=r"notes\.txt"):
+        create(folder, {"bucket": "shop"})
+    assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").unlink()
+    assert create(folder, {"bucket": "other"}).settings.bucket == "other"
+
+
+def test_init_in_an_empty_folder_that_is_there_and_beside_an_origin_that_is(tmp_path: Path):
+    (tmp_path / "shop").mkdir()
+    with killed_after(1), suppress(Killed):
+        create(tmp_path / "other", {"bucket": "shop"})
+    assert create(tmp_path / "shop", {"bucket": "shop"}).settings.bucket == "shop"
+    shutil.rmtree(tmp_path / "shop")
+    with pytest.raises(WorkspaceError, match=r"shop\.git: there already"):
+        create(tmp_path / "shop", {"bucket": "shop"})
+    with pytest.raises(WorkspaceError, match="not empty"):
+        create(tmp_path / "shop.git", {"bucket": "shop"})
 
 
 def test_the_codes_own_checkout_is_a_clean_template(tmp_path):

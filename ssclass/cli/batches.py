@@ -188,6 +188,9 @@ def _lines(found: Story) -> list[str]:
             lines += [f"refused    {item['key']}: {item['reason']} ({item['detail']})" for item in refused]
         lines += [f"relabelled {sha256} → {label}" for sha256, label in (receipt.get("relabel") or {}).items()]
         lines += [f"removed    {sha256}" for sha256 in receipt.get("remove") or ()]
+        again = (receipt.get("relabel_again") or {}).items()
+        lines += [f"relabelled {sha256} → {label}, as it was already" for sha256, label in again]
+        lines += [f"removed    {sha256}, as it was already" for sha256 in receipt.get("remove_again") or ()]
         lines += [f"warning    {item['code']}: {item['detail']}" for item in receipt.get("warnings", ())]
     if test := found.champion_test:
         lines.append(

@@ -8,6 +8,8 @@ The marker (either of the two) is written last: without it there is no batch yet
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +32,11 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True)
 class BatchRef:
-    """A batch whose marker is there. time: ISO 8601, UTC."""
+    """A batch whose marker is there. time: ISO 8601, UTC.
+
+    etag: the marker's, and behind an ``@`` its time where markers with the same bytes are to be told apart
+    (`ssclass.workspace.deliveries`).
+    """
 
     id: str
     marker: str
@@ -124,7 +130,7 @@ def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
 def _read_manifest(store: Store, ref: BatchRef) -> Batch:
     at = f"s3://{store.place}/{ref.prefix}{MANIFEST}"
     try:
-        data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT + 1, etag=ref.etag)
+        data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT + 1, etag=ref.etag.partition("@")[0])
     except ObjectError as error:  # it will say so however often it is asked
         raise BatchError(f"{error}; then upload it again, or `ssclass batch drop {ref.id}`") from error
     if data is None:
@@ -135,7 +141,21 @@ def _read_manifest(store: Store, ref: BatchRef) -> Batch:
 
 
 def in_class_folders(store: Store, ref: BatchRef) -> Iterator[Entry]:
-    """Every object of a batch whose marker is _SUCCESS, but for markers of folders and of the writer's own.
+    """Every photo of a batch whose marker is _SUCCESS, labelled by its folder."""
+    for found in _files(store, ref):
+        key = found.key.removeprefix(ref.prefix)
+        yield Entry(key, label_in(key), size=found.size)
+
+
+def contents(store: Store, ref: BatchRef) -> str:
+    """sha256 over the keys and ETags of a batch's files, markers left out: two equal ones hold the same photos."""
+    files = [[found.key.removeprefix(ref.prefix), found.etag] for found in _files(store, ref)]
+    files = [file for file in files if file[0] != MANIFEST]
+    return hashlib.sha256(json.dumps(files, separators=(",", ":")).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _files(store: Store, ref: BatchRef) -> Iterator[Listed]:
+    """Every object of a batch, but for markers of folders and of the writer's own.
 
     At the top those begin with an underscore (_SUCCESS, Spark's _committed_1); in a class folder the name is a
     camera's (_DSC0001.jpg).
@@ -143,4 +163,4 @@ def in_class_folders(store: Store, ref: BatchRef) -> Iterator[Entry]:
     for found in store.list(ref.prefix):
         key = found.key.removeprefix(ref.prefix)
         if not key.endswith("/") and key and not hidden(key) and ("/" in key or not key.startswith("_")):
-            yield Entry(key, label_in(key), size=found.size)
+            yield found

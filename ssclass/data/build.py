@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 
@@ -44,7 +44,9 @@ def build_shard(
     batch. StoreError when S3 fails; a photo never fails the batch, nor does an object that S3 will not give.
     """
     present = dict(dataset.by_sha256)
-    relabel, remove, refused = _corrections(batch, params.dataset.classes, present)
+    known = {row.sha256: row for shard in dataset.shards for row in shard.rows} | present
+    asked, refused = _corrections(batch, params.dataset.classes, present, known)
+    relabel, remove = asked.relabel, asked.remove
     correct(present, relabel, remove)
     taken: list[Taken] = []
     denied: list[ObjectError] = []
@@ -69,8 +71,7 @@ def build_shard(
     refused += conflicts
     at = params.dataset
     named = [photo.entry.split for photo in fresh]
-    # A photo that was removed keeps its side: champions have learnt from it, or were judged by it.
-    known = {row.sha256: row for shard in dataset.shards for row in shard.rows} | present
+    known |= present  # a photo that was removed keeps its side: champions have learnt from it, or were judged by it
     places = assign(fresh, named, list(known.values()), at.holdout_fraction, at.near_duplicate_bits)
     rows: list[Row] = []
     for photo, place in zip(fresh, places, strict=True):
@@ -92,6 +93,8 @@ def build_shard(
         relabel=relabel,
         remove=remove,
         source=batch.source,
+        relabel_again=asked.relabel_again,
+        remove_again=asked.remove_again,
     )
     write_shard(out, ((row, (scratch / row.sha256).read_bytes()) for row in rows), receipt)
     return receipt
@@ -104,23 +107,40 @@ def _endless(fresh: Sequence[Taken], rows: Sequence[Row]) -> Iterator[Warned]:
         yield Warned(ENDLESS, f"files that lack their last bytes: {endless}; their pictures are whole")
 
 
+@dataclass(frozen=True)
+class _Corrections:
+    relabel: dict[str, str]
+    remove: tuple[str, ...]
+    relabel_again: dict[str, str]
+    remove_again: tuple[str, ...]
+
+
 def _corrections(
-    batch: Batch, classes: Sequence[str], present: Mapping[str, Row]
-) -> tuple[dict[str, str], tuple[str, ...], list[Refusal]]:
-    """What of a batch's relabel and remove applies, and what does not, with the reason."""
+    batch: Batch, classes: Sequence[str], present: Mapping[str, Row], known: Mapping[str, Row]
+) -> tuple[_Corrections, list[Refusal]]:
+    """What of a batch's relabel and remove applies or holds already, and what does not, with the reason.
+
+    present: the photos that count; known: also those that were removed.
+    """
     refused = [
         Refusal(sha256, "unknown photo", f"to be {what}, but not in the data set")
-        for what, asked in (("relabelled", tuple(batch.relabel)), ("removed", batch.remove))
+        for what, asked, among in (("relabelled", batch.relabel, present), ("removed", batch.remove, known))
         for sha256 in asked
-        if sha256 not in present
+        if sha256 not in among
     ]
-    relabel = {}
+    relabel: dict[str, str] = {}
+    again: dict[str, str] = {}
     for sha256, label in batch.relabel.items():
         if label not in classes:
             refused.append(Refusal(sha256, "unknown label", no_class(label, classes)))
-        elif sha256 in present and present[sha256].label != label:
-            relabel[sha256] = label
-    return relabel, tuple(sha256 for sha256 in batch.remove if sha256 in present), refused
+        elif sha256 in present:
+            (again if present[sha256].label == label else relabel)[sha256] = label
+    return _Corrections(
+        relabel,
+        tuple(sha256 for sha256 in batch.remove if sha256 in present),
+        again,
+        tuple(sha256 for sha256 in batch.remove if sha256 in known and sha256 not in present),
+    ), refused
 
 
 def _distinct(taken: list[Taken]) -> tuple[list[Taken], list[Refusal]]:

@@ -34,7 +34,8 @@ class Dataset:
         """sha256 → row, of the photos that count."""
         rows: dict[str, Row] = {}
         for shard in self.shards:
-            correct(rows, shard.receipt.relabel, shard.receipt.remove)
+            of = shard.receipt
+            correct(rows, of.relabel | of.relabel_again, (*of.remove, *of.remove_again))
             rows.update((row.sha256, row) for row in shard.rows)
         return rows
 

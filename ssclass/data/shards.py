@@ -61,7 +61,8 @@ class Receipt:
     """What became of a batch. Nothing in it differs between two identical runs.
 
     sequence: this is the n-th shard of the data set, from 1. counts: class → split → accepted photos.
-    duplicates: photos that were in the data set, or in the batch, already. relabel, remove: as applied. source: as
+    duplicates: photos that were in the data set, or in the batch, already. relabel, remove: as applied.
+    relabel_again, remove_again: what was so already, by another batch, and stays so when that is revoked. source: as
     the manifest names it.
     """
 
@@ -77,6 +78,13 @@ class Receipt:
     relabel: dict[str, str] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
     source: str = MAIN
+    relabel_again: dict[str, str] = field(default_factory=dict)
+    remove_again: tuple[str, ...] = ()
+
+    @property
+    def corrected(self) -> set[str]:
+        """Every photo that a correction names (sha256)."""
+        return {*self.relabel, *self.remove, *self.relabel_again, *self.remove_again}
 
     @property
     def changes(self) -> bool:
@@ -84,8 +92,10 @@ class Receipt:
         return bool(self.accepted or self.relabel or self.remove)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts and lists."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        """Plain dicts and lists; corrections of older versions' names alone, where there are no others."""
+        body = asdict(self)
+        newer = [name for name in ("relabel_again", "remove_again") if not body[name]]
+        return json.loads(json.dumps({name: value for name, value in body.items() if name not in newer}))  # type: ignore[no-any-return]
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Receipt:
@@ -94,6 +104,7 @@ class Receipt:
         value["refused"] = tuple(Refusal(**item) for item in value["refused"])
         value["warnings"] = tuple(Warned(**item) for item in value["warnings"])
         value["remove"] = tuple(value["remove"])
+        value["remove_again"] = tuple(value.get("remove_again", ()))
         return cls(**value)
 
 
@@ -118,7 +129,8 @@ class Shard:
     def digest(self) -> str:
         """sha256 over everything that training can see: photos, labels, splits, groups, corrections."""
         rows = [[row.sha256, row.label, row.split, row.group] for row in self.rows]
-        return _digest([rows, self.receipt.relabel, self.receipt.remove])
+        again = [[self.receipt.relabel_again, self.receipt.remove_again]]
+        return _digest([rows, self.receipt.relabel, self.receipt.remove, *(again if any(again[0]) else ())])
 
 
 def write_shard(path: Path, photos: Iterable[tuple[Row, bytes]], receipt: Receipt) -> Shard:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ssclass.data.batches import BatchRef, list_batches
+from ssclass.data.batches import BatchRef
 from ssclass.data.shards import Receipt
 from ssclass.errors import NotFoundError, StoreError
 from ssclass.history.shards import shards_ever
+from ssclass.workspace.deliveries import list_deliveries
 from ssclass.workspace.ledger import INGESTED, REVOKED, WAITING, State
 from ssclass.workspace.workspace import Workspace
 
@@ -38,13 +39,13 @@ class Story:
 
 def stories(workspace: Workspace) -> list[Story]:
     """Tell of every batch that the ledger or S3 knows, in the order in which they came; without S3, of the ledger's."""
+    version = workspace.at()
     try:
-        refs = {ref.id: ref for ref in list_batches(workspace.store)}
+        refs = {ref.id: ref for ref in list_deliveries(workspace.store, version.state)}
     except StoreError:
         refs = {}
     names: dict[str, None] = {}
     events: dict[str, list[dict[str, Any]]] = {}
-    version = workspace.at()
     for event in version.events:
         if batch := event.body.get("batch"):
             names[batch] = None

@@ -97,8 +97,8 @@ def of_batch(workspace: Workspace, batch: str) -> dict[str, Any]:
             {"sha256": row.sha256, "key": row.key, "label": row.label, "split": row.split, "now": row.sha256 in rows}
             for row in shard.rows
         ],
-        "relabel": shard.receipt.relabel,
-        "remove": list(shard.receipt.remove),
+        "relabel": shard.receipt.relabel | shard.receipt.relabel_again,
+        "remove": [*shard.receipt.remove, *shard.receipt.remove_again],
         "decisions": [_decision(event, state) for event in decisions_with(workspace.at().events, batch)],
     }
 
@@ -115,9 +115,7 @@ def of_photo(workspace: Workspace, sha256: str) -> dict[str, Any]:
     touching = {
         shard.batch_id: shard
         for shard in shards
-        if any(row.sha256 == found for row in shard.rows)
-        or found in shard.receipt.relabel
-        or found in shard.receipt.remove
+        if any(row.sha256 == found for row in shard.rows) or found in shard.receipt.corrected
     }
     present: dict[str, Shard] = {}
     history: list[dict[str, Any]] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass import progress
-from ssclass.data.batches import SUCCESS, Batch, BatchRef, find_batches, in_class_folders, list_batches, read_batch
+from ssclass.data.batches import SUCCESS, Batch, BatchRef, in_class_folders, read_batch
 from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.checks import drip
 from ssclass.data.shards import Receipt, Row, Shard, iter_photos, read_shard
@@ -24,6 +26,7 @@ from ssclass.retrain.result import label_index
 from ssclass.retrain.scores import predicted
 from ssclass.retrain.statistics import calibration
 from ssclass.store import Store
+from ssclass.workspace.deliveries import find_deliveries, list_deliveries, told_apart_by
 from ssclass.workspace.ledger import ADMITTED, HELD, WAITING, Event, State
 from ssclass.workspace.transaction import Change
 from ssclass.workspace.version import Version
@@ -36,8 +39,9 @@ if TYPE_CHECKING:
     from ssclass.model.spec import Spec
 
 INGESTED = "INGESTED"
-RECENT = 50
-"""Of so many batches that were ingested last, the markers are looked at again: something may have been sent anew."""
+RECENT, DRAWN = 50, 25
+"""Markers are looked at again, as something may have been sent anew: those of so many batches that were ingested last,
+and of so many of the others, which are drawn each hour. `ssclass verify` looks at all."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,14 @@ class Ingested:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks of a batch say, against one version: either why it is held, or the shard that joins."""
+    """What the checks of a batch say, against one version: either why it is held, or the shard that joins.
+
+    delivery: what the line in the ledger says of it (`told_apart_by`).
+    """
 
     ref: BatchRef
     commit: str | None
+    delivery: dict[str, Any]
     held: dict[str, Any] | None = None
     batch: Batch | None = None
     receipt: Receipt | None = None
@@ -73,26 +81,42 @@ def waiting(store: Store, state: State) -> list[BatchRef]:
     """Marked batches that are to be taken in, in order: those that nobody decided on, and those that were admitted."""
     return [
         ref
-        for ref in list_batches(store, known=state.ingested)
+        for ref in list_deliveries(store, state, known=state.ingested)
         if state.status(ref.id, ref.etag) in (WAITING, ADMITTED)
     ]
 
 
 def sent_again(store: Store, state: State) -> list[BatchRef]:
-    """Batches that were sent again with other content under an id that is in use; looked for among the newest.
+    """Batches that were sent again with other content under an id that is in use; looked for among RECENT and DRAWN.
 
     Nothing of them would ever be looked at: `ingest` holds them, so that a person hears of it.
     """
-    found = find_batches(store, list(state.ingested)[-RECENT:])
+    others = older(state)
+    drawn = random.Random(int(time.time() // 3600)).sample(others, min(DRAWN, len(others)))
+    return sent_anew(store, state, drawn + list(state.ingested)[-RECENT:])
+
+
+def older(state: State) -> list[str]:
+    """The ingested batches but for the newest RECENT, oldest first."""
+    return list(state.ingested)[:-RECENT]
+
+
+def sent_anew(store: Store, state: State, names: Sequence[str]) -> list[BatchRef]:
+    """Those of these ingested batches whose marker was written again over other content, and nobody was told."""
     return [
         ref
-        for ref in found
-        if state.taken_under_another_marker(ref.id, ref.etag) and not _same_files(store, state, ref)
+        for ref in find_deliveries(store, state, names)
+        if state.taken_under_another_marker(ref.id, ref.etag) and not _as_many_files(store, state, ref)
     ]
 
 
-def _same_files(store: Store, state: State, ref: BatchRef) -> bool:
-    """Whether class folders hold as many files as when they were taken in: then only _SUCCESS was written again."""
+def _as_many_files(store: Store, state: State, ref: BatchRef) -> bool:
+    """Whether class folders hold as many files as when they were taken in, by a line that says no more of them.
+
+    Then only _SUCCESS was written again, as far as that line tells.
+    """
+    if state.ingested[ref.id].body.get("contents") is not None:
+        return False
     told = state.ingested[ref.id].body.get("receipt", {})
     before = told.get("accepted", 0) + told.get("duplicates", 0) + sum(told.get("refused", {}).values())
     return ref.marker == SUCCESS and sum(1 for _ in in_class_folders(store, ref)) == before
@@ -128,9 +152,10 @@ def _ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
 def check(workspace: Workspace, version: Version, ref: BatchRef, folder: Path) -> Checked:
     """Check a batch against a version: read it, build its shard in `folder`, and let the champion score it."""
     store, state, params = workspace.store, version.state, version.params
+    delivery = told_apart_by(store, ref)  # before any photo is read: one that is replaced meanwhile is noticed
 
     def held(reason: str, **more: Any) -> Checked:
-        return Checked(ref, version.commit, held={"reason": reason, **more})
+        return Checked(ref, version.commit, delivery, held={"reason": reason, **more})
 
     if ref.id in state.ingested:
         earlier = state.ingested[ref.id].body["sequence"]
@@ -141,6 +166,7 @@ def check(workspace: Workspace, version: Version, ref: BatchRef, folder: Path) -
     try:
         batch = read_batch(store, ref, params.dataset.classes)
     except BatchError as error:
+        delivery["contents"] = None  # written again, it is read again: a right, a class or a file may have come
         return held(str(error))
     out = folder / f"{ref.id}.parquet"
     with TemporaryDirectory(prefix="photos-", dir=folder) as spool:
@@ -148,7 +174,8 @@ def check(workspace: Workspace, version: Version, ref: BatchRef, folder: Path) -
         receipt = build_shard(store, batch, params, version.dataset, Path(spool), out, report, state.next_version)
     shard = read_shard(out)
     if state.status(ref.id, ref.etag) == ADMITTED:
-        return Checked(ref, version.commit, None, batch, receipt, out, champion_test(workspace, version, shard, out))
+        test = champion_test(workspace, version, shard, out)
+        return Checked(ref, version.commit, delivery, None, batch, receipt, out, test)
 
     if (waits := _corrects_what_is_held(receipt, state)) is not None:
         return held(waits, receipt=summary(receipt))
@@ -165,7 +192,7 @@ def check(workspace: Workspace, version: Version, ref: BatchRef, folder: Path) -
         return held(reason, champion_test=test, receipt=summary(receipt))
     if test and (warning := drip([*_tests_since_admitted(state), test], params)) and warning.code in params.ingest.hold:
         return held(f"{warning.code}: {warning.detail} (ingest.hold)", champion_test=test, receipt=summary(receipt))
-    return Checked(ref, version.commit, None, batch, receipt, out, test)
+    return Checked(ref, version.commit, delivery, None, batch, receipt, out, test)
 
 
 def _tests_since_admitted(state: State) -> list[dict[str, Any]]:
@@ -183,7 +210,7 @@ def _publish(change: Change, checked: Checked) -> Ingested:
     """Make the checks' answer the ledger's: the shard joins, or the batch is held."""
     ref = checked.ref
     if checked.held is not None:
-        event = Event.now("decision", decision=HELD, batch=ref.id, etag=ref.etag, **checked.held)
+        event = Event.now("decision", decision=HELD, batch=ref.id, etag=ref.etag, **checked.delivery, **checked.held)
         change.publish(f"Hold {ref.id}", [event])
         return Ingested(ref.id, HELD, reason=checked.held["reason"])
     batch, receipt, shard = checked.batch, checked.receipt, checked.shard
@@ -197,6 +224,7 @@ def _publish(change: Change, checked: Checked) -> Ingested:
         "ingest",
         batch=ref.id,
         etag=ref.etag,
+        **checked.delivery,
         sequence=receipt.sequence,
         md5=md5,
         receipt=summary(receipt),

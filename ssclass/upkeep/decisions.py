@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ssclass.data.batches import BatchRef, find_batches
+from ssclass.data.batches import BatchRef
 from ssclass.errors import InputError, NotFoundError, StoreError
 from ssclass.retrain.challenger import challenger
 from ssclass.settings import Settings
 from ssclass.tracking import publish
 from ssclass.tracking.client import Tracking
+from ssclass.workspace.deliveries import find_deliveries, told_apart_by
 from ssclass.workspace.dvc import CANDIDATE
 from ssclass.workspace.ledger import ADMITTED, DROPPED, HELD_BATCH, WAITING, Event, State
 from ssclass.workspace.transaction import Change
@@ -154,18 +155,19 @@ def admit(workspace: Workspace, batch: str, etag: str | None = None) -> Event | 
 def drop(workspace: Workspace, batch: str, etag: str | None = None) -> Event | None:
     """Keep a batch out for good, whether it is HELD or waits; None when that is decided.
 
-    It is kept out under the marker that it has: written again, it is another delivery. `etag`: as for `admit`.
+    It is kept out as it is: written again over other files, it is another delivery. `etag`: as for `admit`.
     """
-    waits = [] if etag is not None else _marker(workspace, batch)
 
     def body(state: State) -> dict[str, Any] | None:
         if etag is not None and (batch, etag) not in state.dropped:
             _is_as_seen(_held(state, batch), etag)
-        for ref in waits:
+        for ref in [] if etag is not None else _marker(workspace, state, batch):
             status = state.status(ref.id, ref.etag)
             if status == DROPPED:
                 return None
-            if status in (WAITING, ADMITTED, HELD_BATCH):
+            if status == WAITING:
+                return {"batch": batch, "etag": ref.etag, **told_apart_by(workspace.store, ref)}
+            if status in (ADMITTED, HELD_BATCH):  # the line that held it says which delivery it is
                 return {"batch": batch, "etag": ref.etag}
         if any(name == batch for name, _ in state.dropped) and not any(name == batch for name, _ in state.held):
             return None
@@ -174,10 +176,10 @@ def drop(workspace: Workspace, batch: str, etag: str | None = None) -> Event | N
     return _append_unless(workspace, "drop", f"Drop {batch}", body)
 
 
-def _marker(workspace: Workspace, batch: str) -> list[BatchRef]:
+def _marker(workspace: Workspace, state: State, batch: str) -> list[BatchRef]:
     """The batch as its marker in S3 names it, or nothing; while S3 is away, the ledger alone answers."""
     try:
-        return find_batches(workspace.store, [batch])
+        return find_deliveries(workspace.store, state, [batch])
     except StoreError:
         return []
 

@@ -146,8 +146,7 @@ def _models(workspace: Workspace, gone: Collection[str], shards: Iterable[Shard]
     touching = {
         shard.batch_id: shard
         for shard in shards
-        if any(row.sha256 in gone for row in shard.rows)
-        or not set(gone).isdisjoint([*shard.receipt.relabel, *shard.receipt.remove])
+        if any(row.sha256 in gone for row in shard.rows) or not shard.receipt.corrected.isdisjoint(gone)
     }
     found = []
     for tag, present in holdings(workspace):

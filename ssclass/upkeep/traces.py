@@ -70,7 +70,7 @@ class Traces:
         return (
             self.in_rows(shard)
             or any(row.group in self.photos for row in shard.rows)
-            or not self.photos.isdisjoint([*receipt.relabel, *receipt.remove])
+            or not self.photos.isdisjoint(receipt.corrected)
             or any(self._is(shard.batch_id, item.key) or self.quoted(item.detail) for item in receipt.refused)
             or any(self.quoted(item.detail) for item in receipt.warnings)
         )
@@ -94,6 +94,8 @@ class Traces:
             warnings=tuple(replace(item, detail=self.blanked(item.detail)) for item in old.warnings),
             relabel={sha256: label for sha256, label in old.relabel.items() if sha256 not in self.photos},
             remove=tuple(sha256 for sha256 in old.remove if sha256 not in self.photos),
+            relabel_again={name: label for name, label in old.relabel_again.items() if name not in self.photos},
+            remove_again=tuple(sha256 for sha256 in old.remove_again if sha256 not in self.photos),
         )
 
     def blanked(self, text: str) -> str:

@@ -26,18 +26,22 @@ class _Test(_Body):
     n: Count
 
 
-class _Ingest(_Body):
+class _Delivery(_Body):
     batch: str
     etag: str
+    marked: str | None = None
+    contents: str | None = None
+
+
+class _Ingest(_Delivery):
     sequence: Number
     md5: str | None = None
     receipt: dict[str, Any] | None = None
     champion_test: _Test | None = None
 
 
-class _Marker(_Numbered):
-    batch: str
-    etag: str
+class _Marker(_Numbered, _Delivery):
+    pass
 
 
 class _Held(_Marker):

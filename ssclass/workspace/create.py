@@ -8,8 +8,11 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from ssclass.environment import private_folder
 from ssclass.errors import WorkspaceError
+from ssclass.files import write_whole
 from ssclass.settings import CHECKOUT, PACKAGE, SETTINGS_FILE, Settings, load_settings
+from ssclass.text import quoted
 from ssclass.workspace.dvc import bootstrap, configure
 from ssclass.workspace.git import Git, check_url
 from ssclass.workspace.workspace import Workspace
@@ -26,6 +29,10 @@ FILES = (
     ".dvcignore",
 )
 IGNORED = "/data\n/candidate\n/dvc_plots\n/.ssclass\n"
+BUILDING = ".ssclass-init"
+"""Where a workspace is built, inside its folder."""
+NEW, CLONE, NAMES, ORIGIN = "new", "clone", "names.json", "origin"
+"""In there: what is built, the names of what leaves there, and that the origin beside the folder is this one's."""
 
 
 def template_file(name: str) -> Path:
@@ -38,49 +45,113 @@ def create(folder: Path, values: Mapping[str, str], git: str | None = None) -> W
     """Make a workspace in an empty folder, or clone the one that a git URL already holds.
 
     `values` are the fields of ssclass.toml. Without a URL a bare origin is made beside the folder, as
-    ``<folder>.git``. WorkspaceError when the folder is in use; FailedError when git fails.
+    ``<folder>.git``. Killed at any moment and given again, it begins anew, or finds that all is done. WorkspaceError
+    when the folder is in use; FailedError when git fails.
     """
-    if folder.exists() and any(folder.iterdir()):
+    building = folder / BUILDING
+    if folder.exists() and any(folder.iterdir()) and not building.exists():
         raise WorkspaceError(f"{folder}: not empty; name a new folder")
+    origin = git or str(folder.with_name(folder.name + ".git").resolve())
+    ours = building / ORIGIN
+    if git is None and Path(origin).exists() and not ours.exists():
+        raise WorkspaceError(f"{origin}: there already; name it with --git to use it, or choose another folder")
+    check_url(origin)
     folder.parent.mkdir(parents=True, exist_ok=True)
     outside = Git(folder.parent)
+    there = git is not None and _has_main(outside, origin)  # before anything is made: the URL may be wrong
+    building.mkdir(parents=True, exist_ok=True)
     if git is None:
-        origin = folder.with_name(folder.name + ".git").resolve()
-        if origin.exists():
-            raise WorkspaceError(f"{origin}: there already; name it with --git to use it, or choose another folder")
-        outside("init", "--quiet", "--bare", "--initial-branch=main", "--", str(origin))
-        git = str(origin)
-    check_url(git)
-    if outside.remote("ls-remote", "--heads", "--", git, "main"):
-        outside.remote("clone", "--quiet", "--branch", "main", "--", git, str(folder))
-        _identify(folder)
-        settings = load_settings(folder)
-        configure(settings)
-        bootstrap(folder)
-        return Workspace(settings)
+        ours.touch()
+        outside("init", "--quiet", "--bare", "--initial-branch=main", "--", origin)
+        there = _has_main(outside, origin)
+    if not (there and _in_place(folder, values)):
+        _clear(folder)
+        whole = _clone(building, origin) if there else _start(building, origin, values)
+        _put_in_place(whole, folder)
+        if not there:
+            Git(folder).remote("push", "--quiet", "--set-upstream", "origin", "main")
+    workspace = Workspace(load_settings(folder))
+    # Moved at once to where git looks away: what a kill leaves there is in nobody's way.
+    shutil.rmtree(building.rename(private_folder(workspace.settings) / building.name))
+    return workspace
 
-    folder.mkdir(exist_ok=True)
-    inside = Git(folder)
-    inside("init", "--quiet", "--initial-branch=main")
-    inside("remote", "add", "--", "origin", git)
+
+def _has_main(git: Git, origin: str) -> bool:
+    return bool(git.remote("ls-remote", "--heads", "--", origin, "main"))
+
+
+def _clone(building: Path, origin: str) -> Path:
+    folder = building / CLONE
+    Git(building).remote("clone", "--quiet", "--branch", "main", "--", origin, str(folder))
+    _identify(folder)
+    configure(load_settings(folder))
+    bootstrap(folder)
+    return folder
+
+
+def _start(building: Path, origin: str, values: Mapping[str, str]) -> Path:
+    folder = building / NEW
+    folder.mkdir()
+    git = Git(folder)
+    git("init", "--quiet", "--initial-branch=main")
+    git("remote", "add", "--", "origin", origin)
     _identify(folder)
     for name in FILES:
         shutil.copyfile(template_file(name), folder / name)
     (folder / ".gitignore").write_text(IGNORED)
     (folder / "ledger.jsonl").touch()
-    (folder / SETTINGS_FILE).write_text(
-        "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
-    )
+    (folder / SETTINGS_FILE).write_text(_settings_text(values))
     settings = load_settings(folder)
     _configure_dvc(settings)
-    workspace = Workspace(settings)
     bootstrap(folder)
     configure(settings)
-    workspace.git("add", "--all")
+    git("add", "--all")
     # The first commit is what a workspace is known by in shared services: no two may have the same.
-    workspace.git("commit", "--quiet", "--message", "Start the workspace", "--message", f"Workspace: {uuid.uuid4()}")
-    workspace.git.remote("push", "--quiet", "--set-upstream", "origin", "main")
-    return workspace
+    git("commit", "--quiet", "--message", "Start the workspace", "--message", f"Workspace: {uuid.uuid4()}")
+    return folder
+
+
+# -- a workspace appears whole: it is built aside, and its files are then put in place ---------------------------
+
+
+def _put_in_place(whole: Path, folder: Path) -> None:
+    """Move what was built into the folder, after its names are noted: who comes after a kill knows them as ours."""
+    names = sorted(path.name for path in whole.iterdir())
+    write_whole(folder / BUILDING / NAMES, json.dumps(names).encode())
+    for name in names:
+        (whole / name).rename(folder / name)
+
+
+def _in_place(folder: Path, values: Mapping[str, str]) -> bool:
+    """Whether a killed run had put everything in place; WorkspaceError where other settings are asked for now."""
+    building = folder / BUILDING
+    wholes = [building / name for name in (NEW, CLONE) if (building / name).exists()]
+    if not (building / NAMES).exists() or any(any(whole.iterdir()) for whole in wholes):
+        return False
+    if building / NEW in wholes and (folder / SETTINGS_FILE).read_text() != _settings_text(values):
+        raise WorkspaceError(f"{folder}: made already, with other settings; edit {SETTINGS_FILE} there and push it")
+    return True
+
+
+def _clear(folder: Path) -> None:
+    """Delete what a killed run left; WorkspaceError where something else came into the folder since."""
+    building = folder / BUILDING
+    try:
+        names = json.loads((building / NAMES).read_bytes())
+    except (OSError, ValueError):
+        names = []
+    others = {path.name for path in folder.iterdir()} - {BUILDING, *names}
+    if others:
+        raise WorkspaceError(f"{folder}: not empty ({quoted(min(others))}); name a new folder")
+    for path in (*(folder / name for name in names), building / NEW, building / CLONE, building / NAMES):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _settings_text(values: Mapping[str, str]) -> str:
+    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
 
 
 def _configure_dvc(settings: Settings) -> None:

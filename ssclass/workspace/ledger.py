@@ -54,15 +54,26 @@ class Event:
         return json.dumps({"version": VERSION, "event": self.kind, "at": self.at, **self.body}) + "\n"
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """One delivery of a batch that was decided on: when its marker was written, and a digest of its files.
+
+    Both are None where the line is of a version that did not write them; contents also where they could not be read.
+    """
+
+    marked: str | None = None
+    contents: str | None = None
+
+
 @dataclass
 class State:
     """What the events add up to.
 
     `champion` is the decision key of the champion's run, None before the first promotion. `rolled_back`: a person put
     it in force, and promotion has not gone on since. `withdrawn`: champions that a person rolled back from. A batch is
-    held, admitted or dropped by (id, marker etag): sent again with another marker it is another case. `rewritten`: the
-    etag that a marker had before a forgotten photo was taken out of it, by what it is now. `next_version` is the number
-    of the next data version: revoked ones keep theirs.
+    held, admitted or dropped by (id, marker etag): sent again with another marker it is another case. `deliveries`:
+    what was decided on, by id and etag, in order. `rewritten`: the etag that a marker had before a forgotten photo was
+    taken out of it, by what it is now. `next_version` is the number of the next data version: revoked ones keep theirs.
     """
 
     champions: list[str] = field(default_factory=list)
@@ -76,12 +87,15 @@ class State:
     admitted: set[tuple[str, str]] = field(default_factory=set)
     dropped: set[tuple[str, str]] = field(default_factory=set)
     revoked: dict[str, Event] = field(default_factory=dict)
+    deliveries: dict[str, dict[str, Delivery]] = field(default_factory=dict)
     rewritten: dict[tuple[str, str], str] = field(default_factory=dict)
     next_version: int = 1
 
     def apply(self, event: Event) -> None:
         """Take one event in."""
         body = event.body
+        if event.kind in ("ingest", "drop") or body.get("decision") == HELD:
+            self._deliver(body)
         self.next_version = max(self.next_version, (body.get("sequence") or 0) + 1)
         match event.kind:
             case "ingest":
@@ -125,6 +139,13 @@ class State:
                 self.frozen = None
                 self.rolled_back = False
 
+    def _deliver(self, body: dict[str, Any]) -> None:
+        """Note the delivery that a line decides on; older lines tell its time in the etag of ``_SUCCESS`` alone."""
+        of = self.deliveries.setdefault(body["batch"], {})
+        marked = body.get("marked") or body["etag"].partition("@")[2] or None
+        if body["etag"] not in of or body.get("marked"):
+            of[body["etag"]] = Delivery(marked, body.get("contents"))
+
     def _settle(self, batch: str) -> None:
         """Whatever was asked about a batch under earlier markers is no longer open."""
         for case in [case for case in self.held if case[0] == batch]:
@@ -132,16 +153,18 @@ class State:
 
     def _cases(self, batch: str, etag: str) -> set[tuple[str, str]]:
         """The markers that are this delivery's: as it is, and as it was before a forgotten photo was taken out."""
-        etags = {etag, etag.partition("@")[0]}
+        of, bare = self.deliveries.get(batch, {}), etag.partition("@")[0]
+        etags = {etag, bare} if bare in of and of[bare].marked is None else {etag}  # an older ledger has it bare
         while (before := self.rewritten.get((batch, etag))) is not None and before not in etags:
             etags.add(etag := before)
+            # `forget` knows the marker by its bytes alone, and rewrote the one that was written last
+            etags.update([known for known in of if known.partition("@")[0] == before][-1:])
         return {(batch, each) for each in etags}
 
     def status(self, batch: str, etag: str) -> str:
         """Where a batch stands whose marker has this etag: WAITING, INGESTED, HELD, ADMITTED, DROPPED or REVOKED.
 
-        docs/architecture.md draws the transitions. Markers are told apart by their etag; that of ``_SUCCESS`` is
-        always the same, so its time stands behind an ``@`` in it. An older ledger has the etag alone.
+        docs/architecture.md draws the transitions. `etag`: as `ssclass.workspace.deliveries` gives it.
         """
         cases = self._cases(batch, etag)
         if batch in self.revoked:

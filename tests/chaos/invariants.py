@@ -134,10 +134,10 @@ def _data(
     found.say(DOUBLES, [name for name, n in rows.items() if n > 1], f"photos twice: {rows.most_common(3)}")
     state = version.state
     refused = {item.key for shard in shards for item in shard.receipt.refused}
-    removed = {sha256 for shard in shards for sha256 in shard.receipt.remove}
+    removed = {sha256 for shard in shards for sha256 in (*shard.receipt.remove, *shard.receipt.remove_again)}
     labels: dict[str, str] = {}
     for shard in shards:
-        labels |= shard.receipt.relabel
+        labels |= shard.receipt.relabel | shard.receipt.relabel_again
     status = {ref.id: state.status(ref.id, ref.etag) for ref in list_batches(workspace.store)}
     present = version.dataset.by_sha256
     known = {sha256 for photos in sent.values() for sha256 in photos}

@@ -163,6 +163,20 @@ MUTANTS = (
         f"{GUARANTEES}::test_success_markers_are_told_apart_though_their_etag_is_always_the_same",
     ),
     Mutant(
+        "photos that were replaced under their names are the same delivery",
+        "ssclass/data/batches.py",
+        "[[found.key.removeprefix(ref.prefix), found.etag] for found in _files(store, ref)]",
+        "[[found.key.removeprefix(ref.prefix), found.size > 0] for found in _files(store, ref)]",
+        f"{GUARANTEES}::test_photos_replaced_in_equal_number_and_marked_again_are_another_delivery",
+    ),
+    Mutant(
+        "a correction that was so already is forgotten",
+        "ssclass/data/dataset.py",
+        "of.relabel | of.relabel_again, (*of.remove, *of.remove_again)",
+        "of.relabel, of.remove",
+        f"{GUARANTEES}::test_a_correction_that_two_batches_give_stays_when_one_is_revoked",
+    ),
+    Mutant(
         "corrections of held photos are consumed",
         "ssclass/retrain/ingest.py",
         "if not unknown or not others:",

@@ -21,6 +21,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("DVC objects", data.objects),
     ("data set", data.shards),
     ("features", data.features),
+    ("batches", data.deliveries),
     ("forgetting", data.forgetting),
     ("MLflow experiment", tracking.experiment),
     ("MLflow runs", tracking.runs),

@@ -17,6 +17,7 @@ from ssclass.data.shards import Shard, read_memo, read_shard
 from ssclass.data.split import TRAIN
 from ssclass.errors import FailedError, StoreError, WorkspaceError
 from ssclass.history.shards import forgotten_md5s, holdings
+from ssclass.retrain.ingest import ingest, older, sent_anew
 from ssclass.store import Listed
 from ssclass.upkeep.finish import finish_here, open_journals
 from ssclass.upkeep.verify.finding import REPAIR, Finding
@@ -176,6 +177,15 @@ def _readable(packed: bytes, photos: Collection[tuple[str, ...]] | None) -> bool
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
         return False
     return photos is None or found in photos
+
+
+def deliveries(workspace: Workspace) -> Iterator[Finding]:
+    """No old batch was sent again under its id; the next retrain looks at the newest ones itself."""
+    state = workspace.at().state
+    for ref in sent_anew(workspace.store, state, older(state)):
+        undo = f"`ssclass verify --repair` holds it; send the photos under a new id, then `ssclass batch drop {ref.id}`"
+        what = "its marker was written again over other files, which nobody looked at"
+        yield Finding(f"batch {ref.id}", what, undo, partial(ingest, workspace, ref))
 
 
 def forgetting(workspace: Workspace) -> Iterator[Finding]:
