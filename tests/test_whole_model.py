@@ -28,7 +28,6 @@ from ssclass.model.features import Features
 from ssclass.model.heads.base import CrossValidation
 from ssclass.model.heads.registry import HEADS
 from ssclass.model.spec import FeatureSpec, feature_spec
-from ssclass.model.whole_model import save_whole
 from ssclass.params import FeatureParams, TrainParams
 from tests.support.models import needed_weights, pictures
 
@@ -103,10 +102,10 @@ def _plain(text: str) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_file_is_what_keras_writes_and_answers_alike(kind: str, kept: Path, tmp_path: Path) -> None:
     """The second head of a network is put in without Keras's part: configuration and weights are Keras's own."""
-    save_whole(made(kind), tmp_path / "first.keras")
+    made(kind).export(tmp_path / "first.keras")
     ours, keras = tmp_path / "ours.keras", tmp_path / "keras.keras"
     classifier = made(kind, seed=1)
-    save_whole(classifier, ours)
+    classifier.export(ours)
     classifier.whole().save(keras)
     (found, weights), (expected, theirs) = parts(ours), parts(keras)
     assert found == expected
@@ -123,7 +122,7 @@ def test_the_same_head_gives_the_same_bytes(kept: Path, tmp_path: Path) -> None:
     for path in kept.glob("whole-*"):
         path.unlink()
     for name in ("a", "b"):
-        save_whole(made("rbf"), tmp_path / f"{name}.keras")
+        made("rbf").export(tmp_path / f"{name}.keras")
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
 
 
@@ -131,8 +130,7 @@ WITHOUT = """
 import sys
 from pathlib import Path
 from ssclass.model.classifier import Classifier
-from ssclass.model.whole_model import save_whole
-save_whole(Classifier.load(Path(sys.argv[1])), Path(sys.argv[2]))
+Classifier.load(Path(sys.argv[1])).export(Path(sys.argv[2]))
 print([name for name in ("keras", "tensorflow") if name in sys.modules])
 """
 
@@ -161,8 +159,8 @@ def test_a_damaged_network_is_made_again(
     damage: str, kept: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     classifier = made("rbf")
-    save_whole(classifier, tmp_path / "before.keras")
-    path = whole_model._kept(classifier.members[0])
+    classifier.export(tmp_path / "before.keras")
+    path = whole_model._kept(classifier.members[0].spec, classifier.members[0].head)
     whole = path.read_bytes()
     if damage == "no head":
         with zipfile.ZipFile(path) as file:
@@ -173,7 +171,7 @@ def test_a_damaged_network_is_made_again(
     else:
         path.write_bytes(whole[: len(whole) // 2])
     with caplog.at_level(logging.INFO):
-        save_whole(classifier, tmp_path / "after.keras")
+        classifier.export(tmp_path / "after.keras")
     assert "it is made again" in caplog.text
     model = import_keras().models.load_model(tmp_path / "after.keras", compile=False)
     assert model.output_shape == (None, 2)
@@ -194,7 +192,7 @@ def test_a_network_that_answers_otherwise_is_not_kept(
     classifier = made("rbf")
     classifier.members[0].head.keras  # noqa: B018 - Keras has it before its weights are made wrong
     monkeypatch.setattr(whole_model, "joined", wrongly)
-    save_whole(classifier, tmp_path / "model.keras")
+    classifier.export(tmp_path / "model.keras")
     assert "Keras writes it" in caplog.text
     assert not list(kept.glob("whole-*"))
     assert import_keras().models.load_model(tmp_path / "model.keras", compile=False).output_shape == (None, 2)
@@ -204,9 +202,9 @@ def test_what_is_no_single_head_by_numpy_is_written_by_keras(tmp_path: Path, kep
     for path in kept.glob("whole-*"):
         path.unlink()
     member = made("rbf").members[0]
-    save_whole(Classifier(CLASSES, (member, made("rbf", 1).members[0])), tmp_path / "two.keras")
+    Classifier(CLASSES, (member, made("rbf", 1).members[0])).export(tmp_path / "two.keras")
     spec: FeatureSpec = member.spec
-    save_whole(Classifier(CLASSES, (Member(spec, "T1", member.head.keras),)), tmp_path / "keras.keras")
+    Classifier(CLASSES, (Member(spec, "T1", member.head.keras),)).export(tmp_path / "keras.keras")
     assert not list(kept.glob("whole-*"))
     for name in ("two", "keras"):
         assert import_keras().models.load_model(tmp_path / f"{name}.keras", compile=False).output_shape == (None, 2)

@@ -12,11 +12,11 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -26,11 +26,8 @@ from ssclass.model.engine import TOLERANCE, probe_images
 from ssclass.model.head_file import DEFAULTS, add_weights, snake, write_parts
 from ssclass.model.keras_files import MODEL_LIMIT, UNREADABLE, load_model, save_model
 from ssclass.model.saved_head import SavedHead
+from ssclass.model.spec import FeatureSpec
 from ssclass.settings import home
-
-if TYPE_CHECKING:
-    from ssclass.model.adopted import Adopted
-    from ssclass.model.classifier import Classifier, Member
 
 LAYOUT = 1  # of the kept files
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
@@ -41,23 +38,26 @@ Parts = dict[str, bytes]
 log = logging.getLogger(__name__)
 
 
-def save_whole(classifier: Classifier | Adopted, path: Path) -> None:
-    """Write a classifier as one Keras model, uint8 RGB images in and probabilities out, to a ``.keras`` file.
+def takes(spec: FeatureSpec, head: Any) -> bool:
+    """Whether a head is written without Keras; not on a network with tuned blocks, nor one that Keras trained."""
+    if spec.blocks or not isinstance(head, SavedHead):
+        return False
+    return {layer["class_name"] for layer in head.config["config"]["layers"]} <= {"InputLayer", *DEFAULTS}
 
-    Keras itself does where there are several members, tuned blocks, or a head that Keras trained. The same network and
-    head give the same bytes on a machine that keeps the network.
+
+def save_whole(path: Path, spec: FeatureSpec, head: SavedHead, build: Callable[[], Any]) -> None:
+    """Write the network of a spec and a head on it as one Keras model of images to a ``.keras`` file.
+
+    `build` gives that model, where the network is not kept yet. The same network and head give the same bytes on a
+    machine that keeps the network.
     """
-    member = _only_member(classifier)
-    if member is None:
-        classifier.whole().save(path)
-        return
-    kept = _kept(member)
-    parts = _from_kept(kept, member.head)
+    kept = _kept(spec, head)
+    parts = _from_kept(kept, head)
     if parts is None:
-        if (network := _made(classifier, member.head, path)) is None:
+        if (network := _made(build(), spec, head, path)) is None:
             return
         _keep(kept, network)
-        parts = joined(network, member.head)
+        parts = joined(network, head)
     write_parts(path, parts)
 
 
@@ -89,29 +89,15 @@ def without_head(parts: Mapping[str, bytes], head: str) -> Parts:
     return {**parts, CONFIG: json.dumps(config).encode(), WEIGHTS: buffer.getvalue()}
 
 
-def _only_member(classifier: Classifier | Adopted) -> Member | None:
-    """The only member of a classifier, where its head is one that is written without Keras."""
-    from ssclass.model.classifier import Classifier
-
-    if not isinstance(classifier, Classifier) or len(classifier.members) > 1:
-        return None
-    (member,) = classifier.members
-    if member.spec.blocks or not isinstance(member.head, SavedHead):
-        return None
-    kinds = {layer["class_name"] for layer in member.head.config["config"]["layers"]}
-    return member if kinds <= {"InputLayer", *DEFAULTS} else None
-
-
-def _made(classifier: Classifier | Adopted, head: SavedHead, path: Path) -> Parts | None:
+def _made(model: Any, spec: FeatureSpec, head: SavedHead, path: Path) -> Parts | None:
     """The network part as Keras writes it; None, and the whole model at `path`, where no head can be put into it."""
-    model = classifier.whole()
     save_model(model, path)
     with ZipFile(path) as file:
         network = without_head({name: file.read(name) for name in file.namelist()}, head.name)
     with TemporaryDirectory(dir=path.parent) as scratch:
         tried = Path(scratch) / path.name
         write_parts(tried, joined(network, head))
-        images = probe_images(classifier.size)
+        images = probe_images(spec.photo_size)
         found, expected = (np.asarray(each(images, training=False)) for each in (load_model(tried), model))
     if found.shape == expected.shape and np.abs(found - expected).max() <= TOLERANCE:
         return network
@@ -119,10 +105,10 @@ def _made(classifier: Classifier | Adopted, head: SavedHead, path: Path) -> Part
     return None
 
 
-def _kept(member: Member) -> Path:
-    """Where the network of a member is kept on this machine."""
-    inputs = {name: [list(spec.shape), spec.dtype] for name, spec in member.head.input.items()}
-    said = [LAYOUT, version("keras"), member.spec.fingerprint, inputs, member.head.name]
+def _kept(spec: FeatureSpec, head: SavedHead) -> Path:
+    """Where the network of a spec is kept on this machine, for heads with the inputs of this one."""
+    inputs = {name: [list(each.shape), each.dtype] for name, each in head.input.items()}
+    said = [LAYOUT, version("keras"), spec.fingerprint, inputs, head.name]
     return home() / "engines" / f"whole-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]}.keras"
 
 

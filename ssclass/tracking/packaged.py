@@ -26,7 +26,6 @@ import yaml
 
 from ssclass.data.shapes import about_size
 from ssclass.files import file_sha256
-from ssclass.model.whole_model import save_whole
 from ssclass.settings import PACKAGE
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def write_model(folder: Path, classifier: Classifier | Adopted, metadata: dict[s
     with TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network, code = Path(scratch) / "model.keras", Path(scratch) / "code"
-        save_whole(classifier, network)
+        classifier.export(network)
         package = pack(code)
         script = Path(scratch) / "photo_model.py"
         script.write_text(SCRIPT.format(package=package), encoding="utf-8")
