@@ -388,6 +388,21 @@ def test_a_version_that_main_no_longer_contains_is_searched_too(workspace, photo
     assert left == []
 
 
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_correction_that_said_again_what_was_so_names_it_no_more(workspace, photo, removed) -> None:
+    sha256 = sha256_of(photo)
+    body = {"remove": [{"sha256": sha256}]} if removed else {"relabel": [{"sha256": sha256, "label": "sandwich"}]}
+    for batch in ("fix-1", "fix-2"):
+        workspace.store.put(f"incoming/{batch}/manifest.json", json.dumps({"schema": 1, **body}).encode())
+        ingest_all(workspace)
+    (again,) = (shard.receipt for shard in workspace.at().dataset.shards if shard.batch_id == "fix-2")
+    assert again.corrected == {sha256}
+    assert not again.changes
+    forget(workspace, [sha256], "asked to")
+    assert found_in(workspace, needles_of(photo)) == []
+    assert all(sha256 not in shard.receipt.corrected for shard in workspace.at().dataset.shards)
+
+
 def test_an_old_ledger_line_that_quotes_a_photo_is_told_of(workspace, photo) -> None:
     body = {"decision": "HELD", "batch": "old", "etag": "e"}
     with workspace.transaction() as change:

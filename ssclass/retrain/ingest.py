@@ -174,6 +174,9 @@ def check(workspace: Workspace, version: Version, ref: BatchRef, folder: Path) -
         receipt = build_shard(store, batch, params, version.dataset, Path(spool), out, report, state.next_version)
     shard = read_shard(out)
     if state.status(ref.id, ref.etag) == ADMITTED:
+        if _others_than_those_held(state, ref, delivery):
+            reason = "its files were replaced since it was held; look at them, then admit it again"
+            return held(f"{reason} (`ssclass batch admit {ref.id}`)", receipt=summary(receipt))
         test = champion_test(workspace, version, shard, out)
         return Checked(ref, version.commit, delivery, None, batch, receipt, out, test)
 
@@ -193,6 +196,12 @@ def check(workspace: Workspace, version: Version, ref: BatchRef, folder: Path) -
     if test and (warning := drip([*_tests_since_admitted(state), test], params)) and warning.code in params.ingest.hold:
         return held(f"{warning.code}: {warning.detail} (ingest.hold)", champion_test=test, receipt=summary(receipt))
     return Checked(ref, version.commit, delivery, None, batch, receipt, out, test)
+
+
+def _others_than_those_held(state: State, ref: BatchRef, delivery: dict[str, Any]) -> bool:
+    """Whether a batch that a person admitted holds other files than when it was held, under the same marker."""
+    held = state.deliveries.get(ref.id, {}).get(ref.etag)
+    return held is not None and held.contents not in (None, delivery["contents"])
 
 
 def _tests_since_admitted(state: State) -> list[dict[str, Any]]:
