@@ -35,7 +35,7 @@ from ssclass.model.heads.registry import HEADS
 from ssclass.model.pooled import PooledSpec, fixed_axes, sample
 from ssclass.model.training import plan
 from ssclass.params import Params, TrainParams
-from ssclass.retrain.predict import HeldOut, has_many
+from ssclass.retrain.predict import HeldOut
 from ssclass.retrain.train import fit
 
 BATCH, SIZE = 100, 320
@@ -62,8 +62,8 @@ def near(rows: int) -> Callable[[], object]:
 def retrain(rows: int) -> Callable[[], object]:
     """What a retrain with one more batch does itself, `bilinear` being the last winner, a fifth of the photos held out.
 
-    Features are in memory (the folder of the memo), those of the batch too: maps of few photos, else roots of all
-    but the batch, and the maps that axes are found from. Cross-validation, fit, the candidate's answers and the
+    Features are in memory (the folder of the memo), those of the batch too: roots of all but the batch, and the maps
+    that axes are found from. Cross-validation, fit, the candidate's answers and the
     champion's on the held-out photos.
     """
     import_keras()  # its seconds are not the data's
@@ -77,17 +77,16 @@ def retrain(rows: int) -> Callable[[], object]:
         shards.append(Shard(tuple(photos), Receipt(f"b{number}", "manifest.json", "etag", number + 1, BATCH, 0)))
     version: Any = SimpleNamespace(dataset=Dataset.of(shards), params=params, photos=None)
     ((spec, _),) = plan(params)
-    memo, many = FeatureMemo(folder, None), has_many(version)
+    memo = FeatureMemo(folder, None)
     drawn, seen = sample(shards, {row.sha256 for row in version.dataset.train})
     for number, shard in enumerate(shards):
-        if not many or shard.photos_digest in seen or number == len(shards) - 1:
+        if shard.photos_digest in seen or number == len(shards) - 1:
             _put(memo, spec, shard, f"{SIZE}.out.map", (1, 10, 10, 1024), number)
-    if many:
-        maps = HeldOut(version, memo, ()).without(spec, drawn, (f"{SIZE}.out.map",))
-        pooled = PooledSpec.of(spec, fixed_axes(maps, params.train.seed), seen)
-        for number, shard in enumerate(shards[:-1]):
-            if shard.photos_digest not in seen:
-                _put(memo, pooled, shard, f"{SIZE}.out.root", (2080,), number)
+    maps = HeldOut(version, memo, ()).without(spec, drawn, (f"{SIZE}.out.map",))
+    pooled = PooledSpec.of(spec, fixed_axes(maps, params.train.seed), seen)
+    for number, shard in enumerate(shards[:-1]):
+        if shard.photos_digest not in seen:
+            _put(memo, pooled, shard, f"{SIZE}.out.root", (2080,), number)
 
     def work() -> object:
         held_out = HeldOut(version, memo, version.dataset.holdout)

@@ -13,7 +13,6 @@ from ssclass.model.augmentation import AugmentedSpec, augment, augmented_copy, c
 from ssclass.model.extraction import extract, make_extractor
 from ssclass.model.features import FeatureMemo, Features, shard_features
 from ssclass.model.folds import grouped_folds
-from ssclass.model.heads import kernel
 from ssclass.model.heads.base import log_loss
 from ssclass.model.heads.linear import fit_path
 from ssclass.model.heads.registry import HEADS
@@ -165,29 +164,6 @@ def test_copies_that_are_the_photos_change_nothing(name: str) -> None:
         answers.append((found.probabilities, np.asarray(model({name: features.arrays[name] for name in head.arrays}))))
     for one, other in zip(*answers, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
-
-
-def test_leaving_a_photo_out_leaves_its_copies_out() -> None:
-    """The closed form is what fitting without each photo gives (ridge in the space that all photos span)."""
-    features, labels = training_features(2, far=0.5)
-    z = kernel.unit_roots(np.abs(features.arrays["224.out.mean"].mean(axis=1, dtype=np.float64)))
-    copies = kernel.unit_roots(np.abs(features.augmented["224.out.mean"].mean(axis=2, dtype=np.float64)))
-    (fit,) = kernel.fit_path(z, labels, 2, 0, [0.1], copies)
-
-    targets = 2.0 * np.eye(2)[labels] - 1
-    targets -= targets.mean(axis=0)
-    values, vectors = np.linalg.eigh(kernel.kernel(z, z))
-    solid = values > kernel.TINY * values[-1]
-    whiten = vectors[:, solid] / np.sqrt(values[solid])
-    rows = np.concatenate([z[:, None], copies], axis=1)
-    residuals = []
-    for left in range(len(z)):
-        others = np.arange(len(z)) != left
-        phi = kernel.kernel(rows[others].reshape(-1, z.shape[1]), z) @ whiten
-        wanted = np.repeat(targets[others], 3, axis=0)
-        weights = np.linalg.solve(phi.T @ phi / 3 + 0.1 * np.eye(phi.shape[1]), phi.T @ wanted / 3)
-        residuals.append(targets[left] - kernel.kernel(z[[left]], z)[0] @ whiten @ weights)
-    assert fit.loss == pytest.approx(float(np.mean(np.square(residuals))), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", HEADS)

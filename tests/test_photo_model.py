@@ -44,7 +44,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mlflow.models import Model
 
     folder = tmp_path_factory.mktemp("logged") / "model"
-    made = SimpleNamespace(classes=CLASSES, size=SIZE, whole=network)
+    made = SimpleNamespace(classes=CLASSES, size=SIZE, export=lambda path: network().save(path))
     packaged.write_model(folder, made, {"decision_key": "k" * 16}, Model())  # type: ignore[arg-type]
     return folder
 

@@ -14,6 +14,7 @@ import pytest
 
 from ssclass.data.submit import submit
 from ssclass.model.runtimes import PACKAGES, described
+from ssclass.retrain.challenger import challenger
 from ssclass.workspace.create import create
 from tests.support.models import needed_weights
 from tests.support.pipelines import deal, set_params
@@ -25,21 +26,15 @@ RETRAIN = """
 import json, sys
 from tests.support.fake_head import retrain_flow
 flow, heavy = retrain_flow(), ("tensorflow", "keras", "scipy.stats", "sklearn")
-decide, told = flow.step.decide, {}
-def decided(*given):
-    event = decide(*given)
-    told.update(decision=event.body["decision"], imported=[name for name in heavy if name in sys.modules])
-    return event
-flow.step.decide = decided
-flow.retrain(sys.argv[1])
-print(json.dumps(told))
+told = flow.retrain(sys.argv[1])
+print(json.dumps({"decision": told.decision, "imported": [name for name in heavy if name in sys.modules]}))
 """
 
 
-def test_until_it_is_decided(s3_endpoint: str, tmp_path: Path) -> None:
-    """The first one on a machine needs them: for the network's graph, and to hold the head's file against Keras.
+def test_a_retrain_and_what_it_registers(s3_endpoint: str, tmp_path: Path) -> None:
+    """The first one on a machine needs them: for the network's graph, and to hold what is written against Keras.
 
-    So does who is promoted, or made the challenger: the whole model that is registered is Keras's.
+    Nor does the whole model of who is made the challenger, or promoted.
     """
     needed_weights()
     if not any(described(name) for name in PACKAGES):
@@ -62,3 +57,4 @@ def test_until_it_is_decided(s3_endpoint: str, tmp_path: Path) -> None:
     assert retrain(0, 40)["decision"] == "PROMOTED"  # who is compared with nobody is promoted above the majority rate
     second = retrain(20, 3)
     assert second == {"decision": "REJECTED", "imported": []}
+    assert challenger(workspace.at().state) is not None, "so its whole model was registered"

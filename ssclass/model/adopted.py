@@ -82,6 +82,10 @@ class Adopted:
         """The Keras model, of which there is no smaller form."""
         return self.spec.model
 
+    def export(self, path: Path) -> None:
+        """Write the Keras model to a ``.keras`` file."""
+        self.spec.model.save(path)
+
     def save(self, folder: Path) -> None:
         """Write ``classifier.json`` into the folder that already holds the model."""
         about = {"format": FORMAT, "classes": list(self.classes), "head": HEAD_NAME, "size": self.spec.size}

@@ -28,6 +28,7 @@ from ssclass.model.keras_files import UNREADABLE, load_model, save_model
 from ssclass.model.saved_head import SavedHead, keep_answers, open_head
 from ssclass.model.spec import FeatureSpec
 from ssclass.model.tuned_blocks import TunedBlocks
+from ssclass.model.whole_model import save_whole, takes
 from ssclass.text import message, shown
 
 FORMAT = 2
@@ -173,8 +174,12 @@ class Classifier:
         return model
 
     def export(self, path: Path) -> None:
-        """Write :meth:`whole` to a ``.keras`` file."""
-        self.whole().save(path)
+        """Write :meth:`whole` to a ``.keras`` file, without Keras where that is not needed."""
+        member, *others = self.members
+        if not others and takes(member.spec, member.head):
+            save_whole(path, member.spec, member.head, self.whole)
+        else:
+            self.whole().save(path)
 
 
 def _keras_head(member: Member) -> Any:

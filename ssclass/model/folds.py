@@ -16,7 +16,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 DEALT = 2000  # photos above which folds are dealt: scikit-learn takes a millisecond a group to find the best one
-TOGETHER = 4000  # photos and copies up to which folds are fitted side by side: 130 MB of vectors each
 VALIDATION = 6  # one photo in so many is for validation, in a training that stops early
 
 
@@ -93,15 +92,6 @@ def split_validation(labels: np.ndarray, groups: Sequence[str], train: np.ndarra
     except BatchError:
         return train, train[:0]
     return train[kept], train[validation]
-
-
-def side_by_side(task: Callable[[Fold], T], folds: Sequence[Fold], rows: int) -> Iterator[T]:
-    """Do a task for each fold, and yield what it gives in their order; folds of few rows are done one on each core.
-
-    Their linear algebra then uses one thread each, and so gives the same bits on any number of cores. Many rows are
-    done one fold after the other, as memory for one is enough.
-    """
-    yield from map(task, folds) if rows > TOGETHER else on_each_core(task, folds)
 
 
 def on_each_core(task: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:

@@ -173,26 +173,34 @@ def write_parts(path: Path, parts: Mapping[str, bytes]) -> None:
 
 
 def _weights(body: Mapping[str, Any], tensors: Mapping[str, Sequence[Array]]) -> bytes:
-    """The weights as HDF5; layers of one kind are ``dense``, ``dense_1``, … in the order of the layers."""
+    """The weights as HDF5."""
     import h5py
 
-    buffer, seen = io.BytesIO(), dict[str, int]()
+    buffer = io.BytesIO()
     with h5py.File(buffer, "w") as store:
-        for layer in body["layers"]:
-            if layer["class_name"] in OPERATIONS:
-                continue
-            kind = _snake(layer["class_name"])
-            number = seen[kind] = seen.get(kind, -1) + 1
-            variables = store.create_group(f"layers/{kind}_{number}" if number else f"layers/{kind}").create_group(
-                "vars"
-            )
-            variables.attrs["name"] = layer["name"]
-            for at, value in enumerate(tensors.get(layer["name"], ())):
-                variables.create_dataset(str(at), data=value, track_times=False)
-        store.create_group("vars").attrs["name"] = body["name"]
+        add_weights(store, body, tensors)
     return buffer.getvalue()
 
 
-def _snake(name: str) -> str:
+def add_weights(store: Any, body: Mapping[str, Any], tensors: Mapping[str, Sequence[Array]]) -> None:
+    """Write weights into a group of HDF5; layers of one kind are ``dense``, ``dense_1``, … in the order of the layers.
+
+    `body` is the configuration of the model itself, ``config`` of what `HeadGraph.config` gives.
+    """
+    seen = dict[str, int]()
+    for layer in body["layers"]:
+        if layer["class_name"] in OPERATIONS:
+            continue
+        kind = snake(layer["class_name"])
+        number = seen[kind] = seen.get(kind, -1) + 1
+        group = store.create_group(f"layers/{kind}_{number}" if number else f"layers/{kind}")
+        variables = group.create_group("vars")
+        variables.attrs["name"] = layer["name"]
+        for at, value in enumerate(tensors.get(layer["name"], ())):
+            variables.create_dataset(str(at), data=value, track_times=False)
+    store.create_group("vars").attrs["name"] = body["name"]
+
+
+def snake(name: str) -> str:
     """A class's name as Keras writes it in files: ``re_lu`` of ReLU, ``global_average_pooling1d``."""
     return re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()

@@ -1,9 +1,10 @@
-"""Roots of second moments in the place of maps, 4 kB a photo instead of 200: what `bilinear` learns from many photos.
+"""Roots of second moments in the place of maps, 4 kB a photo instead of 200: what `bilinear` learns from.
 
 They are on axes that are the same for all photos, so that a photo's are computed once. The axes come from a sample of
-the training photos: of `SAMPLE` of them, whole shards of the first 1,000, 10,000, 100,000, …, of which the last that
-there are of counts. So they are others when the data has grown tenfold, and when a photo of the sample has left the
-data set. They follow from data set, seed and fingerprint alone.
+the training photos: of at most `SAMPLE` of them, whole shards of the first 125, 250, 500, 1,000, 10,000, 100,000, …, of
+which the last that there are of counts. So they are others when the data has doubled, of more than 1,000 photos when it
+has grown tenfold, and when a photo of the sample has left the data set. They follow from data set, seed and fingerprint
+alone, and are kept on the machine that found them, under ``axes-``, with a ``seen.json`` as below.
 
 Roots are remembered beside other features, under ``pooled-`` and a digest of the fingerprint and of the bits of the
 axes. ``seen.json`` beside them names the shards (by their photos digest) whose photos the axes were found from: whoever
@@ -13,16 +14,21 @@ forgets one of these photos finds all roots on such axes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+import io
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssclass.code import code_digest
+from ssclass.files import BAD_ZIP, write_whole
 from ssclass.model.augmentation import AugmentedSpec
-from ssclass.model.features import Features
-from ssclass.model.heads import kernel
-from ssclass.model.heads.bilinear import Axes, BilinearHead, axes_of, find_axes, pack, pool, root_name
+from ssclass.model.features import SEEN, Features
+from ssclass.model.folds import on_each_core
+from ssclass.model.heads.bilinear import BLOCK, Axes, BilinearHead, axes_of, find_axes, pack, pool, root_name
 from ssclass.model.heads.registry import HEADS
 from ssclass.model.spec import DerivedSpec, FeatureSpec, Spec
 from ssclass.params import AugmentParams
@@ -32,9 +38,10 @@ if TYPE_CHECKING:
     from ssclass.model.classifier import Classifier, Member
 
 SAMPLE = 1000  # photos that axes are found from; 150 are enough on the study's photos (docs/scale.md)
+HALVED = 3  # times, for smaller data sets: no fewer than 125, or all that there are
 TENFOLD = 10
 PACKING = 1  # part of the fingerprint: change what roots are, and it must go up
-PREFIX = "pooled-"
+PREFIX, FOUND, AXES_FILE = "pooled-", "axes-", "axes.npz"
 
 
 @dataclass(frozen=True)
@@ -71,18 +78,18 @@ class PooledSpec(DerivedSpec):
         """The roots of photos, ``320.out.root``, given the arrays of `source`."""
         name, place = map_names(arrays)
         maps = arrays[name]
-        return {root_name(name): pack(pool(maps, np.arange(len(maps)), self.axes, arrays.get(place)))}
+
+        def roots(rows: np.ndarray) -> np.ndarray:
+            return pack(pool(maps, rows, self.axes, arrays.get(place)))
+
+        blocks = [np.arange(at, min(at + BLOCK, len(maps))) for at in range(0, len(maps), BLOCK)]
+        return {root_name(name): np.concatenate(list(on_each_core(roots, blocks)))}
 
 
 def map_names(arrays: Collection[str]) -> tuple[str, str]:
     """The names of the maps among arrays, and of the array of their places, which may not be there."""
     (name,) = (name for name in arrays if name.endswith(".map"))
     return name, f"{name.removesuffix('map')}place"
-
-
-def are_many(photos: int, copies: int = 0) -> bool:
-    """Whether so many training photos, each with so many copies, are more than maps are held of."""
-    return photos * (1 + copies) > kernel.LANDMARKS
 
 
 def sample(shards: Iterable[Shard], train: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -93,6 +100,8 @@ def sample(shards: Iterable[Shard], train: Collection[str]) -> tuple[tuple[str, 
     first, wanted, met = SAMPLE, set(train), 0
     while first * TENFOLD <= len(wanted):
         first *= TENFOLD
+    for _ in range(HALVED):
+        first = first // 2 if first > len(wanted) else first
     begun: list[tuple[str, list[str]]] = []
     for shard in shards:
         if here := sorted(row.sha256 for row in shard.rows if row.sha256 in wanted):
@@ -107,6 +116,42 @@ def sample(shards: Iterable[Shard], train: Collection[str]) -> tuple[tuple[str, 
             photos += here[: SAMPLE - len(photos)]
             seen.append(digest)
     return tuple(photos), tuple(seen)
+
+
+def remembered_axes(
+    local: Path, source: Spec, seed: int, drawn: Sequence[str], seen: Sequence[str], features: Callable[[], Features]
+) -> Axes:
+    """The axes of a sample, `drawn`, from this machine's memory in `local`, or else found and remembered there.
+
+    `features` gives the maps of the sample, on a miss only. `seen`: photos digests of the shards that the sample is in.
+    """
+    said = f"{PACKING} {code_digest()} {source.fingerprint} {seed} {' '.join(drawn)}"
+    folder = local / "features" / (FOUND + hashlib.sha256(said.encode()).hexdigest())
+    if (axes := _read(folder / AXES_FILE)) is not None:
+        return axes
+    axes = fixed_axes(features(), seed)
+    write_whole(folder / SEEN, json.dumps(sorted(seen)) + "\n")  # first: who forgets a photo finds them by it
+    buffer = io.BytesIO()
+    mean = np.empty(0) if axes.mean is None else axes.mean
+    np.savez(
+        buffer, names=np.array(list(axes.shapes)), axes=axes.axes, offset=axes.offset, mean=mean, **_numbered(axes)
+    )
+    write_whole(folder / AXES_FILE, buffer.getvalue())
+    return axes
+
+
+def _numbered(axes: Axes) -> dict[str, Any]:
+    return {str(number): array for number, array in enumerate(axes.shapes.values())}
+
+
+def _read(path: Path) -> Axes | None:
+    """Axes that were remembered; None where there are none, or they are damaged (zip checks its own sums)."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            shapes = {str(name): file[str(number)] for number, name in enumerate(file["names"])}
+            return Axes(file["axes"], file["offset"], file["mean"], shapes)
+    except (OSError, ValueError, KeyError, EOFError, *BAD_ZIP):
+        return None
 
 
 def fixed_axes(features: Features, seed: int) -> Axes:
@@ -125,7 +170,7 @@ def fixed_axes(features: Features, seed: int) -> Axes:
 
 
 def asked_of(member: Member, seen: Iterable[str]) -> tuple[Spec, tuple[str, ...] | None]:
-    """The spec of the features that a member is asked with where there are many photos, and the arrays; None: all.
+    """The spec of the features that a member is asked with, and the names of the arrays that it wants; None: all.
 
     Of a head `bilinear` these are roots on its own axes. `seen`: the shards that it may have learnt from.
     """

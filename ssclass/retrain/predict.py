@@ -159,7 +159,7 @@ class HeldOut:
     def __init__(self, version: Version, memo: FeatureMemo, rows: Sequence[Row], progress: Progress = silent) -> None:
         self.version = version
         self.rows = rows
-        self._memo = memo
+        self.memo = memo
         self._progress = progress
         self._known: dict[Any, Features] = {}
 
@@ -170,13 +170,13 @@ class HeldOut:
         """
         asked = [row.sha256 for row in self.rows]
         found, self._known[spec, names] = features_of(
-            self.version, self._memo, spec, sha256s, asked, progress=self._progress, names=names
+            self.version, self.memo, spec, sha256s, asked, progress=self._progress, names=names
         )
         return found
 
     def without(self, spec: Spec, sha256s: Sequence[str], names: tuple[str, ...] | None = None) -> Features:
         """Features of other photos, and no more; `names`: these arrays alone."""
-        (found,) = features_of(self.version, self._memo, spec, sha256s, progress=self._progress, names=names)
+        (found,) = features_of(self.version, self.memo, spec, sha256s, progress=self._progress, names=names)
         return found
 
     def of(self, spec: Spec, names: tuple[str, ...] | None = None) -> Features:
@@ -192,22 +192,15 @@ class HeldOut:
     def probabilities(self, model: Classifier | Adopted) -> NDArray[np.float64]:
         """A model's probabilities for the held-out photos, float64 [n, its classes].
 
-        Where there are many photos, a member is asked by roots instead of maps.
+        A member is asked by roots where it takes maps and those do.
         """
         from ssclass.model.classifier import Classifier
         from ssclass.model.pooled import asked_of
 
-        if not isinstance(model, Classifier) or not has_many(self.version):
+        if not isinstance(model, Classifier):
             return model.predict(self.of)
         seen = [shard.photos_digest for shard in self.version.dataset.shards]
         return model.answers(lambda member: self.of(*asked_of(member, seen)))
-
-
-def has_many(version: Version) -> bool:
-    """Whether a version has so many training photos that maps of them are not held."""
-    from ssclass.model.pooled import are_many
-
-    return are_many(len(version.dataset.train), version.params.augment.copies)
 
 
 def decided_classifier(workspace: Workspace, key: str) -> Classifier | Adopted:

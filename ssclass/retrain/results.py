@@ -23,7 +23,6 @@ from ssclass.retrain.predict import (
     answer,
     decided_classifier,
     features_of,
-    has_many,
     memo_of,
     result_folder,
     silent,
@@ -140,7 +139,7 @@ def _same_features(workspace: Workspace, version: Version, memo: FeatureMemo, mo
 
     holdout = [row.sha256 for row in version.dataset.holdout]
     drawn = secrets.SystemRandom().sample(holdout, min(SAMPLE, len(holdout)))
-    pooled = [asked_of(member, ())[0] for member in model.members] if has_many(version) else []
+    pooled = [asked_of(member, ())[0] for member in model.members]
     for spec in dict.fromkeys((*model.specs, *pooled)):
         frozen = spec if isinstance(spec, DerivedSpec) else spec.frozen_part
         (remembered,) = features_of(version, memo, frozen, drawn)

@@ -180,16 +180,16 @@ def training_features(
 ) -> Features:
     """Features of the training photos and of their augmented copies, as many as the params ask for.
 
-    `heads`: the names of those that are fitted to them. Where there are many photos, there are no more arrays than
-    these need, and roots in the place of maps.
+    `heads`: the names of those that are fitted to them. There are no more arrays than these need, and roots in the
+    place of maps where those do.
     """
     from ssclass.model.augmentation import AugmentedSpec
     from ssclass.model.features import Features
-    from ssclass.model.pooled import PooledSpec, are_many, fixed_axes, lean_arrays, sample
+    from ssclass.model.pooled import PooledSpec, lean_arrays, remembered_axes, sample
 
     sha256s = tuple(row.sha256 for row in dataset.train)
     copies = [AugmentedSpec(spec, params.augment, number) for number in range(params.augment.copies)]
-    lean = lean_arrays(spec, heads) if are_many(len(sha256s), len(copies)) else None
+    lean = lean_arrays(spec, heads)
     if lean is None:
         features = held_out.beside(spec, sha256s)
         return features.with_augmented([held_out.without(copy, sha256s) for copy in copies])
@@ -202,7 +202,9 @@ def training_features(
         sources.append((specs, others))
     if maps:
         drawn, seen = sample(dataset.shards, sha256s)
-        axes = fixed_axes(held_out.without(spec, drawn, maps), params.train.seed)
+        axes = remembered_axes(
+            held_out.memo.local, spec, params.train.seed, drawn, seen, lambda: held_out.without(spec, drawn, maps)
+        )
         sources.append(([PooledSpec.of(each, axes, seen) for each in specs], None))
     for (photos, *altered), names in sources:
         found[0] |= held_out.beside(photos, sha256s, names).arrays
@@ -218,7 +220,7 @@ def save_candidate(trained: Trained, dataset: Dataset, folder: Path, params: Par
     It says which runtime ``features.engine`` of the params meant on this machine, and under which fingerprints the
     roots are remembered that a head learnt from.
     """
-    from ssclass.model.pooled import are_many, pooled_fingerprints
+    from ssclass.model.pooled import pooled_fingerprints
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -235,8 +237,8 @@ def save_candidate(trained: Trained, dataset: Dataset, folder: Path, params: Par
         record["sure"] = sure
     if (believed := calibration(trained.cv[trained.head].probabilities, labels)) is not None:
         record["calibration"] = believed
-    if are_many(len(dataset.train), params.augment.copies):
-        record["pooled"] = pooled_fingerprints(trained.classifier, params.augment)
+    if pooled := pooled_fingerprints(trained.classifier, params.augment):
+        record["pooled"] = pooled
     write_training(folder, record)
 
 

@@ -86,13 +86,13 @@ def write_model(folder: Path, classifier: Classifier | Adopted, metadata: dict[s
     with TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network, code = Path(scratch) / "model.keras", Path(scratch) / "code"
-        classifier.whole().save(network)
+        classifier.export(network)
         package = pack(code)
         script = Path(scratch) / "photo_model.py"
         script.write_text(SCRIPT.format(package=package), encoding="utf-8")
         # Keras's own flavour, too: `mlflow.keras.load_model` goes on giving the network itself.
         made.add_flavor("keras", data="artifacts", keras_version=version("keras"), keras_backend="tensorflow")
-        with _importable(code, package):
+        with _importable(code, package), _versions_known():
             mlflow.pyfunc.save_model(
                 str(folder),
                 python_model=str(script),
@@ -202,6 +202,26 @@ def _importable(folder: Path, package: str) -> Iterator[None]:
         for name in [name for name in sys.modules if name.partition(".")[0] == package]:
             if name not in before:
                 del sys.modules[name]
+
+
+@contextmanager
+def _versions_known() -> Iterator[None]:
+    """MLflow does not look whether the required versions are installed: they are named by what is.
+
+    It would list the files of every installed package for that, a second of a processor.
+    """
+    from mlflow.utils import environment
+
+    check = "warn_dependency_requirement_mismatches"
+    before = getattr(environment, check, None)
+    if before is None:  # another MLflow
+        yield
+        return
+    setattr(environment, check, lambda model_requirements: None)
+    try:
+        yield
+    finally:
+        setattr(environment, check, before)
 
 
 def _signature() -> Any:

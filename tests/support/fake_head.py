@@ -83,6 +83,7 @@ class FakeClassifier:
     calls: tuple[int, int]
     skill: float
     size: ClassVar[int] = 32
+    members: ClassVar[tuple[Any, ...]] = ()
 
     @property
     def specs(self) -> tuple[FakeSpec, ...]:
@@ -208,7 +209,7 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
 
     from botocore import session
 
-    from ssclass.model import classifier, compute, extraction, features, training
+    from ssclass.model import classifier, compute, extraction, features, pooled, training
     from ssclass.pages.page import Page
     from ssclass.tracking import client, publish, report
     from ssclass.upkeep import adopt
@@ -218,6 +219,7 @@ def patch_model(patch: Callable[[Any, str, Any], None]) -> None:
         patch(module, "extract", _extract)
     patch(extraction, "make_extractor", lambda network, engine="auto": None)
     patch(features, "shard_features", partial(features.shard_features, extractor=lambda network: None))
+    patch(pooled, "lean_arrays", lambda spec, heads: None)
     patch(training, "plan", lambda params: [(SPEC, "fake")])
     patch(training, "train_planned", train_planned)
     patch(classifier.Classifier, "load", FakeClassifier.load)

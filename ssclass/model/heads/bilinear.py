@@ -14,9 +14,11 @@ its trace, then Newton-Schulz as in iSQRT-COV (Li, Xie, Wang and Gao, CVPR 2018,
 of which `STEPS` steps are enough: eigenvalues below a thousandth of the trace come out smaller than their root.
 Multiplications only, so it is the same in NumPy here and as layers in the exported model.
 
-The map of a photo takes 200 kB, its root 4: where there are many photos, roots on axes that are fixed are remembered
-in the place of maps (`ssclass.model.pooled`). They are ``320.out.root``, float16 [photos, AXES * (AXES + 1) / 2], see
-:func:`pack`.
+The map of a photo takes 200 kB, its root 4: of a data set, roots on axes that are the same for all photos are
+remembered in the place of maps (`ssclass.model.pooled`). They are ``320.out.root``, float16
+[photos, AXES * (AXES + 1) / 2], see :func:`pack`. So photos that a fold tests have a part in the axes, though their
+labels have none. On the study's photos, six times, cross-validation says .9564 +- .0060 with such axes, and .9570 +-
+.0063 where each fold finds its own; the log losses are .113 and .114.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from ssclass.model.features import Features
+from ssclass.model.folds import on_each_core
 from ssclass.model.head_file import HeadGraph, Tensor
 from ssclass.model.heads.kernel import KernelHead
 
@@ -77,17 +80,23 @@ class BilinearHead(KernelHead):
         """The name of the array of remembered roots."""
         return root_name(self.arrays[0])
 
-    def _many(self, features: Features) -> tuple[Features, Any]:
-        """Roots in the place of maps, and the axes that they are on: those that were remembered, or made here."""
+    def _ready(self, features: Features) -> tuple[Features, Any]:
+        """Roots in the place of maps, and the axes that they are on: those that were remembered, or made here.
+
+        Those made here are of all photos, and folds share them: axes are found without labels.
+        """
         if features.axes is not None:
             return features, features.axes
         everything = np.arange(len(features))
-        axes = self._basis(features, everything)
-        packed = np.empty((len(features), self._rows(features) // len(features), _packed_width(axes)), np.float16)
-        for at in range(0, len(features), BLOCK):
-            packed[at : at + BLOCK] = pack(self._vectors(features, everything[at : at + BLOCK], axes))
+        (axes,) = on_each_core(lambda rows: self._basis(features, rows), [everything])
+        blocks = [everything[at : at + BLOCK] for at in range(0, len(features), BLOCK)]
+        packed = np.concatenate(list(on_each_core(lambda rows: self._packed(features, rows, axes), blocks)))
         copies = {self.root: packed[:, 1:]} if packed.shape[1] > 1 else {}
         return replace(features, arrays=features.arrays | {self.root: packed[:, 0]}, augmented=copies), axes
+
+    def _packed(self, features: Features, rows: np.ndarray, axes: Axes) -> np.ndarray:
+        """Packed roots of photos and of their copies, float16 [n, 1 + copies, AXES * (AXES + 1) / 2]."""
+        return pack(self._vectors(features, rows, axes))
 
     def _block(self, features: Features, rows: np.ndarray) -> np.ndarray:
         roots = features.arrays[self.root][rows][:, None]
@@ -97,10 +106,6 @@ class BilinearHead(KernelHead):
 
     def _landmarks(self, z: np.ndarray) -> np.ndarray:
         return unpack(z)
-
-    def _rows(self, features: Features) -> int:
-        copies = features.augmented.get(self.arrays[0], features.augmented.get(self.root))
-        return len(features) * (1 if copies is None else 1 + copies.shape[1])
 
     def _vectors(self, features: Features, rows: np.ndarray, basis: Axes) -> np.ndarray:
         def versions(name: str) -> list[np.ndarray]:
@@ -283,11 +288,6 @@ def _triangle(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows and columns of a matrix's diagonal and of what is above it, and the scale of each."""
     down, across = np.triu_indices(side)
     return down, across, np.where(down == across, 1, math.sqrt(2)).astype(np.float32)
-
-
-def _packed_width(axes: Axes) -> int:
-    wide = int(axes.axes.shape[1])
-    return wide * (wide + 1) // 2
 
 
 def place_weights(views: int, height: int, width: int) -> np.ndarray:

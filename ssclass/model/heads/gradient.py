@@ -25,7 +25,8 @@ from ssclass.model.heads.base import accuracy, log_loss
 from ssclass.model.schedules import EarlyStopping, learning_rates
 from ssclass.params import TrainParams
 
-BATCH = 32
+BATCH = 32  # as in the study
+LARGEST, STEPS = 128, 5  # of a head with a hidden layer: batches, and how many an epoch has at least
 MOMENTUM = 0.9  # Keras's 0.99 does not settle within the few hundred steps that a small data set gives
 EPSILON = 1e-3
 
@@ -94,7 +95,7 @@ class DenseTrainer:
         for variable, value in zip(self._state, self._start, strict=True):
             variable.assign(value)
         draw = np.random.default_rng(self.params.seed)
-        batch = min(BATCH, len(train))
+        batch = _batch_size(len(train)) if self.hidden else min(BATCH, len(train))
         steps = -(-len(train) // batch)
         views_of = [array[train] for array in arrays]
         for number, copies in enumerate(augmented):
@@ -222,3 +223,12 @@ class DenseTrainer:
             tf.function(epoch, input_signature=[(array,) if self.maps else (array, array), labels, order, rates]),
             tf.function(infer, input_signature=[array]),
         )
+
+
+def _batch_size(photos: int) -> int:
+    """How many of so many training photos are in a batch of a head with a hidden layer, `BATCH` to `LARGEST`.
+
+    A step costs little more for four times the photos. On the study's photos, T1 three times in batches of 32 and of
+    128: accuracy .920 and .925, log loss .234 and .227, 22 and 13 s of a processor (`linear` 11 s, on a busy machine).
+    """
+    return min(photos, max(BATCH, min(LARGEST, photos // STEPS)))

@@ -1,6 +1,6 @@
-"""Kernel ridge regression: its fit, and how it is found among many photos, a block of them at a time.
+"""Kernel ridge regression: its fit, and how it is found for all penalties and folds, a block of photos at a time.
 
-`ssclass.model.heads.kernel` has what is minimised. Among many photos Phi'Phi and Phi't are sums over photos of
+`ssclass.model.heads.kernel` has what is minimised. Phi'Phi and Phi't are sums over photos of
 k k' and k t, k being the kernel of a photo with each landmark, so that blocks are read one after the other and none is
 kept. Folds share the landmarks: the sums over all photos less those over the photos that a fold tests are the sums over
 its training photos. So the kernel of each photo is computed twice, for the sums and for its answers, however many
@@ -166,10 +166,11 @@ class Sums:
 
 
 @dataclass(frozen=True, eq=False)
-class Many:
-    """A cross-validation among many photos, and what a fit to all of them needs of it.
+class Solved:
+    """A cross-validation of all penalties, and what a fit to all of them needs of it.
 
-    `features` and `labels` are what it was made of; `basis` is what their vectors are on.
+    `features` and `labels` are what it was made of; `basis` is what their vectors are on. `temperatures` and `losses`
+    (mean squared residuals out of fold) are those of each penalty.
     """
 
     features: Any
@@ -180,8 +181,8 @@ class Many:
     sums: Sums
     gamma: float
     validation: CrossValidation
-    temperature: float
-    loss: float
+    temperatures: tuple[float, ...]
+    losses: tuple[float, ...]
 
     @classmethod
     def of(
@@ -196,12 +197,12 @@ class Many:
         gamma: float,
         basis: Any,
         tick: Tick,
-    ) -> Many:
+    ) -> Solved:
         """Try every penalty on every fold; `count` landmarks are found among the photos, by `seed`."""
         from scipy.special import softmax
 
         landmarks = middles(vectors, len(labels), count, seed)
-        (whiten,) = on_each_core(whitening, [kernel(landmarks, landmarks, gamma).astype(np.float64)])
+        (whiten,) = on_each_core(lambda z: whitening(kernel(z, z, gamma).astype(np.float64)), [landmarks])
         targets = 2.0 * np.eye(classes)[labels] - 1
         scores = np.empty((len(L2S), len(labels), classes))
 
@@ -221,16 +222,22 @@ class Many:
         total = functools.reduce(Sums.plus, parts)
         for _ in on_each_core(test, range(len(folds))):
             tick()
-        losses = [float(np.square(targets - each).mean()) for each in scores]
+        losses = tuple(float(np.square(targets - each).mean()) for each in scores)
         best = int(np.argmin(losses))
-        warmth = [temperature(each, labels) for each in scores]
+        warmth = tuple(temperature(each, labels) for each in scores)
         by_l2 = np.stack([softmax(each / warm, axis=1) for each, warm in zip(scores, warmth, strict=True)])
         curves = path_curves(L2S, by_l2, labels, np.arange(len(labels)))
         validation = CrossValidation.of(by_l2[best], labels, folds, L2S[best], curves)
-        return cls(features, labels, basis, landmarks, whiten, total, gamma, validation, warmth[best], losses[best])
+        return cls(features, labels, basis, landmarks, whiten, total, gamma, validation, warmth, losses)
 
     def fit(self) -> KernelFit:
         """The fit to all photos with the penalty and the temperature that were chosen."""
-        l2 = self.validation.l2 or 0.0
-        weights, bias = self.sums.solve(self.whiten, [l2])
-        return KernelFit(self.landmarks, weights[:, 0], bias, self.temperature, l2, self.loss, self.gamma)
+        return self.fits()[L2S.index(self.validation.l2 or 0.0)]
+
+    def fits(self) -> list[KernelFit]:
+        """A fit to all photos for each penalty, with its temperature."""
+        ((weights, bias),) = on_each_core(lambda sums: sums.solve(self.whiten, L2S), [self.sums])
+        return [
+            KernelFit(self.landmarks, weights[:, at], bias, warm, l2, loss, self.gamma)
+            for at, (l2, warm, loss) in enumerate(zip(L2S, self.temperatures, self.losses, strict=True))
+        ]
