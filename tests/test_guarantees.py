@@ -5,6 +5,7 @@ Everything but the model is real: git, DVC, S3, MLflow, and the product's own fl
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import subprocess
@@ -803,6 +804,27 @@ def test_a_batch_kept_out_stays_out_until_other_photos_come_under_its_marker(sho
     in_folders(shop, "bad", marker, replaced(shop, wrong))
     mark_again(shop, "bad", marker)
     assert status(shop, "bad") == WAITING
+
+
+@pytest.mark.parametrize("marker", ["_SUCCESS", "manifest.json"])
+def test_photos_that_were_replaced_after_a_person_admitted_others_are_held(shop: Shop, marker: str):
+    """A person's word holds for what that person saw, also where the marker was not written again."""
+    shop.first()
+    shop.retrain()
+    wrong = shop.photos(12, (0.02,), flipped=True)
+    in_folders(shop, "bad", marker, wrong)
+    shop.retrain()
+    admit(shop.workspace, "bad")
+    new = replaced(shop, wrong)
+    for entry in new:
+        shop.workspace.store.put(f"incoming/bad/{entry['key']}", entry["data"])
+    shop.retrain()
+    assert status(shop, "bad") == HELD_BATCH
+    assert "replaced" in next(iter(shop.state.held.values())).body["reason"]
+    admit(shop.workspace, "bad")
+    shop.retrain()
+    assert status(shop, "bad") == INGESTED
+    assert {hashlib.sha256(entry["data"]).hexdigest() for entry in new} <= set(shop.labels())
 
 
 def test_a_manifest_that_could_not_be_read_is_read_again_once_it_is_written_again(shop: Shop):
