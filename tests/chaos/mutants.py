@@ -156,10 +156,10 @@ MUTANTS = (
         f"{GUARANTEES}::test_held_and_corrected_is_ingested_and_no_longer_held",
     ),
     Mutant(
-        "the marker _SUCCESS without its time",
-        "ssclass/data/batches.py",
-        'f"{found.etag}@{time}"',
-        "found.etag",
+        "a marker that was written again with the same bytes is the same one",
+        "ssclass/workspace/deliveries.py",
+        "delivery.marked in (None, ref.time)",
+        "delivery.marked is not ref",
         f"{GUARANTEES}::test_success_markers_are_told_apart_though_their_etag_is_always_the_same",
     ),
     Mutant(
