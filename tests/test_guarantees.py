@@ -854,7 +854,7 @@ def test_lines_of_older_versions_know_their_deliveries(shop: Shop):
 
 
 def test_a_batch_that_was_sent_again_long_after_is_noticed(shop: Shop, monkeypatch: pytest.MonkeyPatch):
-    """Beyond the newest 50 nobody looked; some are drawn each hour, and `verify` looks at all."""
+    """Beyond the newest ones nobody looked; some are drawn each hour, and `verify` looks at all."""
     from ssclass.retrain import ingest as module
     from ssclass.upkeep.verify import verify
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ssclass.model.spec import Spec
 
 INGESTED = "INGESTED"
-RECENT, DRAWN = 50, 25
+RECENT, DRAWN = 30, 20
 """Markers are looked at again, as something may have been sent anew: those of so many batches that were ingested last,
 and of so many of the others, which are drawn each hour. `ssclass verify` looks at all."""
 
