@@ -23,7 +23,7 @@ from ssclass.model.gathered import Gathered
 from ssclass.model.heads import bilinear, kernel, registry, ridge
 from ssclass.model.heads.bilinear import BilinearHead
 from ssclass.model.heads.kernel import RbfHead
-from ssclass.model.pooled import PooledSpec, asked_of, fixed_axes, remembered_axes, sample
+from ssclass.model.pooled import AXES_FILE, PooledSpec, asked_of, fixed_axes, remembered_axes, sample
 from ssclass.model.spec import FeatureSpec
 from ssclass.model.training import plan
 from ssclass.params import Params, TrainParams
@@ -33,6 +33,7 @@ from ssclass.retrain.train import fit, save_candidate
 from ssclass.store import Store
 from ssclass.upkeep import gc
 from ssclass.upkeep.leftovers import erase_features
+from ssclass.upkeep.verify.data import features as verify_features
 from tests.support.models import clouds, needed_weights, pictures, shard_of
 
 CLASSES = ("sandwich", "sushi")
@@ -394,9 +395,14 @@ def test_roots_on_axes_that_a_forgotten_photo_had_a_part_in_are_gone_here_and_in
     assert len(everything) == 6
     (axes,) = (tmp_path / "features").glob("axes-*")
     assert set(json.loads((axes / SEEN).read_text())) == set(seen)
+    whole: Any = SimpleNamespace(private=tmp_path, store=s3, at=lambda: there)
+    assert list(verify_features(whole)) == [], "axes are no features, and tell of no photos"
     unseen = next(shard for shard in some if shard.photos_digest not in seen)
     erase_features(workspace, [shard for shard in some if shard is not unseen])
     assert len(roots()) == 5  # its own are gone, the others tell nothing of it
+    (axes / AXES_FILE).write_bytes((axes / AXES_FILE).read_bytes()[:-500])  # which stays, too
+    (found,) = verify_features(whole)
+    assert AXES_FILE in found.thing
     holder = next(shard for shard in some if shard.photos_digest in seen)
     remembered_axes(tmp_path, spec, 0, ("a",), seen, lambda: maps_of(20))
     erase_features(workspace, [shard for shard in some if shard is not holder])

@@ -22,6 +22,7 @@ import pytest
 
 from ssclass.errors import FailedError, InputError, NotFoundError, TrackingError, WorkspaceError
 from ssclass.pages.report import report
+from ssclass.retrain import ingest as ingesting
 from ssclass.retrain import results
 from ssclass.retrain.ingest import sent_again, waiting
 from ssclass.settings import load_settings
@@ -825,6 +826,60 @@ def test_photos_that_were_replaced_after_a_person_admitted_others_are_held(shop:
     shop.retrain()
     assert status(shop, "bad") == INGESTED
     assert {hashlib.sha256(entry["data"]).hexdigest() for entry in new} <= set(shop.labels())
+
+
+def test_photos_whose_names_class_folders_pass_over_are_part_of_a_delivery(shop: Shop):
+    """A manifest may name _DSC0001.jpg beside it; replaced, it was let in on a person's word for another."""
+    shop.first()
+    shop.retrain()
+    wrong = [{**entry, "key": f"_DSC{n}.jpg"} for n, entry in enumerate(shop.photos(12, (0.02,), flipped=True))]
+    in_folders(shop, "bad", "manifest.json", wrong)
+    shop.retrain()
+    admit(shop.workspace, "bad")
+    for entry in replaced(shop, wrong):
+        shop.workspace.store.put(f"incoming/bad/{entry['key']}", entry["data"])
+    shop.retrain()
+    assert status(shop, "bad") == HELD_BATCH
+
+
+def test_a_delivery_that_lost_a_forgotten_photo_is_not_taken_for_the_one_dropped_before_it(shop: Shop):
+    """Both had a manifest of the same bytes; what a person admitted was dropped, and never came in."""
+    from ssclass.upkeep.forget import forget
+
+    shop.first()
+    shop.retrain()
+    bad = shop.photos(12, (0.02,), flipped=True)
+    in_folders(shop, "bad", "manifest.json", bad)
+    shop.retrain()
+    drop(shop.workspace, "bad")
+    new = replaced(shop, bad)
+    in_folders(shop, "bad", "manifest.json", new)
+    mark_again(shop, "bad", "manifest.json")
+    shop.retrain()
+    forget(shop.workspace, [hashlib.sha256(new[0]["data"]).hexdigest()], "asked")
+    assert status(shop, "bad") == HELD_BATCH
+    admit(shop.workspace, "bad")
+    shop.retrain()
+    assert status(shop, "bad") == INGESTED
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+def test_a_batch_that_a_person_drops_while_it_is_taken_in_stays_out(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, admitted: bool
+):
+    """A retrain lists its batches, and is at them for long: the drop was in the ledger, and the photos came in."""
+    shop.first()
+    shop.retrain()
+    sent = shop.photos(12, (0.02,), flipped=admitted)
+    in_folders(shop, "second", "manifest.json", sent)
+    if admitted:
+        shop.retrain()
+        admit(shop.workspace, "second")
+    other, real = shop.clone(), ingesting.check
+    monkeypatch.setattr(ingesting, "check", lambda *args: (drop(other, "second"), real(*args))[1])
+    shop.retrain()
+    assert status(shop, "second") == DROPPED
+    assert "second" not in shop.state.ingested
 
 
 def test_a_manifest_that_could_not_be_read_is_read_again_once_it_is_written_again(shop: Shop):

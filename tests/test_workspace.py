@@ -65,6 +65,10 @@ class Killed(BaseException):
     """Nothing catches it: what is left is what SIGKILL would leave at that step."""
 
 
+def killed() -> None:
+    raise Killed
+
+
 @contextmanager
 def killed_after(step: int) -> Iterator[None]:
     """The step-th thing that `create` does on disk or by git is its last."""
@@ -144,6 +148,45 @@ def test_init_after_a_kill_leaves_alone_what_came_into_the_folder_since(tmp_path
     assert (folder / "notes.txt").read_text() == "mine"
     (folder / "notes.txt").unlink()
     assert create(folder, {"bucket": "other"}).settings.bucket == "other"
+
+
+def test_init_that_was_killed_before_its_push_clones_what_another_pushed_meanwhile(tmp_path: Path):
+    """It was said to be done, on a history that origin did not know, and with other settings."""
+    origin = str(tmp_path / "theirs.git")
+    Git(tmp_path)("init", "--quiet", "--bare", "--initial-branch=main", origin)
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+        patch.setattr(creating, "_put_in_place", lambda *args, real=creating._put_in_place: (real(*args), killed())[1])
+        create(tmp_path / "one", {"bucket": "one"}, origin)
+    theirs = create(tmp_path / "two", {"bucket": "two"}, origin)
+    made = create(tmp_path / "one", {"bucket": "one"}, origin)
+    assert made.git("rev-parse", "HEAD") == theirs.git("rev-parse", "HEAD")
+    assert made.settings.bucket == "two"
+
+
+def test_an_origin_named_by_a_relative_path_is_found_from_the_workspace(tmp_path: Path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Git(tmp_path)("init", "--quiet", "--bare", "--initial-branch=main", "theirs.git")
+    for name in ("one", "two"):  # the first makes it, the second clones it
+        made = create(tmp_path / "elsewhere" / name, {"bucket": "shop"}, "../theirs.git")
+        assert made.git.remote("ls-remote", "origin", "refs/heads/main").split()[0] == made.git("rev-parse", "HEAD")
+
+
+def test_of_two_inits_in_one_folder_one_makes_it_and_the_other_says_so(tmp_path: Path):
+    """They cleared away each other's files, and none was left with a workspace."""
+    folder, said = tmp_path / "shop", []
+
+    def start(*args, real=creating._start):
+        with pytest.raises(WorkspaceError) as error:
+            create(folder, {"bucket": "shop"})
+        said.append(str(error.value))
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(creating, "_start", start)
+        made = create(folder, {"bucket": "shop"})
+    assert said == [f"{folder}: another process makes a workspace there; wait for it"]
+    assert made.git("status", "--porcelain") == ""
 
 
 def test_init_in_an_empty_folder_that_is_there_and_beside_an_origin_that_is(tmp_path: Path):

@@ -148,9 +148,13 @@ def in_class_folders(store: Store, ref: BatchRef) -> Iterator[Entry]:
 
 
 def contents(store: Store, ref: BatchRef) -> str:
-    """sha256 over the keys and ETags of a batch's files, markers left out: two equal ones hold the same photos."""
-    files = [[found.key.removeprefix(ref.prefix), found.etag] for found in _files(store, ref)]
-    files = [file for file in files if file[0] != MANIFEST]
+    """sha256 over the keys and ETags of a batch's files, markers left out: two equal ones hold the same photos.
+
+    A manifest may name any file, also one that class folders pass over.
+    """
+    there = _files(store, ref) if ref.marker == SUCCESS else store.list(ref.prefix)
+    files = [[found.key.removeprefix(ref.prefix), found.etag] for found in there]
+    files = [file for file in files if file[0] not in ("", MANIFEST, SUCCESS) and not file[0].endswith("/")]
     return hashlib.sha256(json.dumps(files, separators=(",", ":")).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -65,6 +65,8 @@ def read_packed(
         pack_of = Pack(memo.local, spec, number, members, names)
         if (found := pack_of.read()) is not None:
             yield found
+            packed = {shard.batch_id for shard in members}  # a study's row may ask for photos of other sources
+            yield from map(one, (shard for shard in here if shard.batch_id not in packed))
         elif [shard.batch_id for shard in members] != [shard.batch_id for shard in here]:
             yield from map(one, here)
         else:

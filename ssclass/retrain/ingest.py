@@ -126,7 +126,7 @@ def ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
     """Take one batch in, in one pushed commit: its shard and its line in the ledger, or only the line that holds it.
 
     StoreError when S3 fails, LostRaceError when other writers were first ten times, OvertakenError where its marker was
-    written again meanwhile: then nothing has changed.
+    written again meanwhile, or a person dropped it: then nothing has changed.
     """
     try:
         return _ingest(workspace, ref)
@@ -142,6 +142,8 @@ def _ingest(workspace: Workspace, ref: BatchRef) -> Ingested:
         def write(change: Change) -> Ingested:
             if (done := _done_already(change.version.state, ref)) is not None:
                 return done
+            if change.version.state.kept_out(ref.id, ref.etag):
+                raise OvertakenError(f"{ref.id}: a person dropped it before it was taken in; it stays out")
             if checked[-1].commit != change.version.commit:  # another writer was here: check against what it wrote
                 checked.append(check(workspace, change.version, ref, folder))
             return _publish(change, checked[-1])

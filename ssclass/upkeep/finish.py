@@ -26,7 +26,8 @@ from ssclass.store import Store
 from ssclass.study.erase import clean_rows, clean_steps, erase_pages, erase_reports, erase_sheets
 from ssclass.upkeep.leftovers import blank_results, erase_features, erase_shards
 from ssclass.upkeep.traces import Traces, known_shards
-from ssclass.workspace.ledger import Event
+from ssclass.workspace.deliveries import find_deliveries
+from ssclass.workspace.ledger import Event, State
 from ssclass.workspace.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -131,16 +132,18 @@ def open_journals(workspace: Workspace) -> list[str]:
     return [str(name) for name in names if name and journal_key(name) in there]
 
 
-def new_markers(store: Store, found: Traces) -> list[list[str]]:
-    """(batch, etag now, etag after) of each manifest that is to be rewritten, were an etag the md5 of the bytes."""
+def new_markers(store: Store, state: State, found: Traces) -> list[list[str]]:
+    """(batch, etag now, etag after) of each manifest that is to be rewritten, were an etag the md5 of the bytes.
+
+    The etag now is the one by which the ledger knows the delivery.
+    """
+    manifests = {key.split("/")[1]: key for key in found.records if _is_marker(key)}
     markers = []
-    for key in found.records:
-        head = store.head(key) if _is_marker(key) else None
-        if head is not None:
-            made = found.cleaned(key, store.get(key) or b"")
-            etag = hashlib.md5(made, usedforsecurity=False).hexdigest()
-            if etag != head.etag:
-                markers.append([key.split("/")[1], head.etag, etag])
+    for ref in find_deliveries(store, state, list(manifests)):
+        made = found.cleaned(manifests[ref.id], store.get(manifests[ref.id]) or b"")
+        etag = hashlib.md5(made, usedforsecurity=False).hexdigest()
+        if etag != ref.etag.partition("@")[0]:
+            markers.append([ref.id, ref.etag, etag])
     return markers
 
 

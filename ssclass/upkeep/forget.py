@@ -105,7 +105,7 @@ def _publish(change: Change, gone: frozenset[str], reason: str) -> Forgotten | N
         shards={name.removesuffix(".parquet"): md5 for name, md5 in rewritten.items()},
         features=sorted({shard.photos_digest for _, shard in holding if found.in_rows(shard)}),
         models=[model["key"] for model in models],
-        markers=finish.new_markers(workspace.store, found),
+        markers=finish.new_markers(workspace.store, version.state, found),
         journal=journal,
         sequence=version.state.next_version,
         reason=reason,

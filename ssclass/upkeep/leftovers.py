@@ -103,8 +103,10 @@ def _md5(path: Path) -> str:
 
 def erase_features(workspace: Workspace, shards: Collection[Shard]) -> list[str]:
     """Features of shards that are no more, under whatever fingerprint, and what tells of them; they are a memo."""
+    from ssclass.model.pooled import AXES_FILE
+
     digests = {shard.photos_digest for shard in shards}
-    kept = {SEEN, *(f"{digest}.npz" for digest in digests)}
+    kept = {SEEN, AXES_FILE, *(f"{digest}.npz" for digest in digests)}  # axes go with their folder
     folder, store = workspace.private / "features", workspace.store
     for derived in list(folder.glob("*-*")):
         note = derived / SEEN

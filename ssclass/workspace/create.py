@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from ssclass.environment import private_folder
@@ -45,39 +47,77 @@ def create(folder: Path, values: Mapping[str, str], git: str | None = None) -> W
     """Make a workspace in an empty folder, or clone the one that a git URL already holds.
 
     `values` are the fields of ssclass.toml. Without a URL a bare origin is made beside the folder, as
-    ``<folder>.git``. Killed at any moment and given again, it begins anew, or finds that all is done. WorkspaceError
-    when the folder is in use; FailedError when git fails.
+    ``<folder>.git``; a URL that is a relative path is one from the current folder. Killed at any moment and given
+    again, it begins anew, or finds that all is done. WorkspaceError when the folder is in use; FailedError when git
+    fails.
     """
     building = folder / BUILDING
-    if folder.exists() and any(folder.iterdir()) and not building.exists():
-        raise WorkspaceError(f"{folder}: not empty; name a new folder")
-    origin = git or str(folder.with_name(folder.name + ".git").resolve())
+    _check_free(folder)
+    origin = _absolute(check_url(git)) if git else str(folder.with_name(folder.name + ".git").resolve())
     ours = building / ORIGIN
     if git is None and Path(origin).exists() and not ours.exists():
         raise WorkspaceError(f"{origin}: there already; name it with --git to use it, or choose another folder")
     check_url(origin)
     folder.parent.mkdir(parents=True, exist_ok=True)
     outside = Git(folder.parent)
-    there = git is not None and _has_main(outside, origin)  # before anything is made: the URL may be wrong
-    building.mkdir(parents=True, exist_ok=True)
-    if git is None:
-        ours.touch()
-        outside("init", "--quiet", "--bare", "--initial-branch=main", "--", origin)
-        there = _has_main(outside, origin)
-    if not (there and _in_place(folder, values)):
-        _clear(folder)
-        whole = _clone(building, origin) if there else _start(building, origin, values)
-        _put_in_place(whole, folder)
-        if not there:
-            Git(folder).remote("push", "--quiet", "--set-upstream", "origin", "main")
-    workspace = Workspace(load_settings(folder))
-    # Moved at once to where git looks away: what a kill leaves there is in nobody's way.
-    shutil.rmtree(building.rename(private_folder(workspace.settings) / building.name))
+    main = _main_of(outside, origin) if git is not None else ""  # before anything is made: the URL may be wrong
+    folder.mkdir(exist_ok=True)
+    with _alone(folder):
+        _check_free(folder)  # another process may have been at it until now
+        building.mkdir(exist_ok=True)
+        if git is None:
+            ours.touch()
+            outside("init", "--quiet", "--bare", "--initial-branch=main", "--", origin)
+            main = _main_of(outside, origin)
+        if not (main and _in_place(folder, values, main)):
+            _clear(folder)
+            whole = _clone(building, origin) if main else _start(building, origin, values)
+            _put_in_place(whole, folder)
+            if not main:
+                Git(folder).remote("push", "--quiet", "--set-upstream", "origin", "main")
+        workspace = Workspace(load_settings(folder))
+        # Moved at once to where git looks away: what a kill leaves there is in nobody's way.
+        shutil.rmtree(building.rename(private_folder(workspace.settings) / building.name))
     return workspace
 
 
-def _has_main(git: Git, origin: str) -> bool:
-    return bool(git.remote("ls-remote", "--heads", "--", origin, "main"))
+def _check_free(folder: Path) -> None:
+    """WorkspaceError unless a folder is empty, not there, or one in which this was begun."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / BUILDING).exists():
+        raise WorkspaceError(f"{folder}: not empty; name a new folder")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that make a workspace in it; WorkspaceError where one does.
+
+    The folder itself is locked: a file would stay in it, or go from under who waits for it.
+    """
+    import fcntl
+
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        raise WorkspaceError(f"{folder}: another process makes a workspace there; wait for it") from None
+    except OSError:  # a network's file system that locks no folders
+        pass
+    try:
+        yield
+    finally:
+        os.close(opened)
+
+
+def _absolute(url: str) -> str:
+    """A git URL that is a path, from the root: git is run in several folders, and keeps it in the workspace's own."""
+    remote = "://" in url or ":" in url.split("/")[0]
+    return url if remote else str(Path(url).absolute())
+
+
+def _main_of(git: Git, origin: str) -> str:
+    """The commit of an origin's main; empty where it has none."""
+    return git.remote("ls-remote", "--heads", "--", origin, "refs/heads/main").partition("\t")[0]
 
 
 def _clone(building: Path, origin: str) -> Path:
@@ -122,11 +162,16 @@ def _put_in_place(whole: Path, folder: Path) -> None:
         (whole / name).rename(folder / name)
 
 
-def _in_place(folder: Path, values: Mapping[str, str]) -> bool:
-    """Whether a killed run had put everything in place; WorkspaceError where other settings are asked for now."""
+def _in_place(folder: Path, values: Mapping[str, str], main: str) -> bool:
+    """Whether a killed run had put everything in place, and origin's main, a commit, is what it had made or cloned.
+
+    WorkspaceError where other settings are asked for now.
+    """
     building = folder / BUILDING
     wholes = [building / name for name in (NEW, CLONE) if (building / name).exists()]
     if not (building / NAMES).exists() or any(any(whole.iterdir()) for whole in wholes):
+        return False
+    if building / NEW in wholes and Git(folder)("rev-parse", "HEAD") != main:  # another one pushed before it could
         return False
     if building / NEW in wholes and (folder / SETTINGS_FILE).read_text() != _settings_text(values):
         raise WorkspaceError(f"{folder}: made already, with other settings; edit {SETTINGS_FILE} there and push it")

@@ -157,8 +157,6 @@ class State:
         etags = {etag, bare} if bare in of and of[bare].marked is None else {etag}  # an older ledger has it bare
         while (before := self.rewritten.get((batch, etag))) is not None and before not in etags:
             etags.add(etag := before)
-            # `forget` knows the marker by its bytes alone, and rewrote the one that was written last
-            etags.update([known for known in of if known.partition("@")[0] == before][-1:])
         return {(batch, each) for each in etags}
 
     def status(self, batch: str, etag: str) -> str:
@@ -176,6 +174,10 @@ class State:
         if cases & self.admitted:
             return ADMITTED
         return HELD_BATCH if cases & set(self.held) else WAITING
+
+    def kept_out(self, batch: str, etag: str) -> bool:
+        """Whether a person has dropped this delivery of a batch."""
+        return bool(self._cases(batch, etag) & self.dropped)
 
     def taken_under_another_marker(self, batch: str, etag: str) -> bool:
         """Whether an id that was ingested (or revoked) now has another marker, and nobody was told of that yet."""

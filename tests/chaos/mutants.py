@@ -165,9 +165,23 @@ MUTANTS = (
     Mutant(
         "photos that were replaced under their names are the same delivery",
         "ssclass/data/batches.py",
-        "[[found.key.removeprefix(ref.prefix), found.etag] for found in _files(store, ref)]",
-        "[[found.key.removeprefix(ref.prefix), found.size > 0] for found in _files(store, ref)]",
+        "[[found.key.removeprefix(ref.prefix), found.etag] for found in there]",
+        "[[found.key.removeprefix(ref.prefix), found.size > 0] for found in there]",
         f"{GUARANTEES}::test_photos_replaced_in_equal_number_and_marked_again_are_another_delivery",
+    ),
+    Mutant(
+        "a drop is not seen by who takes the batch in",
+        "ssclass/retrain/ingest.py",
+        "if change.version.state.kept_out(ref.id, ref.etag):",
+        "if change is None:",
+        f"{GUARANTEES}::test_a_batch_that_a_person_drops_while_it_is_taken_in_stays_out",
+    ),
+    Mutant(
+        "a forgetting knows a manifest by its bytes alone",
+        "ssclass/upkeep/finish.py",
+        "markers.append([ref.id, ref.etag, etag])",
+        'markers.append([ref.id, ref.etag.partition("@")[0], etag])',
+        f"{GUARANTEES}::test_a_delivery_that_lost_a_forgotten_photo_is_not_taken_for_the_one_dropped_before_it",
     ),
     Mutant(
         "a correction that was so already is forgotten",

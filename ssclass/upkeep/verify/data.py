@@ -145,7 +145,9 @@ def _same(memo: Path, shard: Shard) -> bool:
 
 
 def features(workspace: Workspace) -> Iterator[Finding]:
-    """Each memo of features of the data set's shards can be read, and is of those photos."""
+    """Each memo of features of the data set's shards can be read, and is of those photos; axes can be read."""
+    from ssclass.model.pooled import AXES_FILE
+
     photos: dict[str, list[tuple[str, ...]]] = {}
     for shard in workspace.at().dataset.shards:
         rows = shard.rows
@@ -154,7 +156,11 @@ def features(workspace: Workspace) -> Iterator[Finding]:
             tuple(row.sha256 for row in rows if row.split == TRAIN),
         ]
     for path in sorted((workspace.private / "features").rglob("*.npz")):
-        if not _readable(path.read_bytes(), photos.get(path.name)):
+        try:
+            packed = path.read_bytes()
+        except FileNotFoundError:  # a retrain has put another pack in its place
+            continue
+        if not _readable(packed, photos.get(path.name), axes=path.name == AXES_FILE):
             yield Finding(f"features {path}", "damaged, or of other photos", f"`rm {path}`, or {REPAIR}", path.unlink)
     for item in workspace.store.list("features/"):
         name = item.key.rsplit("/", 1)[-1]
@@ -167,13 +173,13 @@ def features(workspace: Workspace) -> Iterator[Finding]:
             )
 
 
-def _readable(packed: bytes, photos: Collection[tuple[str, ...]] | None) -> bool:
+def _readable(packed: bytes, photos: Collection[tuple[str, ...]] | None, *, axes: bool = False) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(packed)) as file:
             if file.testzip() is not None:
                 return False
         with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-            found = tuple(str(name) for name in arrays["sha256s"])
+            found = tuple(str(name) for name in arrays["names" if axes else "sha256s"])
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
         return False
     return photos is None or found in photos
