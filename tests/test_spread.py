@@ -252,15 +252,15 @@ def test_a_new_batch_has_the_same_features_when_a_process_dies_over_them(
     from ssclass.model.spec import feature_spec
 
     version = workspace.newest()
-    shard = version.dataset.shards[0]
-    spec = feature_spec(version.params.features, maps=True)
+    shard, params = version.dataset.shards[0], version.params
+    spec = feature_spec(params.features, maps=True)
     monkeypatch.setattr("ssclass.retrain.delivered.TOGETHER", 2)
     store = Store(workspace.settings.model_copy(update={"compute": "ray"}))
     with version.open(f"data/{shard.batch_id}.parquet") as file:
         path = workspace.private / "shard.parquet"
         path.write_bytes(file.read())
     here = features.FeatureMemo(workspace.private / "here", None)
-    expected = delivered_features(spec, here, workspace.store, shard, path, "auto")
+    expected = delivered_features(spec, here, workspace.store, shard, path, params)
     key = features.FeatureMemo.key(spec, shard.photos_digest)
 
     killed: list[int] = []
@@ -273,14 +273,14 @@ def test_a_new_batch_has_the_same_features_when_a_process_dies_over_them(
     there = features.FeatureMemo(workspace.private / "there", store)
     with monkeypatch.context() as patch:
         patch.setattr(features, "extract", lambda *_: pytest.fail("computed here"))
-        found = delivered_features(spec, there, store, shard, path, "auto", progress)
+        found = delivered_features(spec, there, store, shard, path, params, progress)
     assert killed == [2]
     assert found.sha256s == expected.sha256s
     assert (there.local / key).read_bytes() == (here.local / key).read_bytes() == store.get(key)
 
     store.put(f"incoming/{shard.batch_id}/{shard.rows[-1].key}", b"another photo")
     again = features.FeatureMemo(workspace.private / "again", None)
-    delivered_features(spec, again, store, shard, path, "auto")
+    delivered_features(spec, again, store, shard, path, params)
     assert (again.local / key).read_bytes() == (here.local / key).read_bytes()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ssclass.data.batches import INCOMING
 from ssclass.data.shards import Shard, iter_photos
 from ssclass.errors import ObjectError
+from ssclass.params import Params
 from ssclass.spread import elsewhere, spread
 from ssclass.store import Store
 
@@ -31,33 +32,33 @@ def delivered_features(
     store: Store,
     shard: Shard,
     path: Path,
-    engine: str,
+    params: Params,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Features:
     """Features of a batch's photos in the order of its shard, whose file is at `path`.
 
     On a cluster each process fetches its photos from the batch's folder in S3, and holds them against their sha256.
-    Where one is no longer there as it was, all are computed here, from the shard. `engine` as in params.yaml.
+    Where one is no longer there as it was, all are computed here, from the shard.
     """
     from ssclass.model.extraction import make_extractor
     from ssclass.model.features import shard_features
 
     def extracted(spec: Spec, report: Callable[[int], None]) -> Extracted | None:
-        return _extracted_elsewhere(store, shard, engine, spec, report)
+        return _extracted_elsewhere(store, shard, params, spec, report)
 
     return shard_features(
         spec,
         memo,
         shard,
         lambda: iter_photos(path),
-        extractor=partial(make_extractor, engine=engine),
+        extractor=partial(make_extractor, engine=params.features.engine),
         progress=progress,
         extracted=extracted if elsewhere(store.settings) else None,
     )
 
 
 def _extracted_elsewhere(
-    store: Store, shard: Shard, engine: str, spec: Spec, report: Callable[[int], None]
+    store: Store, shard: Shard, params: Params, spec: Spec, report: Callable[[int], None]
 ) -> Extracted | None:
     """What `ssclass.model.extraction.extract` gives; None where it has to be done here.
 
@@ -72,7 +73,7 @@ def _extracted_elsewhere(
     parts = (asked[at : at + TOGETHER] for at in range(0, len(asked), TOGETHER))
     arrays: dict[str, np.ndarray] = {}
     done = 0
-    make = partial(_extracting, store, f"{INCOMING}/{shard.batch_id}/", spec, engine)
+    make = partial(_extracting, store, f"{INCOMING}/{shard.batch_id}/", spec, params)
     for found in spread(store.settings, make, parts):
         if found is None:
             return None
@@ -86,18 +87,18 @@ def _extracted_elsewhere(
 
 
 def _extracting(
-    store: Store, prefix: str, spec: Spec, engine: str
+    store: Store, prefix: str, spec: Spec, params: Params
 ) -> Callable[[Sequence[tuple[str, str]]], dict[str, Any] | None]:
     """A function of (sha256, key) of some photos: their feature arrays, None where one of them is another now."""
     from ssclass.model.extraction import extract, make_extractor
 
-    extractor = make_extractor(spec.network, engine)
+    extractor = make_extractor(spec.network, params.features.engine)
 
     def extracted(asked: Sequence[tuple[str, str]]) -> dict[str, Any] | None:
         photos = []
         for sha256, key in asked:
             try:
-                data = store.get(prefix + key)
+                data = store.get(prefix + key, limit=params.ingest.max_bytes + 1)  # another may be of any size
             except ObjectError:
                 return None
             if data is None or hashlib.sha256(data).hexdigest() != sha256:

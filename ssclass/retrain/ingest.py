@@ -279,7 +279,7 @@ def champion_test(workspace: Workspace, version: Version, shard: Shard, path: Pa
 
     def features_of(spec: Spec) -> Features:
         report = _reporter(f"features of {shard.batch_id}")
-        return delivered_features(spec, memo, workspace.store, shard, path, version.params.features.engine, report)
+        return delivered_features(spec, memo, workspace.store, shard, path, version.params, report)
 
     classes = version.params.dataset.classes
     test = plausibility(champion, features_of, shard.rows, classes, *state.record_of(state.champion))

@@ -70,9 +70,7 @@ def read_held(workspace: Workspace, batch: str, folder: Path, progress: Progress
     if state.champion is not None and shard.rows:
         champion, memo = decided_classifier(workspace, state.champion), memo_of(workspace)
         report = partial(progress, f"the champion on {batch}")
-        raw = champion.predict(
-            lambda spec: delivered_features(spec, memo, store, shard, out, params.features.engine, report)
-        )
+        raw = champion.predict(lambda spec: delivered_features(spec, memo, store, shard, out, params, report))
         answers = Answers.of(champion, raw, shard.rows, params.dataset.classes)
     items = _worst_first(shard.rows, answers, batch)
     refused, corrections = receipt.refused, _corrections(receipt)
