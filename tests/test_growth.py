@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -475,3 +477,18 @@ def test_roots_that_are_not_those_of_the_photos_are_found_out(tmp_path: Path) ->
     memo.put(asked, shard.photos_digest, replace(found, arrays=forged))
     with pytest.raises(DistrustedError, match="not the features of the photos"):
         _same_features(workspace, there, memo, classifier)
+
+
+def test_a_processs_first_axes_have_the_same_bits_as_its_next():
+    """SciPy's linear algebra was loaded inside the block that limits threads, and used all cores the first time."""
+    said = """
+import numpy as np
+from ssclass.model.features import Features
+from ssclass.model.pooled import fixed_axes
+
+maps = np.random.default_rng(0).random((40, 1, 10, 10, 1024)).astype(np.float16)
+features = Features(tuple(map(str, range(40))), {"320.out.map": maps})
+first, second = (fixed_axes(features, 0).axes.tobytes() for _ in range(2))
+assert first == second
+"""
+    subprocess.run([sys.executable, "-c", said], check=True)

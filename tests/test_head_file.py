@@ -233,7 +233,7 @@ def test_one_of_another_kind_is_asked_about_again(tmp_path: Path, monkeypatch: A
     head, features, basis, fit = made("rbf")
     head._model(features, basis, fit).save(tmp_path / "first.keras")
     other = head._model(features, basis, fit)
-    other._config["config"]["layers"][2]["config"]["negative_slope"] = 0.5
+    other.config["config"]["layers"][2]["config"]["negative_slope"] = 0.5
     monkeypatch.setattr(saved_head, "load_model", never)
     with pytest.raises(AssertionError, match="was loaded by Keras"):
         other.save(tmp_path / "second.keras")

@@ -105,6 +105,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+CLOCK = ("at", "marked", "run_id", "seconds")  # fields that differ from run to run
+
+
 @dataclass(frozen=True)
 class Ending:
     """What is left when nothing interferes; everything that depends on the clock left out."""
@@ -117,7 +120,11 @@ class Ending:
     @classmethod
     def of(cls, workspace: Workspace) -> Ending:
         ledger = [
-            {name: value for name, value in json.loads(event.line()).items() if name not in ("at", "run_id", "seconds")}
+            {
+                name: value
+                for name, value in json.loads(event.line()).items()
+                if name not in ("at", "marked", "run_id", "seconds")
+            }
             for event in workspace.at().events
         ]
         root = workspace.root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -99,8 +100,19 @@ def on_each_core(task: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
 
     Linear algebra uses one thread each: the same bits on any number of cores, and no threads that wait for each other.
     """
+    workers = min(len(items), os.cpu_count() or 1)
+    with one_blas_thread(), ThreadPoolExecutor(workers, thread_name_prefix="fold") as pool:
+        yield from pool.map(task, items)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let linear algebra use one thread while the block runs, NumPy's and SciPy's, which bring a library each.
+
+    Only what is loaded can be limited: SciPy's, loaded inside the block, would use all cores and give other bits.
+    """
+    import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
 
-    workers = min(len(items), os.cpu_count() or 1)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers, thread_name_prefix="fold") as pool:
-        yield from pool.map(task, items)
+    with threadpool_limits(1, user_api="blas"):
+        yield

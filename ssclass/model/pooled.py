@@ -27,7 +27,7 @@ from ssclass.code import code_digest
 from ssclass.files import BAD_ZIP, write_whole
 from ssclass.model.augmentation import AugmentedSpec
 from ssclass.model.features import SEEN, Features
-from ssclass.model.folds import on_each_core
+from ssclass.model.folds import on_each_core, one_blas_thread
 from ssclass.model.heads.bilinear import BLOCK, Axes, BilinearHead, axes_of, find_axes, pack, pool, root_name
 from ssclass.model.heads.registry import HEADS
 from ssclass.model.spec import DerivedSpec, FeatureSpec, Spec
@@ -159,11 +159,9 @@ def fixed_axes(features: Features, seed: int) -> Axes:
 
     One thread does it: roots are remembered under the bits of the axes, which then are those of any number of cores.
     """
-    from threadpoolctl import threadpool_limits
-
     name, place = map_names(features.arrays)
     maps, places = features.arrays[name], features.arrays.get(place)
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         found = find_axes(maps, np.arange(len(maps)), seed, places)
     shapes = {each: features.arrays[each][:0] for each in (name, place) if each in features.arrays}
     return Axes(found.axes, found.offset, found.mean, shapes)
