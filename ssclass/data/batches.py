@@ -60,6 +60,11 @@ class Batch:
     source: str = MAIN
 
 
+def bare(etag: str) -> str:
+    """The etag of a marker's bytes, without the time that may stand behind it."""
+    return etag.partition("@")[0]
+
+
 def check_id(batch_id: str) -> None:
     """BatchError unless this can be a folder in S3, a file name and part of a git tag everywhere."""
     if not _ID.fullmatch(batch_id) or batch_id.endswith((".lock", ".")) or ".." in batch_id:
@@ -130,7 +135,7 @@ def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
 def _read_manifest(store: Store, ref: BatchRef) -> Batch:
     at = f"s3://{store.place}/{ref.prefix}{MANIFEST}"
     try:
-        data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT + 1, etag=ref.etag.partition("@")[0])
+        data = store.get(ref.prefix + MANIFEST, limit=MANIFEST_LIMIT + 1, etag=bare(ref.etag))
     except ObjectError as error:  # it will say so however often it is asked
         raise BatchError(f"{error}; then upload it again, or `ssclass batch drop {ref.id}`") from error
     if data is None:

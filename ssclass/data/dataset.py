@@ -49,7 +49,7 @@ class Dataset:
         """The rows of the chosen sources, which train and judge."""
         if self.sources == "all":
             return self.rows
-        return tuple(row for row in self.rows if self._sources[row.sha256] in self.sources)
+        return tuple(row for row in self.rows if self.uses(row.sha256))
 
     def uses(self, sha256: str) -> bool:
         """Whether a photo counts and is of a chosen source."""

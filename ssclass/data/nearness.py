@@ -8,9 +8,7 @@ where it speaks for a foreground, the palette must agree. docs/formats.md has th
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Protocol
 
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssclass.data.palette import PLAIN, effective_colours
+from ssclass.spread import spread
 
 ALIKE = 0.935  # cosine of palettes that is proof enough; the first two different dishes of 741 photos come at 0.930
 SECOND = 0.9  # the same beside a dhash that says little
@@ -112,15 +111,10 @@ class Nearness:
             return
         from threadpoolctl import threadpool_limits
 
-        threads = min(THREADS, os.cpu_count() or 1)
-        asked: deque[Future[Pairs]] = deque()
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads, thread_name_prefix="near") as pool:
-            for block in self._blocks():
-                asked.append(pool.submit(self._block, *block))
-                if len(asked) > threads:
-                    yield asked.popleft().result()
-            while asked:
-                yield asked.popleft().result()
+        with threadpool_limits(1, user_api="blas"):
+            yield from spread(
+                None, lambda: lambda block: self._block(*block), self._blocks(), min(THREADS, os.cpu_count() or 1)
+            )
 
     def _blocks(self) -> Iterator[tuple[NDArray[np.uint64], _Palettes, int, int, int]]:
         """The arguments of `_block`, one after the other."""

@@ -141,6 +141,12 @@ def is_pack(path: Path) -> bool:
     return _NAME.fullmatch(path.name) is not None
 
 
+def has_only(path: Path, photos: Collection[str]) -> bool:
+    """Whether a file is a pack that can be read, of some of these photos and of no others."""
+    packed = photos_in(path) if is_pack(path) else None
+    return packed is not None and len(packed) > 0 and packed.issubset(photos)
+
+
 def photos_in(path: Path) -> set[str] | None:
     """sha256s of the photos of a pack; None where it cannot be read."""
     try:

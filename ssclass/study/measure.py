@@ -41,13 +41,12 @@ CALLS = {1: 9, 32: 3}
 """Photos in a call → calls that are timed, of which the median counts."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The figures of a finished row.
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The figures of a row that is trained and judged.
 
     `result` is what a retrain would write. `out_of_fold`: probabilities [train][classes], means over the repeats.
-    `milliseconds`: photos in a call → milliseconds a photo, whole model, pixels to probabilities. `left_out`: source →
-    sha256 of its photos → whether a model that was trained on the other sources has them right.
+    `left_out`: source → sha256 of its photos → whether a model that was trained on the other sources has them right.
     """
 
     row: str
@@ -56,12 +55,28 @@ class Measured:
     train_labels: tuple[int, ...]
     out_of_fold: tuple[tuple[float, ...], ...]
     repeats: int
+    left_out: dict[str, dict[str, bool]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Judged):
+    """A row whose model was not measured yet; `size`: what its photos are decoded at."""
+
+    size: Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Judged):
+    """The figures of a finished row.
+
+    `milliseconds`: photos in a call → milliseconds a photo, whole model, pixels to probabilities.
+    """
+
     parameters_backbone: int
     parameters_head: int
     megabytes: float
     milliseconds: dict[int, float]
     device: str
-    left_out: dict[str, dict[str, bool]] = field(default_factory=dict)
 
     @property
     def scores(self) -> Scores:
@@ -102,20 +117,6 @@ class Measured:
             body[name] = tuple(body[name])
         body["out_of_fold"] = tuple(tuple(row) for row in body["out_of_fold"])
         return cls(**body)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A row that is trained and judged, its figures as in `Measured`; `size`: what its photos are decoded at."""
-
-    row: str
-    result: Result
-    train: tuple[str, ...]
-    train_labels: tuple[int, ...]
-    out_of_fold: tuple[tuple[float, ...], ...]
-    repeats: int
-    left_out: dict[str, dict[str, bool]]
-    size: Size
 
 
 def folder_of(workspace: Workspace, key: str) -> Path:

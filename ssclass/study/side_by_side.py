@@ -31,7 +31,7 @@ Fit = Fitted | WeightsError | BatchError
 def fitted_rows(workspace: Workspace, rows: Sequence[StudyRow], dataset: Dataset, progress: Progress) -> Iterator[Fit]:
     """Train rows, in their order; the model of each lies in the folder of its key by then."""
     if not elsewhere(workspace.settings):
-        yield from spread(workspace.settings, lambda: partial(_here, workspace, dataset, progress), rows)
+        yield from map(partial(_here, workspace, dataset, progress), rows)
         return
     _remember_features(workspace, rows, progress)
     version = workspace.at()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from ssclass.data.batches import INCOMING, MANIFEST
+from ssclass.data.batches import INCOMING, MANIFEST, bare
 from ssclass.errors import FailedError, StoreError
 from ssclass.files import write_whole
 from ssclass.retrain.key import key_of
@@ -142,7 +142,7 @@ def new_markers(store: Store, state: State, found: Traces) -> list[list[str]]:
     for ref in find_deliveries(store, state, list(manifests)):
         made = found.cleaned(manifests[ref.id], store.get(manifests[ref.id]) or b"")
         etag = hashlib.md5(made, usedforsecurity=False).hexdigest()
-        if etag != ref.etag.partition("@")[0]:
+        if etag != bare(ref.etag):
             markers.append([ref.id, ref.etag, etag])
     return markers
 

@@ -21,7 +21,7 @@ from ssclass.data.build import QUARANTINE
 from ssclass.errors import WorkspaceError
 from ssclass.model.augmentation import AugmentedSpec
 from ssclass.model.features import SEEN
-from ssclass.model.packed import is_pack, photos_in
+from ssclass.model.packed import has_only
 from ssclass.model.spec import FeatureSpec
 from ssclass.params import AugmentParams
 from ssclass.retrain.challenger import challenger_key
@@ -210,7 +210,7 @@ def _features(
     for path in folder.rglob("*"):
         if not path.is_file() or path.relative_to(folder).as_posix() in kept or _age(path) >= before:
             continue
-        if not (is_pack(path) and path.parent.name in in_use and (photos_in(path) or {""}) <= photos):
+        if not (path.parent.name in in_use and has_only(path, photos)):
             yield _local("features", path)
 
 

@@ -15,7 +15,7 @@ from ssclass.errors import FailedError, StoreError
 from ssclass.files import write_whole
 from ssclass.history.shards import forgotten_md5s, holdings, stray_shards
 from ssclass.model.features import SEEN
-from ssclass.model.packed import is_pack, photos_in
+from ssclass.model.packed import has_only
 from ssclass.store import Store
 from ssclass.upkeep.traces import NOBODY
 from ssclass.workspace.dvc import DATA
@@ -112,11 +112,9 @@ def erase_features(workspace: Workspace, shards: Collection[Shard]) -> list[str]
         note = derived / SEEN
         if not _tells_of(note.read_bytes() if note.exists() else None, digests):
             shutil.rmtree(derived)
-    photos: set[str] = set()
+    photos = {row.sha256 for shard in shards for row in shard.rows}
     for path in list(folder.rglob("*.npz")):
-        if is_pack(path):
-            photos = photos or {row.sha256 for shard in shards for row in shard.rows}
-        if path.name not in kept and not (is_pack(path) and _has_only(path, photos)):
+        if path.name not in kept and not has_only(path, photos):
             path.unlink()
     keys = {key for key, _, _ in store.versions("features/") if key.endswith((".npz", f"/{SEEN}"))}
     derived_from = {key.rsplit("/", 1)[0] for key in keys if "-" in key.split("/")[1]}
@@ -125,12 +123,6 @@ def erase_features(workspace: Workspace, shards: Collection[Shard]) -> list[str]
     for key in found:
         store.erase(key)
     return found
-
-
-def _has_only(path: Path, photos: Collection[str]) -> bool:
-    """Whether a pack of features has these photos, and no others."""
-    packed = photos_in(path)
-    return packed is not None and packed <= set(photos)
 
 
 def _tells_of(note: bytes | None, shards: Collection[str]) -> bool:

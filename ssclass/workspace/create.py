@@ -53,11 +53,10 @@ def create(folder: Path, values: Mapping[str, str], git: str | None = None) -> W
     """
     building = folder / BUILDING
     _check_free(folder)
-    origin = _absolute(check_url(git)) if git else str(folder.with_name(folder.name + ".git").resolve())
+    origin = _absolute(check_url(git)) if git else check_url(str(folder.with_name(folder.name + ".git").resolve()))
     ours = building / ORIGIN
     if git is None and Path(origin).exists() and not ours.exists():
         raise WorkspaceError(f"{origin}: there already; name it with --git to use it, or choose another folder")
-    check_url(origin)
     folder.parent.mkdir(parents=True, exist_ok=True)
     outside = Git(folder.parent)
     main = _main_of(outside, origin) if git is not None else ""  # before anything is made: the URL may be wrong

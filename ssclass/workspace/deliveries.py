@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ssclass.data.batches import BatchRef, contents, find_batches, list_batches
+from ssclass.data.batches import BatchRef, bare, contents, find_batches, list_batches
 from ssclass.store import Store
 from ssclass.workspace.ledger import State
 
@@ -34,8 +34,8 @@ def told_apart_by(store: Store, ref: BatchRef) -> dict[str, Any]:
 
 def _recognised(store: Store, state: State, ref: BatchRef) -> BatchRef:
     """The batch with the etag by which the ledger knows this delivery; with one of its own where it does not."""
-    bare = ref.etag.partition("@")[0]
-    known = {etag: of for etag, of in state.deliveries.get(ref.id, {}).items() if etag.partition("@")[0] == bare}
+    marker = bare(ref.etag)
+    known = {etag: of for etag, of in state.deliveries.get(ref.id, {}).items() if bare(etag) == marker}
     if not known:
         return ref
     for etag, delivery in known.items():
@@ -46,4 +46,4 @@ def _recognised(store: Store, state: State, ref: BatchRef) -> BatchRef:
         for etag, delivery in reversed(known.items()):
             if delivery.contents == there:
                 return replace(ref, etag=etag)
-    return replace(ref, etag=f"{bare}@{ref.time}")
+    return replace(ref, etag=f"{marker}@{ref.time}")

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from ssclass.data.batches import bare
 from ssclass.errors import WorkspaceError
 from ssclass.text import message, quoted, shown
 from ssclass.workspace.bodies import BODIES, what_is_wrong
@@ -153,8 +154,8 @@ class State:
 
     def _cases(self, batch: str, etag: str) -> set[tuple[str, str]]:
         """The markers that are this delivery's: as it is, and as it was before a forgotten photo was taken out."""
-        of, bare = self.deliveries.get(batch, {}), etag.partition("@")[0]
-        etags = {etag, bare} if bare in of and of[bare].marked is None else {etag}  # an older ledger has it bare
+        of, marker = self.deliveries.get(batch, {}), bare(etag)
+        etags = {etag, marker} if marker in of and of[marker].marked is None else {etag}  # an older ledger has it bare
         while (before := self.rewritten.get((batch, etag))) is not None and before not in etags:
             etags.add(etag := before)
         return {(batch, each) for each in etags}

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from ssclass.model.features import Features
-from ssclass.model.folds import on_each_core
+from ssclass.model.folds import on_each_core, one_blas_thread
 from ssclass.model.head_file import HeadGraph, Tensor
 from ssclass.model.heads.kernel import KernelHead
 
@@ -88,7 +88,8 @@ class BilinearHead(KernelHead):
         if features.axes is not None:
             return features, features.axes
         everything = np.arange(len(features))
-        (axes,) = on_each_core(lambda rows: self._basis(features, rows), [everything])
+        with one_blas_thread():
+            axes = self._basis(features, everything)
         blocks = [everything[at : at + BLOCK] for at in range(0, len(features), BLOCK)]
         packed = np.concatenate(list(on_each_core(lambda rows: self._packed(features, rows, axes), blocks)))
         copies = {self.root: packed[:, 1:]} if packed.shape[1] > 1 else {}

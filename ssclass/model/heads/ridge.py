@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ssclass.model.folds import Fold, on_each_core
+from ssclass.model.folds import Fold, on_each_core, one_blas_thread
 from ssclass.model.heads.base import CrossValidation, Tick, path_curves
 
 GAMMA = 4.0  # g; 2 to 4 are alike on the study's photos (docs/models.md)
@@ -202,7 +202,8 @@ class Solved:
         from scipy.special import softmax
 
         landmarks = middles(vectors, len(labels), count, seed)
-        (whiten,) = on_each_core(lambda z: whitening(kernel(z, z, gamma).astype(np.float64)), [landmarks])
+        with one_blas_thread():
+            whiten = whitening(kernel(landmarks, landmarks, gamma).astype(np.float64))
         targets = 2.0 * np.eye(classes)[labels] - 1
         scores = np.empty((len(L2S), len(labels), classes))
 
@@ -236,7 +237,8 @@ class Solved:
 
     def fits(self) -> list[KernelFit]:
         """A fit to all photos for each penalty, with its temperature."""
-        ((weights, bias),) = on_each_core(lambda sums: sums.solve(self.whiten, L2S), [self.sums])
+        with one_blas_thread():
+            weights, bias = self.sums.solve(self.whiten, L2S)
         return [
             KernelFit(self.landmarks, weights[:, at], bias, warm, l2, loss, self.gamma)
             for at, (l2, warm, loss) in enumerate(zip(L2S, self.temperatures, self.losses, strict=True))
