@@ -453,6 +453,29 @@ def test_main_moved_back_with_its_tags_left_does_not_stop_the_pipeline(workspace
     assert pushed.stdout.strip() == fresh.head
 
 
+def test_the_same_commit_made_again_after_main_moved_back_keeps_its_tag(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within one second git makes the same commit of the same: its tag, left at origin, was taken for another's."""
+    for name in ("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"):
+        monkeypatch.setenv(name, "2026-01-01T00:00:00Z")
+    event = ledger.Event("freeze", "2026-01-01T00:00:00+00:00", {"reason": "holiday"})
+
+    def publish() -> str:
+        with workspace.transaction() as change:
+            change.publish("Freeze", [event], tags=["data/1"])
+        return workspace.head
+
+    first = publish()
+    origin = workspace.root.with_name("workspace.git")
+    subprocess.run(["git", "-C", str(origin), "update-ref", "refs/heads/main", "main~1"], check=True)
+    assert publish() == first
+    told = subprocess.run(["git", "-C", str(origin), "rev-parse", "main", "data/1"], capture_output=True, text=True)
+    assert told.stdout.split() == [first, first]
+    with pytest.raises(WorkspaceError, match="already on main"), workspace.transaction() as change:
+        change.publish("Again", [event], tags=["data/1"])
+
+
 # -- what DVC keeps ---------------------------------------------------------------------------------------
 
 

@@ -133,12 +133,14 @@ class Change:
         """Options and refspecs that push tags.
 
         A tag that is at origin already, on a commit that main does not contain, was left when somebody moved main
-        back: no ledger knows it, and it is replaced, unless it has moved again meanwhile.
+        back: no ledger knows it, and it is replaced, unless it has moved again meanwhile. It may be on this very
+        commit, where the same was published within one second: git then makes the same commit again.
         """
         leases, refs = [], []
         for name in names:
             there = self._git("rev-parse", "--verify", "--quiet", f"refs/tags/{name}", check=False)
-            if there and self._git.run("merge-base", "--is-ancestor", there, commit).returncode == 0:
+            earlier = there not in ("", commit)
+            if earlier and self._git.run("merge-base", "--is-ancestor", there, commit).returncode == 0:
                 raise WorkspaceError(
                     f"{self._settings.workspace}: the tag {name} is already on main, at {there[:12]}; `ssclass "
                     "verify` tells more"
