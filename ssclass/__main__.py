@@ -14,6 +14,9 @@ def main() -> None:
     here = Path(__file__).resolve().parents[1]
     if __name__ == "__main__" and not sys.flags.safe_path and sys.path and Path(sys.path[0] or ".").resolve() != here:
         del sys.path[0]
+    from ssclass.collector import collect_seldom
+
+    collect_seldom()
     from ssclass.cli import main as run
 
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:

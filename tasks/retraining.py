@@ -16,6 +16,7 @@ from prefect.tasks import exponential_backoff
 
 from ssclass import notices, progress
 from ssclass.code import code_digest
+from ssclass.collector import collect_seldom
 from ssclass.data.batches import BatchRef
 from ssclass.environment import quiet_libraries
 from ssclass.errors import DistrustedError, FailedError, LostRaceError, OvertakenError, StoreError, WorkspaceError
@@ -51,6 +52,7 @@ def workspace_at(where: str) -> Workspace:
         _known[where] = workspace
     if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker's process: no command line has done it
         quiet_libraries(workspace.settings)
+        collect_seldom()
     return _known[where]
 
 

@@ -25,6 +25,8 @@ MARKED = 12
 """Decisions that the plot over time names at most."""
 SQUARE = (4.2, 3.9)
 """Inches: about 400 pixels, what a phone shows without making the text smaller."""
+MARGINS = 0.7, 0.55, 0.4, 0.35
+"""Inches beside the axes, left, below, right and above: room for numbers, the axis's label, and a title."""
 
 Probabilities = NDArray[np.floating]
 Models = Mapping[str, Probabilities]
@@ -66,7 +68,7 @@ def calibration(probabilities: Probabilities, hit: NDArray[np.bool_], error: flo
 
 def over_time(decided: Sequence[Event], size: tuple[float, float] = (7, 4), marked: int = MARKED) -> Figure:
     """Candidates and champions, each pair on the same photos, decision by decision; `marked` of them are named."""
-    figure, axes = _figure(size)
+    figure, axes = _figure(size, names=True)
     places = range(len(decided))
     sizes = [max(event.body["holdout"]["size"], 1) for event in decided]
     candidate = [event.body["candidate"]["right"] / size for event, size in zip(decided, sizes, strict=True)]
@@ -100,7 +102,7 @@ def over_time_chart(decided: Sequence[Event]) -> Chart:
 
 def intervals(rows: Sequence[tuple[str, float, float, float]]) -> Chart:
     """Shares with their 95 % intervals, one model a row: (name, share, low, high), each 0 to 1."""
-    figure, axes = _figure((4.6, 0.9 + 0.45 * len(rows)))
+    figure, axes = _figure((4.6, 0.9 + 0.45 * len(rows)), names=True)
     for place, (name, share, low, high) in enumerate(rows):
         colour = CHAMPION if name.startswith("champion") else CANDIDATE
         axes.plot([low, high], [place, place], color=colour, linewidth=3, alpha=0.55, solid_capstyle="butt")
@@ -133,10 +135,15 @@ def curves(history: Mapping[str, Sequence[float]]) -> list[Chart]:
     return made
 
 
-def _figure(size: tuple[float, float] = SQUARE) -> tuple[Figure, Axes]:
+def _figure(size: tuple[float, float] = SQUARE, *, names: bool = False) -> tuple[Figure, Axes]:
+    """A figure with its axes. `names`: beside them stand labels of unknown length; to measure them doubles the time."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained" if names else None)
+    if not names:
+        left, bottom, right, top = MARGINS
+        width, height = size
+        figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
