@@ -29,16 +29,16 @@ from ssclass.workspace.workspace import Workspace
 NEW, EPOCHS, STUDY_EPOCHS, SIZE = 20, 2, 50, 224
 
 
-def script(folder: Path) -> float:
-    """Seconds an epoch of the home-made script on class folders."""
+def script(folder: Path, size: int = SIZE) -> float:
+    """Seconds an epoch of the home-made script on class folders, at so many pixels a side."""
     keras = import_keras()
     layers = keras.layers
     photos = keras.utils.image_dataset_from_directory(
-        folder, image_size=(SIZE, SIZE), batch_size=32, seed=0, validation_split=0.2, subset="both", verbose=False
+        folder, image_size=(size, size), batch_size=32, seed=0, validation_split=0.2, subset="both", verbose=False
     )
     backbone = find_backbone("mobilenet")
-    trunk = backbone.trunk(load_weights("mobilenet").tensors, SIZE)
-    images = keras.Input((SIZE, SIZE, 3))
+    trunk = backbone.trunk(load_weights("mobilenet").tensors, size)
+    images = keras.Input((size, size, 3))
     found = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(trunk(backbone.preprocess(images))))
     found = layers.Dense(256, activation="relu")(layers.Dropout(0.5)(found))
     found = layers.Dense(1, activation="sigmoid")(layers.Dropout(0.5)(layers.BatchNormalization()(found)))

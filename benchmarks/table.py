@@ -1,9 +1,10 @@
-"""One table of figures, each beside what one would use instead: `make bench`, or `python -m benchmarks table [DIR]`.
+"""One table of figures, each beside what one would use instead: `python -m benchmarks table [DIR [FILE.svg]]`.
 
 Each figure is measured REPEATS times, ssclass and its peers in turn, so that a busy machine slows all of them. Printed:
 medians, the spread (slowest by fastest), the best peer, what this machine can do at most where that is known, and the
 ratios; 1.00 x is as fast as that. DIR holds photos in class folders; without it, drawings take their place. A line with
-the machine is appended to benchmarks/history.jsonl. Ten minutes on two cores; run nothing else meanwhile.
+the machine is appended to benchmarks/history.jsonl; FILE.svg draws the ratios. The `aws` of the PATH is measured where
+there is one. A quarter of an hour on two cores; run nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -11,23 +12,27 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.retrain import script
+from benchmarks.twenty import deliver
 from ssclass.code import code_commit
 from ssclass.data.batches import find_batches, read_batch
 from ssclass.data.build import build_shard
@@ -38,11 +43,14 @@ from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.environment import leave_user_settings, quiet_libraries
 from ssclass.params import FeatureParams, load_params
+from ssclass.workspace import dvc
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
 from tests.support.moto import s3_server
 
 REPEATS = 5
+EPOCHS = 10
+"""Of the script that people write; its seconds an epoch are measured, and taken so many times."""
 HISTORY = Path(__file__).parent / "history.jsonl"
 GFLOP = 2.33  # of MobileNet at 320 x 320, a photo
 SIZE, TOGETHER, PHOTOS = 320, 4, 16
@@ -67,23 +75,26 @@ class Figure:
                 self.values.setdefault(name, []).append(way())
         return self
 
+    def ratio(self, to: float | None = None) -> float:
+        """How many times as fast as the best peer we are, or as something that has this figure."""
+        ours, *others = (statistics.median(values) for values in self.values.values())
+        other = (max(others) if self.more else min(others)) if to is None else to
+        return ours / other if self.more else other / ours
+
     def cells(self) -> list[str]:
         """The row of the table."""
         middle = {name: statistics.median(values) for name, values in self.values.items()}
         ours, *others = middle
         best = (max if self.more else min)(others, key=lambda name: middle[name]) if others else None
 
-        def ratio(other: float) -> str:
-            return f"{middle[ours] / other if self.more else other / middle[ours]:.2f} x"
-
         return [
             self.name,
             f"{_shown(middle[ours])} {self.unit}",
             f"{max(self.values[ours]) / min(self.values[ours]):.2f}",
             f"{_shown(middle[best])} ({best})" if best else "",
-            ratio(middle[best]) if best else "",
+            f"{self.ratio():.2f} x" if best else "",
             "" if self.limit is None else _shown(self.limit),
-            "" if self.limit is None else ratio(self.limit),
+            "" if self.limit is None else f"{self.ratio(self.limit):.2f} x",
         ]
 
 
@@ -246,8 +257,63 @@ def ingest(workspace: Workspace, count: int) -> Figure:
 
         return value
 
+    def aws(binary: str) -> Callable[[], float]:
+        def value() -> float:
+            with tempfile.TemporaryDirectory() as scratch:
+                place = f"s3://{store.place}/{ref.prefix}"
+                command = [binary, "s3", "cp", "--recursive", "--quiet", place, scratch, "--endpoint-url"]
+                command.append(str(store.settings.s3_endpoint))
+                return len(keys) / seconds(lambda: subprocess.run(command, check=True))
+
+        return value
+
     ways = {"ssclass": whole, "boto3, one by one": bare(1), "boto3, 32 at once": bare(32)}
+    if binary := shutil.which("aws"):
+        ways["aws s3 cp"] = aws(binary)
     return Figure(f"ingest of {count} photos, all checks", "photos/s", True).measure(ways, 3)
+
+
+def versioning(workspace: Workspace) -> Figure:
+    """One more shard of a megabyte beside a hundred: into data.dvc, and to S3."""
+    numbers, data = count_from(1), workspace.root / "data"
+
+    def shard(folder: Path) -> Path:
+        path = folder / f"bench-{next(numbers)}.parquet"
+        path.write_bytes(np.random.default_rng(next(numbers)).bytes(1 << 20))
+        return path
+
+    def ours() -> float:
+        path = shard(workspace.root.parent)
+        return seconds(lambda: dvc.add_shards(workspace.settings, workspace.objects, [path]))
+
+    def commands() -> None:
+        for arguments in (["add", "--quiet", "data"], ["push", "--quiet", "data.dvc"]):
+            subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=workspace.root, check=True)
+
+    def theirs() -> float:
+        shard(data)
+        return seconds(commands)
+
+    for _ in range(100):
+        shard(data)
+    commands()
+    ours()  # imports DVC
+    return Figure("a shard of 1 MB more beside 100, pushed", "s", False).measure({"ssclass": ours, "dvc": theirs}, 3)
+
+
+def twenty(photos: Path) -> Iterator[Figure]:
+    """20 new photos, beside ten epochs of the script that people write: the whole retrain, and its training alone.
+
+    The retrain is a process of its own; the script's imports are not counted. The training is cross-validation, fit,
+    and both models' answers on the held-out photos; features of the new ones were made for the champion's test of them.
+    """
+    found = list(deliver(photos, 3, "bilinear"))[2:]
+    fits = {f"Keras fit, ten epochs, {size} px": [EPOCHS * script(photos, size)] for size in (SIZE, 224)}
+    for name, values in (
+        ("a retrain with 20 new photos", [each["clock"] for each in found]),
+        ("of that the training", [each["by_the_clock"]["train"] for each in found]),
+    ):
+        yield Figure(name, "s", False, {"ssclass": values, **fits})
 
 
 def waits(workspace: Workspace) -> Iterator[Figure]:
@@ -333,6 +399,11 @@ def figures(photos: Path | None) -> Iterator[Figure]:
         for found in [each.key for each in waiting]:
             workspace.store.delete(found)
         yield from waits(workspace)
+        yield versioning(workspace)
+    with tempfile.TemporaryDirectory() as scratch:
+        if photos is None:
+            draw(Path(scratch), CLASSES, 100)
+        yield from twenty(photos or Path(scratch))
     yield near_duplicates(10_000, 0)
     yield near_duplicates(100, 100_000)
     yield shards()
@@ -340,7 +411,27 @@ def figures(photos: Path | None) -> Iterator[Figure]:
     yield from folds()
 
 
-def main(photos: Path | None = None) -> None:
+def plot(found: Sequence[Figure], path: Path) -> None:
+    """How many times as fast as the best peer, and as what the machine can do, figure by figure."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    from matplotlib.figure import Figure as Drawing
+
+    shown = [figure for figure in found if len(figure.values) > 1][::-1]
+    drawing = Drawing(figsize=(8, 0.8 + 0.36 * len(shown)), layout="constrained")
+    axes = drawing.subplots()
+    ratios = [figure.ratio() for figure in shown]
+    axes.barh(range(len(shown)), ratios, color=["#1f6fb4" if ratio >= 1 else "#a35200" for ratio in ratios])
+    for place, ratio in enumerate(ratios):
+        axes.text(max(ratio, 1) * 1.05, place, f"{ratio:.2g} x", va="center", fontsize=9)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [figure.name for figure in shown], fontsize=9)
+    axes.set(xscale="log", xlim=(min(0.3, *ratios), max(ratios) * 2), xlabel="times as fast as the best other way")
+    drawing.savefig(path, metadata={"Date": None})
+
+
+def main(photos: Path | None = None, drawn: Path | None = None) -> None:
     """Measure, print each row when it is there and the table at the end, and note it."""
     from ssclass.cli.common import print_table
 
@@ -352,9 +443,11 @@ def main(photos: Path | None = None) -> None:
     print_table(
         ("figure", "ssclass", "spread", "best peer", "ratio", "limit", "ratio"), [each.cells() for each in found]
     )
+    if drawn is not None:
+        plot(found, drawn)
     with HISTORY.open("a", encoding="utf-8") as file:
         file.write(json.dumps(about | {"figures": [vars(each) for each in found]}) + "\n")
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:2]))
+    main(*map(Path, sys.argv[1:3]))

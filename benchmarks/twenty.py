@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -32,28 +32,34 @@ def spent() -> float:
 
 
 def retrain(folder: str) -> dict[str, Any]:
-    """Retrain here; seconds of processors by step, and the large libraries that it imported."""
+    """Retrain here; seconds by step, of processors and by the clock, and the large libraries that it imported."""
     from ssclass.collector import collect_seldom
     from tests.support.fake_head import retrain_flow
 
     collect_seldom()  # as the command line does
-    flow, by_step = retrain_flow(), dict.fromkeys(STEPS, 0.0)
+    flow, by_step, clock = retrain_flow(), dict.fromkeys(STEPS, 0.0), dict.fromkeys(STEPS, 0.0)
 
     def counted(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(step)
         def call(*args: Any) -> Any:
-            began = spent()
+            began, at = spent(), time.monotonic()
             try:
                 return step(*args)
             finally:
                 by_step[name] += spent() - began
+                clock[name] += time.monotonic() - at
 
         return call
 
     for name in STEPS:
         setattr(flow.step, name, counted(name, getattr(flow.step, name)))
     decision = flow.retrain(folder).decision
-    return {"decision": decision, "steps": by_step, "imported": [name for name in HEAVY if name in sys.modules]}
+    return {
+        "decision": decision,
+        "steps": by_step,
+        "by_the_clock": clock,
+        "imported": [name for name in HEAVY if name in sys.modules],
+    }
 
 
 def in_a_process(folder: Path, told: Path) -> dict[str, Any]:
@@ -64,9 +70,9 @@ def in_a_process(folder: Path, told: Path) -> dict[str, Any]:
     return found | {"processors": spent() - before, "clock": time.monotonic() - began}
 
 
-def main(photos: Path, batches: int, head: str) -> None:
-    """Deliver, retrain, and print."""
-    from benchmarks.retrain import NEW, split
+def deliver(photos: Path, batches: int, head: str) -> Iterator[dict[str, Any]]:
+    """Deliver batch by batch, each answered by a retrain in a process of its own; what each cost, the first two too."""
+    from benchmarks.retrain import split
     from ssclass.data.submit import submit
     from ssclass.environment import leave_user_settings
     from ssclass.workspace.create import create
@@ -83,11 +89,19 @@ def main(photos: Path, batches: int, head: str) -> None:
         workspace = create(folder / "workspace", values | {"mlflow_uri": f"sqlite:///{folder / 'mlflow.db'}"})
         workspace.store.make_bucket()
         set_params(workspace, head=head)
-        found = []
         for number, part in enumerate(split(photos, folder / "parts", batches + 1)):
             submit(workspace.store, part, f"batch-{number}", workspace.at().params.dataset.classes)
-            found.append(in_a_process(workspace.root, folder / "told.json"))
-            print(json.dumps({"batch": number, **found[-1]}), flush=True)
+            yield in_a_process(workspace.root, folder / "told.json")
+
+
+def main(photos: Path, batches: int, head: str) -> None:
+    """Deliver, retrain, and print."""
+    from benchmarks.retrain import NEW
+
+    found = []
+    for number, each in enumerate(deliver(photos, batches, head)):
+        print(json.dumps({"batch": number, **each}), flush=True)
+        found.append(each)
     counted = found[2:]
     print(f"{NEW} new photos, {head}, medians of {batches}: seconds of processors")
     for step in STEPS:

@@ -62,6 +62,23 @@ def test_it_is_kernel_ridge_regression_and_its_residuals_are_those_of_leaving_fo
     assert fit.loss == pytest.approx(np.mean(np.square(left_out)), rel=1e-3)
 
 
+@pytest.mark.parametrize("photos", [7, 8, 40])
+def test_sums_are_those_of_whitened_kernels_whether_rows_or_sums_are_whitened(photos: int) -> None:
+    z, _ = rows(30, 2, apart=2.0)
+    landmarks, few = z[:4].astype(np.float32), z.astype(np.float32)
+    copies = np.stack([few, few[::-1]], axis=1)
+    targets = np.random.default_rng(0).standard_normal((len(z), 2))
+    whiten = ridge.whitening(ridge.kernel(landmarks, landmarks).astype(np.float64))
+    at = np.arange(photos)
+    sums = ridge.Sums.over(at, lambda some: copies[some], targets, landmarks, whiten, ridge.GAMMA)
+
+    phi = np.concatenate([ridge.kernel(each[at], landmarks).astype(np.float64) @ whiten for each in (few, few[::-1])])
+    np.testing.assert_allclose(sums.gram, phi.T @ phi / 2, atol=1e-9)
+    np.testing.assert_allclose(sums.wanted, phi.T @ np.tile(targets[at], (2, 1)) / 2, atol=1e-9)
+    np.testing.assert_allclose(sums.kernels, phi.sum(axis=0) / 2, atol=1e-9)
+    assert sums.photos == photos
+
+
 def test_few_landmarks_do_nearly_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     z, labels = rows(100, 2, apart=6.0)
     fresh, truth = rows(50, 2, apart=6.0, seed=1)

@@ -116,7 +116,10 @@ def whitening(alike: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums over photos, float64: of k k' [m, m], k t' [m, classes], k [m], t [classes], and how many photos."""
+    """Sums over photos, float64: of p p' [r, r], p t' [r, classes], p [r], t [classes], and how many photos.
+
+    p is a photo's kernel with the landmarks times `whitening`: its row of Phi.
+    """
 
     gram: np.ndarray
     wanted: np.ndarray
@@ -125,18 +128,34 @@ class Sums:
     photos: int
 
     @classmethod
-    def over(cls, rows: np.ndarray, vectors: Vectors, targets: np.ndarray, landmarks: np.ndarray, gamma: float) -> Sums:
-        """The sums over these rows; targets [all rows, classes]."""
-        m, classes = len(landmarks), targets.shape[1]
-        gram, wanted, kernels = np.zeros((m, m)), np.zeros((m, classes)), np.zeros(m)
+    def over(
+        cls,
+        rows: np.ndarray,
+        vectors: Vectors,
+        targets: np.ndarray,
+        landmarks: np.ndarray,
+        whiten: np.ndarray,
+        gamma: float,
+    ) -> Sums:
+        """The sums over these rows; targets [all rows, classes], `whiten` [m, r].
+
+        Either the rows are whitened or their sums, whichever takes fewer multiplications.
+        """
+        few = len(rows) < 2 * len(landmarks)
+        width, classes = whiten.shape[1] if few else len(landmarks), targets.shape[1]
+        gram, wanted, kernels = np.zeros((width, width)), np.zeros((width, classes)), np.zeros(width)
         for at in range(0, len(rows), BLOCK):
             block = rows[at : at + BLOCK]
             z = vectors(block)
             copies = z.shape[1]
             k = kernel(z.reshape(-1, z.shape[-1]), landmarks, gamma).astype(np.float64)
+            if few:
+                k = k @ whiten
             gram += k.T @ k / copies
             wanted += k.T @ np.repeat(targets[block], copies, axis=0) / copies
             kernels += k.sum(axis=0) / copies
+        if not few:
+            gram, wanted, kernels = whiten.T @ (gram @ whiten), whiten.T @ wanted, whiten.T @ kernels
         return cls(gram, wanted, kernels, targets[rows].sum(axis=0), len(rows))
 
     def plus(self, other: Sums, sign: int = 1) -> Sums:
@@ -150,15 +169,14 @@ class Sums:
         )
 
     def solve(self, whiten: np.ndarray, l2s: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """Weights [m, penalties, classes] and bias [classes]; `whiten` [m, r] is K_mm^-1/2."""
+        """Weights of the landmarks [m, penalties, classes] and bias [classes]."""
         from scipy.linalg import cho_factor, cho_solve
 
         bias = self.targets / self.photos
-        gram = whiten.T @ (self.gram @ whiten)
-        wanted = whiten.T @ (self.wanted - np.outer(self.kernels, bias))
+        wanted = self.wanted - np.outer(self.kernels, bias)
         found = []
         for l2 in l2s:
-            made = np.array(gram, order="F")  # as LAPACK wants it, which then works in it
+            made = np.array(self.gram, order="F")  # as LAPACK wants it, which then works in it
             made[np.diag_indices_from(made)] += l2
             factor = cho_factor(made, overwrite_a=True, check_finite=False)
             found.append(whiten @ cho_solve(factor, wanted, check_finite=False))
@@ -208,7 +226,7 @@ class Solved:
         scores = np.empty((len(L2S), len(labels), classes))
 
         def add(fold: Fold) -> Sums:
-            return Sums.over(fold[1], vectors, targets, landmarks, gamma)
+            return Sums.over(fold[1], vectors, targets, landmarks, whiten, gamma)
 
         def test(number: int) -> None:
             """Solve for the sums without a fold's, and let the fold's photos have their scores."""
@@ -233,13 +251,14 @@ class Solved:
 
     def fit(self) -> KernelFit:
         """The fit to all photos with the penalty and the temperature that were chosen."""
-        return self.fits()[L2S.index(self.validation.l2 or 0.0)]
+        return self.fits([L2S.index(self.validation.l2 or 0.0)])[0]
 
-    def fits(self) -> list[KernelFit]:
-        """A fit to all photos for each penalty, with its temperature."""
+    def fits(self, numbers: Sequence[int] = range(len(L2S))) -> list[KernelFit]:
+        """A fit to all photos for each penalty of these places in `L2S`, with its temperature."""
+        l2s = [L2S[number] for number in numbers]
         with one_blas_thread():
-            weights, bias = self.sums.solve(self.whiten, L2S)
+            weights, bias = self.sums.solve(self.whiten, l2s)
         return [
-            KernelFit(self.landmarks, weights[:, at], bias, warm, l2, loss, self.gamma)
-            for at, (l2, warm, loss) in enumerate(zip(L2S, self.temperatures, self.losses, strict=True))
+            KernelFit(self.landmarks, weights[:, at], bias, self.temperatures[of], L2S[of], self.losses[of], self.gamma)
+            for at, of in enumerate(numbers)
         ]
