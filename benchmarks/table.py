@@ -422,12 +422,15 @@ def plot(found: Sequence[Figure], path: Path) -> None:
     drawing = Drawing(figsize=(8, 0.8 + 0.36 * len(shown)), layout="constrained")
     axes = drawing.subplots()
     ratios = [figure.ratio() for figure in shown]
-    axes.barh(range(len(shown)), ratios, color=["#1f6fb4" if ratio >= 1 else "#a35200" for ratio in ratios])
+    colours = ["#1f6fb4" if ratio >= 1 else "#a35200" for ratio in ratios]
+    axes.barh(range(len(shown)), [ratio - 1 for ratio in ratios], left=1, color=colours)
     for place, ratio in enumerate(ratios):
-        axes.text(max(ratio, 1) * 1.05, place, f"{ratio:.2g} x", va="center", fontsize=9)
+        words = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
+        axes.text(max(ratio, 1) * 1.07, place, f"{words} x", va="center", fontsize=9)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [figure.name for figure in shown], fontsize=9)
-    axes.set(xscale="log", xlim=(min(0.3, *ratios), max(ratios) * 2), xlabel="times as fast as the best other way")
+    axes.set(xscale="log", xlim=(min(0.3, *ratios), max(ratios) * 3), xlabel="times as fast as the best other way")
+    axes.xaxis.set_major_formatter("{x:g}")
     drawing.savefig(path, metadata={"Date": None})
 
 
