@@ -567,6 +567,19 @@ def test_a_state_that_was_left_and_comes_back_is_asked_about_again(shop: Shop, h
     all_is_told(shop)
 
 
+def test_a_champion_that_a_person_moved_on_from_may_be_proposed_again(shop: Shop):
+    """Rolled back by mistake and forward again: the earlier champion counted as rolled back from, and was not asked."""
+    two_champions(shop)
+    for number in (1, 2):
+        roll_back(shop.workspace, number)
+    append(shop.workspace, "unfreeze", "Unfreeze")
+    revoke(shop.workspace, "second", "not ours")
+    outcome = shop.retrain()
+    assert outcome.decision in (PROMOTED, REJECTED), outcome.reason
+    assert compared_with(outcome) == shop.state.champions[1]
+    all_is_told(shop)
+
+
 def test_rejected_while_frozen_is_asked_again_after_unfreeze(shop: Shop):
     """D8: SKIPPED for ever: a precondition that says nothing about the candidate had burnt the key."""
     shop.first()

@@ -71,10 +71,11 @@ class State:
     """What the events add up to.
 
     `champion` is the decision key of the champion's run, None before the first promotion. `rolled_back`: a person put
-    it in force, and promotion has not gone on since. `withdrawn`: champions that a person rolled back from. A batch is
-    held, admitted or dropped by (id, marker etag): sent again with another marker it is another case. `deliveries`:
-    what was decided on, by id and etag, in order. `rewritten`: the etag that a marker had before a forgotten photo was
-    taken out of it, by what it is now. `next_version` is the number of the next data version: revoked ones keep theirs.
+    it in force, and promotion has not gone on since. `withdrawn`: champions that a person rolled back from, to an
+    earlier one. A batch is held, admitted or dropped by (id, marker etag): sent again with another marker it is another
+    case. `deliveries`: what was decided on, by id and etag, in order. `rewritten`: the etag that a marker had before a
+    forgotten photo was taken out of it, by what it is now. `next_version` is the number of the next data version:
+    revoked ones keep theirs.
     """
 
     champions: list[str] = field(default_factory=list)
@@ -123,13 +124,13 @@ class State:
             case "forget":
                 self.rewritten |= {(batch, new): old for batch, old, new in body.get("markers", ()) if old != new}
             case "rollback":
-                if self.champion is not None:
-                    self.withdrawn.add(self.champion)
                 if body["key"] not in self.champions:
                     raise WorkspaceError(
                         f"ledger.jsonl: it rolls back to {quoted(body['key'])}, which was never promoted; restore the "
                         "line with `git checkout ledger.jsonl`"
                     )
+                if self.champion is not None and self.number_of(self.champion) > self.number_of(body["key"]):
+                    self.withdrawn.add(self.champion)
                 self.withdrawn.discard(body["key"])
                 self.champion = body["key"]
                 self.rolled_back = True
