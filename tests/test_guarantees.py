@@ -987,6 +987,30 @@ def test_corrections_of_photos_in_a_held_batch_wait_for_it(shop: Shop):
     assert {sha256: shop.labels()[sha256] for sha256 in photos} == right
 
 
+@pytest.mark.parametrize("when", ["held first", "marked again"])
+def test_corrections_that_were_admitted_come_after_the_batch_that_they_waited_for(shop: Shop, when: str):
+    """They came by the time of the markers: before a batch whose marker was written again, and were lost."""
+    shop.set(corrections=1)
+    shop.first()
+    shop.retrain()
+    if when == "held first":
+        shop.workspace.store.put("incoming/fix/manifest.json", b"no JSON")
+        shop.retrain()
+    photos = held(shop)
+    right = {sha256: next(name for name in CLASSES if name != shop.sent["bad"][sha256]) for sha256 in photos}
+    shop.mark("fix", relabel=[{"sha256": sha256, "label": label} for sha256, label in right.items()])
+    shop.retrain()
+    assert status(shop, "fix") == HELD_BATCH
+    time.sleep(1)  # S3 tells times by the second
+    marker = "incoming/bad/manifest.json"
+    shop.workspace.store.put(marker, shop.workspace.store.get(marker))
+    admit(shop.workspace, "bad")
+    admit(shop.workspace, "fix")
+    shop.retrain()
+    assert [event["batch"] for event in shop.lines("ingest")] == ["first", "bad", "fix"]
+    assert {sha256: shop.labels()[sha256] for sha256 in photos} == right
+
+
 def test_rolled_back_while_another_machine_trains(shop: Shop):
     """D10: the result under the key was of another champion; that machine failed three trainings a retrain."""
     two_champions(shop)

@@ -24,6 +24,8 @@ from ssclass.text import quoted
 
 INCOMING = "incoming"
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
+UNKNOWN = "unknown photo"
+"""Reason by which a correction is refused whose photo is not in the data set."""
 REQUESTS = 8  # at a time
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 

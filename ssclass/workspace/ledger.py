@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from ssclass.data.batches import bare
+from ssclass.data.batches import UNKNOWN, bare
 from ssclass.errors import WorkspaceError
 from ssclass.text import message, quoted, shown
 from ssclass.workspace.bodies import BODIES, what_is_wrong
@@ -60,10 +60,12 @@ class Delivery:
     """One delivery of a batch that was decided on: when its marker was written, and a digest of its files.
 
     Both are None where the line is of a version that did not write them; contents also where they could not be read.
+    unknown: whether it corrected photos that were not in the data set then.
     """
 
     marked: str | None = None
     contents: str | None = None
+    unknown: bool = False
 
 
 @dataclass
@@ -146,7 +148,9 @@ class State:
         of = self.deliveries.setdefault(body["batch"], {})
         marked = body.get("marked") or body["etag"].partition("@")[2] or None
         if body["etag"] not in of or body.get("marked"):
-            of[body["etag"]] = Delivery(marked, body.get("contents"))
+            refused = (body.get("receipt") or {}).get("refused")
+            unknown = isinstance(refused, dict) and UNKNOWN in refused
+            of[body["etag"]] = Delivery(marked, body.get("contents"), unknown)
 
     def _settle(self, batch: str) -> None:
         """Whatever was asked about a batch under earlier markers is no longer open."""
