@@ -903,8 +903,14 @@ def test_a_manifest_that_could_not_be_read_is_read_again_once_it_is_written_agai
     in_folders(shop, "ramen", "manifest.json", other)
     shop.retrain()
     assert status(shop, "ramen") == HELD_BATCH
+    with pytest.raises(InputError, match=r"name the class in params\.yaml, then write manifest\.json again"):
+        admit(shop.workspace, "ramen")
+    shop.set(classes="[sandwich, sushi, ramen]")
+    assert waiting(shop.workspace.store, shop.state) == [], "nothing was written again"
     mark_again(shop, "ramen", "manifest.json")
     assert status(shop, "ramen") == WAITING
+    shop.retrain()
+    assert status(shop, "ramen") == INGESTED
 
 
 def test_lines_of_older_versions_know_their_deliveries(shop: Shop):

@@ -129,7 +129,7 @@ def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
         labels = ", ".join(quoted(label) for label in sorted({entry.label for entry in batch.entries})[:5])
         raise BatchError(
             f"{at}{ref.marker}: no photo has a known label (found {labels}; dataset.classes: {', '.join(classes)}); "
-            "correct the labels, or name the class in params.yaml"
+            f"correct the labels, or name the class in params.yaml, then write {ref.marker} again"
         )
     return batch
 
