@@ -895,6 +895,35 @@ def test_a_batch_that_a_person_drops_while_it_is_taken_in_stays_out(
     assert "second" not in shop.state.ingested
 
 
+@pytest.mark.parametrize("dropped_before", [False, True])
+def test_a_batch_that_was_admitted_by_mistake_is_dropped_while_s3_is_away(shop: Shop, dropped_before: bool):
+    """It was called no held batch, or dropped already where an earlier delivery was: and it joined."""
+    shop.first()
+    shop.retrain()
+    if dropped_before:
+        held(shop)
+        drop(shop.workspace, "bad")
+    held(shop)
+    admit(shop.workspace, "bad")
+    away = Workspace(shop.workspace.settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}))
+    assert drop(away, "bad") is not None
+    assert status(shop, "bad") == DROPPED
+    assert drop(away, "bad") is None
+    shop.retrain()
+    assert "bad" not in shop.state.ingested
+
+
+def test_who_drops_again_what_was_seen_drops_nothing_that_came_since(shop: Shop):
+    shop.first()
+    shop.retrain()
+    held(shop)
+    ((_, seen),) = shop.state.held
+    drop(shop.workspace, "bad", seen)
+    held(shop)
+    assert drop(shop.workspace, "bad", seen) is None
+    assert status(shop, "bad") == HELD_BATCH
+
+
 def test_a_manifest_that_could_not_be_read_is_read_again_once_it_is_written_again(shop: Shop):
     """D9: it is held for a class that params.yaml lacks; with the class there, writing it again had no effect."""
     shop.first()
