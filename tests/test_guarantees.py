@@ -595,6 +595,44 @@ def test_rejected_while_frozen_is_asked_again_after_unfreeze(shop: Shop):
     all_is_told(shop)
 
 
+def test_a_model_that_was_not_adopted_while_frozen_is_adopted_after_unfreeze(shop: Shop):
+    """It was rejected with that remedy, and then called decided on already."""
+    from ssclass.upkeep.adopt import Declared, adopt
+
+    model = shop.folder / "theirs.keras"
+    model.write_text('{"calls": [0, 1], "skill": 0.8}')
+    declared = Declared(model, CLASSES, "none")
+    shop.first()
+    freeze(shop.workspace, "holiday")
+    event, _ = adopt(shop.workspace, declared)
+    assert (event.body["decision"], "unfreeze" in event.body["reason"]) == (REJECTED, True)
+    with pytest.raises(InputError, match="decided on already"):
+        adopt(shop.workspace, declared)
+    append(shop.workspace, "unfreeze", "Unfreeze")
+    event, _ = adopt(shop.workspace, declared)
+    assert event.body["decision"] == PROMOTED
+    all_is_told(shop)
+
+
+def test_a_model_is_adopted_only_as_promotion_stood_when_it_was_scored(shop: Shop):
+    from ssclass.errors import OvertakenError
+    from ssclass.upkeep import adopt as adopting
+
+    model = shop.folder / "theirs.keras"
+    model.write_text('{"calls": [0, 1], "skill": 0.8}')
+    declared = adopting.Declared(model, CLASSES, "none")
+    other = shop.clone()
+    shop.first()
+    with (
+        meanwhile(adopting, "make_result", lambda: freeze(other, "holiday")),
+        pytest.raises(OvertakenError, match="froze promotion"),
+    ):
+        adopting.adopt(shop.workspace, declared)
+    append(other, "unfreeze", "Unfreeze")
+    assert adopting.adopt(shop.workspace, declared)[0].body["decision"] == PROMOTED
+    all_is_told(shop)
+
+
 def test_a_rejected_candidate_is_not_asked_again_by_freeze_and_unfreeze(shop: Shop):
     for batch in ("second", "third"):
         (shop.first if not shop.sent else shop.send)("first" if not shop.sent else batch)
