@@ -567,6 +567,19 @@ def test_a_state_that_was_left_and_comes_back_is_asked_about_again(shop: Shop, h
     all_is_told(shop)
 
 
+def test_a_champion_that_a_person_moved_on_from_may_be_proposed_again(shop: Shop):
+    """Rolled back by mistake and forward again: the earlier champion counted as rolled back from, and was not asked."""
+    two_champions(shop)
+    for number in (1, 2):
+        roll_back(shop.workspace, number)
+    append(shop.workspace, "unfreeze", "Unfreeze")
+    revoke(shop.workspace, "second", "not ours")
+    outcome = shop.retrain()
+    assert outcome.decision in (PROMOTED, REJECTED), outcome.reason
+    assert compared_with(outcome) == shop.state.champions[1]
+    all_is_told(shop)
+
+
 def test_rejected_while_frozen_is_asked_again_after_unfreeze(shop: Shop):
     """D8: SKIPPED for ever: a precondition that says nothing about the candidate had burnt the key."""
     shop.first()
@@ -579,6 +592,44 @@ def test_rejected_while_frozen_is_asked_again_after_unfreeze(shop: Shop):
     assert shop.retrain().decision == SKIPPED
     append(shop.workspace, "unfreeze", "Unfreeze")
     assert shop.retrain().decision == PROMOTED
+    all_is_told(shop)
+
+
+def test_a_model_that_was_not_adopted_while_frozen_is_adopted_after_unfreeze(shop: Shop):
+    """It was rejected with that remedy, and then called decided on already."""
+    from ssclass.upkeep.adopt import Declared, adopt
+
+    model = shop.folder / "theirs.keras"
+    model.write_text('{"calls": [0, 1], "skill": 0.8}')
+    declared = Declared(model, CLASSES, "none")
+    shop.first()
+    freeze(shop.workspace, "holiday")
+    event, _ = adopt(shop.workspace, declared)
+    assert (event.body["decision"], "unfreeze" in event.body["reason"]) == (REJECTED, True)
+    with pytest.raises(InputError, match="decided on already"):
+        adopt(shop.workspace, declared)
+    append(shop.workspace, "unfreeze", "Unfreeze")
+    event, _ = adopt(shop.workspace, declared)
+    assert event.body["decision"] == PROMOTED
+    all_is_told(shop)
+
+
+def test_a_model_is_adopted_only_as_promotion_stood_when_it_was_scored(shop: Shop):
+    from ssclass.errors import OvertakenError
+    from ssclass.upkeep import adopt as adopting
+
+    model = shop.folder / "theirs.keras"
+    model.write_text('{"calls": [0, 1], "skill": 0.8}')
+    declared = adopting.Declared(model, CLASSES, "none")
+    other = shop.clone()
+    shop.first()
+    with (
+        meanwhile(adopting, "make_result", lambda: freeze(other, "holiday")),
+        pytest.raises(OvertakenError, match="froze promotion"),
+    ):
+        adopting.adopt(shop.workspace, declared)
+    append(other, "unfreeze", "Unfreeze")
+    assert adopting.adopt(shop.workspace, declared)[0].body["decision"] == PROMOTED
     all_is_told(shop)
 
 
@@ -882,6 +933,35 @@ def test_a_batch_that_a_person_drops_while_it_is_taken_in_stays_out(
     assert "second" not in shop.state.ingested
 
 
+@pytest.mark.parametrize("dropped_before", [False, True])
+def test_a_batch_that_was_admitted_by_mistake_is_dropped_while_s3_is_away(shop: Shop, dropped_before: bool):
+    """It was called no held batch, or dropped already where an earlier delivery was: and it joined."""
+    shop.first()
+    shop.retrain()
+    if dropped_before:
+        held(shop)
+        drop(shop.workspace, "bad")
+    held(shop)
+    admit(shop.workspace, "bad")
+    away = Workspace(shop.workspace.settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}))
+    assert drop(away, "bad") is not None
+    assert status(shop, "bad") == DROPPED
+    assert drop(away, "bad") is None
+    shop.retrain()
+    assert "bad" not in shop.state.ingested
+
+
+def test_who_drops_again_what_was_seen_drops_nothing_that_came_since(shop: Shop):
+    shop.first()
+    shop.retrain()
+    held(shop)
+    ((_, seen),) = shop.state.held
+    drop(shop.workspace, "bad", seen)
+    held(shop)
+    assert drop(shop.workspace, "bad", seen) is None
+    assert status(shop, "bad") == HELD_BATCH
+
+
 def test_a_manifest_that_could_not_be_read_is_read_again_once_it_is_written_again(shop: Shop):
     """D9: it is held for a class that params.yaml lacks; with the class there, writing it again had no effect."""
     shop.first()
@@ -890,8 +970,14 @@ def test_a_manifest_that_could_not_be_read_is_read_again_once_it_is_written_agai
     in_folders(shop, "ramen", "manifest.json", other)
     shop.retrain()
     assert status(shop, "ramen") == HELD_BATCH
+    with pytest.raises(InputError, match=r"name the class in params\.yaml, then write manifest\.json again"):
+        admit(shop.workspace, "ramen")
+    shop.set(classes="[sandwich, sushi, ramen]")
+    assert waiting(shop.workspace.store, shop.state) == [], "nothing was written again"
     mark_again(shop, "ramen", "manifest.json")
     assert status(shop, "ramen") == WAITING
+    shop.retrain()
+    assert status(shop, "ramen") == INGESTED
 
 
 def test_lines_of_older_versions_know_their_deliveries(shop: Shop):
@@ -971,6 +1057,30 @@ def test_corrections_of_photos_in_a_held_batch_wait_for_it(shop: Shop):
     shop.set(corrections=1)
     admit(shop.workspace, "fix")
     shop.retrain()
+    assert {sha256: shop.labels()[sha256] for sha256 in photos} == right
+
+
+@pytest.mark.parametrize("when", ["held first", "marked again"])
+def test_corrections_that_were_admitted_come_after_the_batch_that_they_waited_for(shop: Shop, when: str):
+    """They came by the time of the markers: before a batch whose marker was written again, and were lost."""
+    shop.set(corrections=1)
+    shop.first()
+    shop.retrain()
+    if when == "held first":
+        shop.workspace.store.put("incoming/fix/manifest.json", b"no JSON")
+        shop.retrain()
+    photos = held(shop)
+    right = {sha256: next(name for name in CLASSES if name != shop.sent["bad"][sha256]) for sha256 in photos}
+    shop.mark("fix", relabel=[{"sha256": sha256, "label": label} for sha256, label in right.items()])
+    shop.retrain()
+    assert status(shop, "fix") == HELD_BATCH
+    time.sleep(1)  # S3 tells times by the second
+    marker = "incoming/bad/manifest.json"
+    shop.workspace.store.put(marker, shop.workspace.store.get(marker))
+    admit(shop.workspace, "bad")
+    admit(shop.workspace, "fix")
+    shop.retrain()
+    assert [event["batch"] for event in shop.lines("ingest")] == ["first", "bad", "fix"]
     assert {sha256: shop.labels()[sha256] for sha256 in photos} == right
 
 

@@ -15,7 +15,7 @@ from ssclass.data.submit import submit
 from ssclass.demo.drawings import draw
 from ssclass.errors import BatchError
 from ssclass.history.batches import story
-from ssclass.retrain.key import key_of
+from ssclass.retrain.key import key_of, pending_key
 from ssclass.store import Store
 from ssclass.workspace.create import create
 from ssclass.workspace.workspace import Workspace
@@ -55,6 +55,23 @@ def test_what_a_source_brings_trains_only_where_params_say_so(workspace: Workspa
 
     set_params(workspace, sources="[main, bought, none-yet]")
     assert key_of(workspace.at()) == key, "the same rows are the same question"
+
+
+def test_a_source_that_has_no_photos_yet_lets_no_others_train(s3: Store, tmp_path: Path) -> None:
+    """While no batch named a source, params that chose another one were passed over, and all photos trained."""
+    at = {"bucket": s3.bucket, "s3_endpoint": s3.settings.s3_endpoint or "", "s3_region": "us-east-1"}
+    made = create(tmp_path / "workspace", at)
+    draw(tmp_path / "own", CLASSES, 6, 1)
+    submit(Store(made.settings), tmp_path / "own", "own", CLASSES)
+    ingest_all(made)
+    assert len(made.at().dataset.used) == 12
+    set_params(made, sources="[bought]")
+    assert made.at().dataset.used == ()
+    assert pending_key(made.at()) is None
+    draw(tmp_path / "bought", CLASSES, 4, 2)
+    submit(Store(made.settings), tmp_path / "bought", "bought", CLASSES, source="bought")
+    ingest_all(made)
+    assert len(made.at().dataset.used) == 8
 
 
 def test_a_source_has_a_plain_name(s3: Store, drawings: Path) -> None:

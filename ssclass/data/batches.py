@@ -24,6 +24,8 @@ from ssclass.text import quoted
 
 INCOMING = "incoming"
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
+UNKNOWN = "unknown photo"
+"""Reason by which a correction is refused whose photo is not in the data set."""
 REQUESTS = 8  # at a time
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -127,7 +129,7 @@ def read_batch(store: Store, ref: BatchRef, classes: Sequence[str]) -> Batch:
         labels = ", ".join(quoted(label) for label in sorted({entry.label for entry in batch.entries})[:5])
         raise BatchError(
             f"{at}{ref.marker}: no photo has a known label (found {labels}; dataset.classes: {', '.join(classes)}); "
-            "correct the labels, or name the class in params.yaml"
+            f"correct the labels, or name the class in params.yaml, then write {ref.marker} again"
         )
     return batch
 

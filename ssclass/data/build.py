@@ -10,7 +10,7 @@ from functools import partial
 from json import dumps
 from pathlib import Path
 
-from ssclass.data.batches import Batch, Progress
+from ssclass.data.batches import UNKNOWN, Batch, Progress
 from ssclass.data.checks import warnings
 from ssclass.data.dataset import Dataset, correct, count
 from ssclass.data.fetch import DENIED, Denied, Fetching, Known, Outcome, Taken, check_access, keep, no_class
@@ -138,7 +138,7 @@ def _corrections(
     present: the photos that count; known: also those that were removed.
     """
     refused = [
-        Refusal(sha256, "unknown photo", f"to be {what}, but not in the data set")
+        Refusal(sha256, UNKNOWN, f"to be {what}, but not in the data set")
         for what, asked, among in (("relabelled", batch.relabel, present), ("removed", batch.remove, known))
         for sha256 in asked
         if sha256 not in among

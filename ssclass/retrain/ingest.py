@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssclass import progress
-from ssclass.data.batches import SUCCESS, Batch, BatchRef, in_class_folders, read_batch
+from ssclass.data.batches import SUCCESS, UNKNOWN, Batch, BatchRef, in_class_folders, read_batch
 from ssclass.data.build import build_shard, implausible, quarantine
 from ssclass.data.checks import drip
 from ssclass.data.shards import Receipt, Row, Shard, read_shard
@@ -78,12 +78,18 @@ class Checked:
 
 
 def waiting(store: Store, state: State) -> list[BatchRef]:
-    """Marked batches that are to be taken in, in order: those that nobody decided on, and those that were admitted."""
-    return [
-        ref
-        for ref in list_deliveries(store, state, known=state.ingested)
-        if state.status(ref.id, ref.etag) in (WAITING, ADMITTED)
-    ]
+    """Marked batches that are to be taken in: those that nobody decided on, and those that were admitted; in order.
+
+    A batch that was held with corrections of photos that were not in the data set comes last, whenever its marker was
+    written: those photos may come with one of the others.
+    """
+
+    def corrects_what_was_not_there(ref: BatchRef) -> bool:
+        return any(delivery.unknown for delivery in state.deliveries.get(ref.id, {}).values())
+
+    there = list_deliveries(store, state, known=state.ingested)
+    wanted = [ref for ref in there if state.status(ref.id, ref.etag) in (WAITING, ADMITTED)]
+    return sorted(wanted, key=corrects_what_was_not_there)
 
 
 def sent_again(store: Store, state: State) -> list[BatchRef]:
@@ -259,7 +265,7 @@ def _done_already(state: State, ref: BatchRef) -> Ingested | None:
 
 def _corrects_what_is_held(receipt: Receipt, state: State) -> str | None:
     """Say why corrections wait: they name photos that are not in the data set, and held batches may have them."""
-    unknown = sum(refusal.reason == "unknown photo" for refusal in receipt.refused)
+    unknown = sum(refusal.reason == UNKNOWN for refusal in receipt.refused)
     others = sorted({batch for batch, _ in state.held} - {receipt.batch_id})
     if not unknown or not others:
         return None

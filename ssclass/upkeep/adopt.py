@@ -18,6 +18,7 @@ from ssclass.model.adopted import HEAD_NAME, NAMES, Adopted, check_probabilities
 from ssclass.params import Params
 from ssclass.retrain.decide import record
 from ssclass.retrain.ingest import Ingested, ingest, waiting
+from ssclass.retrain.key import FROZEN
 from ssclass.retrain.predict import Progress, memo_of, probabilities, result_folder, silent
 from ssclass.retrain.result import RESULT, Answers, Result, make_result
 from ssclass.retrain.train import METRICS, Stopwatch, write_metrics, write_training
@@ -76,8 +77,11 @@ def adopt(workspace: Workspace, declared: Declared, progress: Progress = silent)
             if (decided := newest.state.decisions.get(result.key)) is not None:
                 return decided
             _no_champion(workspace, newest)
-            if newest.dataset.digest != version.dataset.digest:
-                raise OvertakenError(f"{workspace.root}: another writer changed the data set meanwhile; adopt again")
+            if _question(newest) != _question(version):
+                raise OvertakenError(
+                    f"{workspace.root}: another writer changed the data set or params meanwhile, or froze promotion or "
+                    "let it go on; adopt again"
+                )
             return record(change, result, run_id, about)
 
         event = workspace.write(write)
@@ -148,5 +152,11 @@ def _score(workspace: Workspace, version: Version, declared: Declared, progress:
 
 def _key(version: Version, model: Adopted) -> str:
     """The decision key (hex, 16) of a model that was not trained here; which class each output is, is in it."""
-    text = f"adopt {version.dataset.digest} {version.params.result_digest} {code_digest()} {model.fingerprint}"
-    return hashlib.sha256(" ".join([text, *model.classes]).encode()).hexdigest()[:16]
+    text = " ".join([_question(version), model.fingerprint, *model.classes])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _question(version: Version) -> str:
+    """What the answer depends on beside the model: rows, params, code, and whether promotion is frozen."""
+    frozen = f"{FROZEN} " if version.state.frozen is not None else ""
+    return f"{frozen}adopt {version.dataset.digest} {version.params.result_digest} {code_digest()}"

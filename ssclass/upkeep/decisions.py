@@ -159,7 +159,9 @@ def drop(workspace: Workspace, batch: str, etag: str | None = None) -> Event | N
     """
 
     def body(state: State) -> dict[str, Any] | None:
-        if etag is not None and (batch, etag) not in state.dropped:
+        if etag is not None:
+            if (batch, etag) in state.dropped:
+                return None
             _is_as_seen(_held(state, batch), etag)
         for ref in [] if etag is not None else _marker(workspace, state, batch):
             status = state.status(ref.id, ref.etag)
@@ -169,6 +171,8 @@ def drop(workspace: Workspace, batch: str, etag: str | None = None) -> Event | N
                 return {"batch": batch, "etag": ref.etag, **told_apart_by(workspace.store, ref)}
             if status in (ADMITTED, HELD_BATCH):  # the line that held it says which delivery it is
                 return {"batch": batch, "etag": ref.etag}
+        if (admitted := _admitted(state, batch)) is not None:
+            return {"batch": batch, "etag": admitted}
         if any(name == batch for name, _ in state.dropped) and not any(name == batch for name, _ in state.held):
             return None
         return {"batch": batch, "etag": _held(state, batch)[1]}
@@ -182,6 +186,14 @@ def _marker(workspace: Workspace, state: State, batch: str) -> list[BatchRef]:
         return find_deliveries(workspace.store, state, [batch])
     except StoreError:
         return []
+
+
+def _admitted(state: State, batch: str) -> str | None:
+    """The etag under which a batch was admitted and has not joined yet; None where it was not, or is held anew."""
+    if any(name == batch for name, _ in state.held):
+        return None
+    etags = reversed(state.deliveries.get(batch, {}))
+    return next((etag for etag in etags if state.status(batch, etag) == ADMITTED), None)
 
 
 def _held(state: State, batch: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from ssclass.data.batches import bare
+from ssclass.data.batches import UNKNOWN, bare
 from ssclass.errors import WorkspaceError
 from ssclass.text import message, quoted, shown
 from ssclass.workspace.bodies import BODIES, what_is_wrong
@@ -60,10 +60,12 @@ class Delivery:
     """One delivery of a batch that was decided on: when its marker was written, and a digest of its files.
 
     Both are None where the line is of a version that did not write them; contents also where they could not be read.
+    unknown: whether it corrected photos that were not in the data set then.
     """
 
     marked: str | None = None
     contents: str | None = None
+    unknown: bool = False
 
 
 @dataclass
@@ -71,10 +73,11 @@ class State:
     """What the events add up to.
 
     `champion` is the decision key of the champion's run, None before the first promotion. `rolled_back`: a person put
-    it in force, and promotion has not gone on since. `withdrawn`: champions that a person rolled back from. A batch is
-    held, admitted or dropped by (id, marker etag): sent again with another marker it is another case. `deliveries`:
-    what was decided on, by id and etag, in order. `rewritten`: the etag that a marker had before a forgotten photo was
-    taken out of it, by what it is now. `next_version` is the number of the next data version: revoked ones keep theirs.
+    it in force, and promotion has not gone on since. `withdrawn`: champions that a person rolled back from, to an
+    earlier one. A batch is held, admitted or dropped by (id, marker etag): sent again with another marker it is another
+    case. `deliveries`: what was decided on, by id and etag, in order. `rewritten`: the etag that a marker had before a
+    forgotten photo was taken out of it, by what it is now. `next_version` is the number of the next data version:
+    revoked ones keep theirs.
     """
 
     champions: list[str] = field(default_factory=list)
@@ -123,13 +126,13 @@ class State:
             case "forget":
                 self.rewritten |= {(batch, new): old for batch, old, new in body.get("markers", ()) if old != new}
             case "rollback":
-                if self.champion is not None:
-                    self.withdrawn.add(self.champion)
                 if body["key"] not in self.champions:
                     raise WorkspaceError(
                         f"ledger.jsonl: it rolls back to {quoted(body['key'])}, which was never promoted; restore the "
                         "line with `git checkout ledger.jsonl`"
                     )
+                if self.champion is not None and self.number_of(self.champion) > self.number_of(body["key"]):
+                    self.withdrawn.add(self.champion)
                 self.withdrawn.discard(body["key"])
                 self.champion = body["key"]
                 self.rolled_back = True
@@ -145,7 +148,9 @@ class State:
         of = self.deliveries.setdefault(body["batch"], {})
         marked = body.get("marked") or body["etag"].partition("@")[2] or None
         if body["etag"] not in of or body.get("marked"):
-            of[body["etag"]] = Delivery(marked, body.get("contents"))
+            refused = (body.get("receipt") or {}).get("refused")
+            unknown = isinstance(refused, dict) and UNKNOWN in refused
+            of[body["etag"]] = Delivery(marked, body.get("contents"), unknown)
 
     def _settle(self, batch: str) -> None:
         """Whatever was asked about a batch under earlier markers is no longer open."""

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from ssclass.data.dataset import Dataset
 from ssclass.data.manifest import MAIN
 from ssclass.data.shards import Shard, iter_photos, read_memo, read_shard, write_memo
-from ssclass.errors import WorkspaceError
+from ssclass.errors import ParamsError, WorkspaceError
 from ssclass.params import Params, load_params, parse_params
 from ssclass.workspace import ledger
 from ssclass.workspace.dvc import DATA, outs
@@ -86,8 +86,16 @@ class Version:
         with ThreadPoolExecutor(REQUESTS, thread_name_prefix="shards") as pool:
             list(pool.map(self.shard, missing))  # a fresh clone: each of them is a few requests to S3
         shards = [self.shard(each) for each in files]
-        named = any(shard.receipt.source != MAIN for shard in shards)
-        return Dataset.of(shards, self.params.dataset.sources if named else "all")
+        return Dataset.of(shards, self._sources(any(shard.receipt.source != MAIN for shard in shards)))
+
+    def _sources(self, named: bool) -> Literal["all"] | tuple[str, ...]:
+        """The sources that train and judge. `named`: whether a batch names one; else unusable params choose none."""
+        try:
+            return self.params.dataset.sources
+        except ParamsError:
+            if named:
+                raise
+            return "all"
 
     def files(self, folder: str) -> tuple[Tracked, ...]:
         """The files that DVC tracks in ``data`` or ``candidate``, by name; StoreError when the list cannot be had."""
