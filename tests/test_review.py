@@ -281,6 +281,10 @@ def test_so_many_corrections_are_held_as_anybodys_are_and_the_page_shows_and_adm
 
 def test_refused_files_are_shown_with_their_reasons_and_opened_by_the_guard_alone(running, shop, monkeypatch):
     """After day-2 was taken in, its broken file lies in quarantine."""
+    if "day-2" not in shop.state.ingested:  # it was admitted in a browser, where there is one
+        running.desk.decide("admit", "day-2")
+        running.desk.send()
+        assert take_in(shop) == ["INGESTED"]
     with running.client() as client:
         page = client.get("refused/day-2").text
         assert "&lt;b&gt;broken&lt;/b&gt;.jpg" in page
