@@ -75,24 +75,30 @@ class Figure:
                 self.values.setdefault(name, []).append(way())
         return self
 
-    def ratio(self, to: float | None = None) -> float:
-        """How many times as fast as the best peer we are, or as something that has this figure."""
-        ours, *others = (statistics.median(values) for values in self.values.values())
-        other = (max(others) if self.more else min(others)) if to is None else to
-        return ours / other if self.more else other / ours
+    @property
+    def ours(self) -> float:
+        """Our median."""
+        return statistics.median(next(iter(self.values.values())))
+
+    @property
+    def best(self) -> tuple[str, float] | None:
+        """The best peer and its median; None where there is no other way."""
+        _, *others = ((name, statistics.median(values)) for name, values in self.values.items())
+        return (max if self.more else min)(others, key=lambda each: each[1], default=None)
+
+    def ratio(self, other: float) -> float:
+        """How many times as fast we are as what has this figure."""
+        return self.ours / other if self.more else other / self.ours
 
     def cells(self) -> list[str]:
         """The row of the table."""
-        middle = {name: statistics.median(values) for name, values in self.values.items()}
-        ours, *others = middle
-        best = (max if self.more else min)(others, key=lambda name: middle[name]) if others else None
-
+        values, best = next(iter(self.values.values())), self.best
         return [
             self.name,
-            f"{_shown(middle[ours])} {self.unit}",
-            f"{max(self.values[ours]) / min(self.values[ours]):.2f}",
-            f"{_shown(middle[best])} ({best})" if best else "",
-            f"{self.ratio():.2f} x" if best else "",
+            f"{_shown(self.ours)} {self.unit}",
+            f"{max(values) / min(values):.2f}",
+            f"{_shown(best[1])} ({best[0]})" if best else "",
+            f"{self.ratio(best[1]):.2f} x" if best else "",
             "" if self.limit is None else _shown(self.limit),
             "" if self.limit is None else f"{self.ratio(self.limit):.2f} x",
         ]
@@ -412,24 +418,24 @@ def figures(photos: Path | None) -> Iterator[Figure]:
 
 
 def plot(found: Sequence[Figure], path: Path) -> None:
-    """How many times as fast as the best peer, and as what the machine can do, figure by figure."""
+    """Draw how many times as fast as the best peer we are, figure by figure."""
     import matplotlib
 
     matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib.figure import Figure as Drawing
 
-    shown = [figure for figure in found if len(figure.values) > 1][::-1]
-    drawing = Drawing(figsize=(8, 0.8 + 0.36 * len(shown)), layout="constrained")
+    ratios = {figure.name: figure.ratio(figure.best[1]) for figure in reversed(found) if figure.best}
+    drawing = Drawing(figsize=(8, 0.8 + 0.36 * len(ratios)), layout="constrained")
     axes = drawing.subplots()
-    ratios = [figure.ratio() for figure in shown]
-    colours = ["#1f6fb4" if ratio >= 1 else "#a35200" for ratio in ratios]
-    axes.barh(range(len(shown)), [ratio - 1 for ratio in ratios], left=1, color=colours)
-    for place, ratio in enumerate(ratios):
+    colours = ["#1f6fb4" if ratio >= 1 else "#a35200" for ratio in ratios.values()]
+    axes.barh(range(len(ratios)), [ratio - 1 for ratio in ratios.values()], left=1, color=colours)
+    for place, ratio in enumerate(ratios.values()):
         words = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
         axes.text(max(ratio, 1) * 1.07, place, f"{words} x", va="center", fontsize=9)
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [figure.name for figure in shown], fontsize=9)
-    axes.set(xscale="log", xlim=(min(0.3, *ratios), max(ratios) * 3), xlabel="times as fast as the best other way")
+    axes.set_yticks(range(len(ratios)), list(ratios), fontsize=9)
+    span = min(0.3, *ratios.values()), max(ratios.values()) * 3
+    axes.set(xscale="log", xlim=span, xlabel="times as fast as the best other way")
     axes.xaxis.set_major_formatter("{x:g}")
     drawing.savefig(path, metadata={"Date": None})
 

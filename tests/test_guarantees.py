@@ -1043,21 +1043,27 @@ def test_a_correction_that_two_batches_give_stays_when_one_is_revoked(shop: Shop
     all_is_told(shop)
 
 
-def test_corrections_of_photos_in_a_held_batch_wait_for_it(shop: Shop):
-    """D9: they were consumed, and lost."""
-    shop.first()
-    shop.retrain()
+def held_with_corrections(shop: Shop) -> dict[str, str]:
+    """A batch `bad` that is held, and `fix`, which is held as it says what its photos show; that, by sha256."""
     photos = held(shop)
     right = {sha256: next(name for name in CLASSES if name != shop.sent["bad"][sha256]) for sha256 in photos}
     shop.mark("fix", relabel=[{"sha256": sha256, "label": label} for sha256, label in right.items()])
     shop.retrain()
     assert status(shop, "fix") == HELD_BATCH
+    return right
+
+
+def test_corrections_of_photos_in_a_held_batch_wait_for_it(shop: Shop):
+    """D9: they were consumed, and lost."""
+    shop.first()
+    shop.retrain()
+    right = held_with_corrections(shop)
     admit(shop.workspace, "bad")
     shop.retrain()
     shop.set(corrections=1)
     admit(shop.workspace, "fix")
     shop.retrain()
-    assert {sha256: shop.labels()[sha256] for sha256 in photos} == right
+    assert {sha256: shop.labels()[sha256] for sha256 in right} == right
 
 
 @pytest.mark.parametrize("when", ["held first", "marked again"])
@@ -1069,11 +1075,7 @@ def test_corrections_that_were_admitted_come_after_the_batch_that_they_waited_fo
     if when == "held first":
         shop.workspace.store.put("incoming/fix/manifest.json", b"no JSON")
         shop.retrain()
-    photos = held(shop)
-    right = {sha256: next(name for name in CLASSES if name != shop.sent["bad"][sha256]) for sha256 in photos}
-    shop.mark("fix", relabel=[{"sha256": sha256, "label": label} for sha256, label in right.items()])
-    shop.retrain()
-    assert status(shop, "fix") == HELD_BATCH
+    right = held_with_corrections(shop)
     time.sleep(1)  # S3 tells times by the second
     marker = "incoming/bad/manifest.json"
     shop.workspace.store.put(marker, shop.workspace.store.get(marker))
@@ -1081,7 +1083,7 @@ def test_corrections_that_were_admitted_come_after_the_batch_that_they_waited_fo
     admit(shop.workspace, "fix")
     shop.retrain()
     assert [event["batch"] for event in shop.lines("ingest")] == ["first", "bad", "fix"]
-    assert {sha256: shop.labels()[sha256] for sha256 in photos} == right
+    assert {sha256: shop.labels()[sha256] for sha256 in right} == right
 
 
 def test_rolled_back_while_another_machine_trains(shop: Shop):
