@@ -162,6 +162,21 @@ def test_what_others_wrote_stays_text_wherever_a_page_has_it():
     assert outline.text.count("alert(1)") > 8
 
 
+def test_no_label_of_a_chart_is_cut_off() -> None:
+    """The learning rate's was: its numbers are long, and the margin was that of short ones."""
+    chance = np.random.default_rng(0)
+    answers, labels = chance.dirichlet((1, 1), 40), chance.integers(0, 2, 40)
+    history = {"T1 learning_rate": [0.001] * 5, "T1 loss": chance.random(5) * 1000, "T1 accuracy": chance.random(5)}
+    made = charts.of_answers(("a", "b"), labels, {"candidate": answers, "champion": answers[::-1]})
+    drawn = {each.title: each.figure for each in (*made, *charts.curves(history))}
+    drawn |= {"the error": charts.calibration(answers, labels == 1, 0.123)}
+    assert len(drawn) == 7
+    for title, figure in drawn.items():
+        figure.draw_without_rendering()
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0, (title, box.extents)
+
+
 def test_charts_follow_the_scheme_of_the_reader():
     labels = np.array([0, 1, 1, 0])
     answers = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]])

@@ -68,7 +68,7 @@ def calibration(probabilities: Probabilities, hit: NDArray[np.bool_], error: flo
 
 def over_time(decided: Sequence[Event], size: tuple[float, float] = (7, 4), marked: int = MARKED) -> Figure:
     """Candidates and champions, each pair on the same photos, decision by decision; `marked` of them are named."""
-    figure, axes = _figure(size, names=True)
+    figure, axes = _figure(size, measured=True)
     places = range(len(decided))
     sizes = [max(event.body["holdout"]["size"], 1) for event in decided]
     candidate = [event.body["candidate"]["right"] / size for event, size in zip(decided, sizes, strict=True)]
@@ -102,7 +102,7 @@ def over_time_chart(decided: Sequence[Event]) -> Chart:
 
 def intervals(rows: Sequence[tuple[str, float, float, float]]) -> Chart:
     """Shares with their 95 % intervals, one model a row: (name, share, low, high), each 0 to 1."""
-    figure, axes = _figure((4.6, 0.9 + 0.45 * len(rows)), names=True)
+    figure, axes = _figure((4.6, 0.9 + 0.45 * len(rows)), measured=True)
     for place, (name, share, low, high) in enumerate(rows):
         colour = CHAMPION if name.startswith("champion") else CANDIDATE
         axes.plot([low, high], [place, place], color=colour, linewidth=3, alpha=0.55, solid_capstyle="butt")
@@ -123,7 +123,7 @@ def curves(history: Mapping[str, Sequence[float]]) -> list[Chart]:
             kinds.setdefault(name.replace(" ", "_").rpartition("_")[2], {})[name] = values
     made = []
     for number, (kind, lines) in enumerate(kinds.items()):
-        figure, axes = _figure((4.6, 3.2))
+        figure, axes = _figure((4.6, 3.2), measured=True)  # the labels of a learning rate are long
         for place, (name, values) in enumerate(lines.items()):
             axes.plot(range(1, len(values) + 1), values, color=OTHERS[place % len(OTHERS)], label=chart_word(name))
         axes.set(xlabel="step", ylabel=kind)
@@ -135,12 +135,12 @@ def curves(history: Mapping[str, Sequence[float]]) -> list[Chart]:
     return made
 
 
-def _figure(size: tuple[float, float] = SQUARE, *, names: bool = False) -> tuple[Figure, Axes]:
-    """A figure with its axes. `names`: beside them stand labels of unknown length; to measure them doubles the time."""
+def _figure(size: tuple[float, float] = SQUARE, *, measured: bool = False) -> tuple[Figure, Axes]:
+    """A figure with its axes. `measured`: labels beside them may be of any length; to measure them doubles the time."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained" if names else None)
-    if not names:
+    figure = Figure(figsize=size, layout="constrained" if measured else None)
+    if not measured:
         left, bottom, right, top = MARGINS
         width, height = size
         figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
